@@ -1,0 +1,339 @@
+"""The base of every metric: Quantus's call in, checked tensors to the metric, floats out."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypedDict, cast
+
+import numpy as np
+import torch
+from quantus.helpers import utils
+from quantus.metrics.base import Metric
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from typing_extensions import Unpack
+
+from quantus_ext import checks
+from quantus_ext.engine import sampling
+from quantus_ext.engine.forward import Forward
+from quantus_ext.functional.scores import Scores
+
+
+class CommonArguments(TypedDict, total=False):
+    """Constructor arguments of every metric; see :class:`TorchMetric`."""
+
+    abs: bool
+    normalise: bool
+    normalise_func: Callable[..., np.ndarray] | None
+    normalise_func_kwargs: dict[str, Any] | None
+    return_aggregate: bool
+    aggregate_func: Callable[..., Any] | None
+    default_plot_func: Callable[..., Any] | None
+    disable_warnings: bool
+    display_progressbar: bool
+    seed: int | None
+    chunk_size: int | None
+
+
+class TorchMetric(Metric[list[float]]):
+    """A Quantus metric that runs on whole batches of draws, on the device of the model.
+
+    Parameters
+    ----------
+    abs : bool, default False
+        Take absolute attributions.
+    normalise : bool, default False
+        Normalise the attributions, each sample by itself, before ``abs``; a map of zeros stays.
+    normalise_func : callable, optional
+        Quantus's ``normalise_by_max`` by default.
+    normalise_func_kwargs : dict, optional
+        Its keywords.
+    return_aggregate : bool, default False
+        Return one aggregated score in place of one a sample.
+    aggregate_func : callable, optional
+        ``numpy.mean`` by default.
+    default_plot_func : callable, optional
+        Used by ``plot``.
+    disable_warnings, display_progressbar : bool, default False
+        As in Quantus.
+    seed : int or None, default 0
+        Every draw is a function of the seed and of the sample's index. None: fresh randomness.
+    chunk_size : int, optional
+        Rows a forward pass. By default chosen from the widest activation of the model.
+
+    Attributes
+    ----------
+    standard_errors : numpy.ndarray, shape (n,)
+        After a call: the Monte-Carlo standard error of each score, 0 where nothing is random.
+    details : dict of numpy.ndarray
+        After a call: what else the same evaluations gave.
+    n_evaluations : int
+        After a call: rows sent through the model.
+    """
+
+    default_softmax: ClassVar[bool] = False
+
+    def __init__(self, **common: Unpack[CommonArguments]) -> None:
+        settings = dict(common)
+        self.seed = checks.seed(settings.pop("seed", 0))
+        chunk_size = settings.pop("chunk_size", None)
+        self.chunk_size = (
+            None if chunk_size is None else checks.positive_integer("chunk_size", chunk_size)
+        )
+        super().__init__(**{**_QUANTUS_DEFAULTS, **settings})
+        self.standard_errors: np.ndarray = np.empty(0)
+        self.details: dict[str, np.ndarray] = {}
+        self.n_evaluations = 0
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x_batch: np.ndarray | Tensor,
+        y_batch: np.ndarray | Tensor | None,
+        a_batch: np.ndarray | Tensor | None = None,
+        s_batch: np.ndarray | Tensor | None = None,
+        channel_first: bool | None = None,
+        explain_func: Callable[..., Any] | None = None,
+        explain_func_kwargs: Mapping[str, Any] | None = None,
+        model_predict_kwargs: Mapping[str, Any] | None = None,
+        softmax: bool | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+        custom_batch: np.ndarray | None = None,
+        index_batch: np.ndarray | Tensor | None = None,
+    ) -> list[float]:
+        """Score explanations.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            In evaluation mode; its output has shape (n, classes).
+        x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+            Inputs.
+        y_batch : array or tensor of int, shape (n,)
+            Explained classes; None for the model's predictions.
+        a_batch : array or tensor, optional
+            Attributions, of ``x_batch``'s shape or with one channel or none.
+        s_batch : array or tensor, optional
+            Segmentations, for the metrics that use them.
+        channel_first : bool, optional
+            Inferred from the shape if None, as in Quantus.
+        explain_func : callable, optional
+            Makes the attributions, batch by batch, where ``a_batch`` is None.
+        explain_func_kwargs, model_predict_kwargs : mapping, optional
+            Keywords of ``explain_func`` and of the model.
+        softmax : bool, optional
+            Probabilities rather than logits; the metric's own default if None.
+        device : str or torch.device, optional
+            Must be the model's.
+        batch_size : int, default 64
+            Samples evaluated together. No draw depends on it.
+        custom_batch : array of int, optional
+            Another name of ``index_batch``, for Quantus's own batching.
+        index_batch : array of int, shape (n,), optional
+            Global indices of the samples, by default 0, …, n - 1. A part of a data set scores
+            as within the whole when it is given its indices there.
+
+        Returns
+        -------
+        list of float
+            n scores, or one with ``return_aggregate``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument breaks a rule; the metric's last results stay.
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+        checks.evaluation_mode(model)
+        torch_device = checks.resolve_device(model, device)
+        batch_size = checks.positive_integer("batch_size", batch_size)
+        checks.on_device("x_batch", x_batch, torch_device)
+        inputs = _tensor("x_batch", x_batch, torch_device, _dtype(model))
+        checks.inputs(inputs)
+        if channel_first is None:
+            channel_first = utils.infer_channel_first(inputs)
+        x = inputs if channel_first or inputs.ndim == 2 else inputs.movedim(-1, 1)
+        n = len(x)
+        y = None if y_batch is None else checks.labels(y_batch, n)
+        given = next((i for i in (index_batch, custom_batch) if i is not None), np.arange(n))
+        index = torch.from_numpy(checks.sample_indices(given, n)).to(torch_device)
+        a = None
+        if a_batch is not None:
+            checks.on_device("a_batch", a_batch, torch_device)
+            a = _tensor("a_batch", a_batch, torch_device, x.dtype)
+            if not channel_first and a.shape == inputs.shape:
+                a = a.movedim(-1, 1)
+            a = self._prepared(a, x)
+        elif not callable(explain_func):
+            raise TypeError(
+                f"a_batch is None, so explain_func must be callable, is {explain_func!r}"
+            )
+        forward = Forward.of_module(
+            model,
+            torch_device,
+            softmax=self.default_softmax if softmax is None else softmax,
+            predict_kwargs=model_predict_kwargs,
+            chunk_size=self.chunk_size,
+        )
+        seed = sampling.fresh_seed() if self.seed is None else self.seed
+        batches = []
+        for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
+            rows = slice(start, start + batch_size)
+            clean = forward.clean(x[rows])
+            if y is None:
+                labels = clean.argmax(1)
+            else:
+                checks.labels_below(y, clean.shape[1])
+                labels = torch.from_numpy(y[rows]).to(torch_device)
+            if a is not None:
+                attributions = a[rows]
+            else:
+                explained = _explain(
+                    cast("Callable[..., Any]", explain_func),
+                    model,
+                    x[rows],
+                    labels,
+                    explain_func_kwargs,
+                    device,
+                )
+                attributions = self._prepared(explained, x[rows])
+            batches.append(
+                self.evaluate_batch(
+                    forward,
+                    x[rows],
+                    labels,
+                    attributions,
+                    None if s_batch is None else s_batch[rows],
+                    clean_batch=clean,
+                    index_batch=index[rows],
+                    seed=seed,
+                )
+            )
+        return self._finish(batches, forward)
+
+    @abstractmethod
+    def evaluate_batch(
+        self,
+        model: Forward,
+        x_batch: Tensor,
+        y_batch: Tensor,
+        a_batch: Tensor,
+        s_batch: np.ndarray | Tensor | None = None,
+        *,
+        clean_batch: Tensor,
+        index_batch: Tensor,
+        seed: int,
+    ) -> Scores:
+        """Score one batch of checked tensors on the model's device.
+
+        Parameters
+        ----------
+        model : Forward
+            The model.
+        x_batch : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        y_batch : Tensor, int64, shape (n,)
+        a_batch : Tensor, shape of ``x_batch`` or with one channel
+        s_batch : array or tensor, optional
+        clean_batch : Tensor, shape (n, classes)
+            The model's outputs for ``x_batch``.
+        index_batch : Tensor, int64, shape (n,)
+            Global sample indices.
+        seed : int
+
+        Returns
+        -------
+        Scores
+        """
+
+    def _prepared(self, a: Tensor, x: Tensor) -> Tensor:
+        """Return checked attributions with a channel axis, normalised and absolute if asked."""
+        a = checks.attributions(a, x)
+        if self.normalise and self.normalise_func is not None:
+            # One sample at a time: Quantus's functions divide by the maximum of what they get.
+            maps = a.cpu().numpy()
+            normalised = [
+                self.normalise_func(maps[i : i + 1]) if maps[i].any() else maps[i : i + 1]
+                for i in range(len(maps))
+            ]
+            a = torch.from_numpy(np.concatenate(normalised)).to(a)
+        return a.abs() if self.abs else a
+
+    def _finish(self, batches: list[Scores], forward: Forward) -> list[float]:
+        score, standard_error = (
+            torch.cat(parts).cpu().numpy()
+            for parts in zip(*((b.score, b.standard_error) for b in batches), strict=True)
+        )
+        self.standard_errors = standard_error
+        self.details = {
+            name: torch.cat([batch.details[name] for batch in batches]).cpu().numpy()
+            for name in batches[0].details
+        }
+        self.n_evaluations = forward.n_evaluations
+        unknown = np.flatnonzero(np.isnan(score))
+        if len(unknown):
+            warnings.warn(
+                f"scores of samples {unknown.tolist()} are NaN: the model's outputs for them "
+                "are not all finite",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        scores = [float(value) for value in score]
+        if self.return_aggregate:
+            scores = [self.aggregate_func(scores)]
+        self.evaluation_scores = scores
+        self.all_evaluation_scores.extend(scores)
+        return scores
+
+
+_QUANTUS_DEFAULTS: dict[str, Any] = {
+    "abs": False,
+    "normalise": False,
+    "normalise_func": None,
+    "normalise_func_kwargs": None,
+    "return_aggregate": False,
+    "aggregate_func": None,
+    "default_plot_func": None,
+    "disable_warnings": False,
+    "display_progressbar": False,
+}
+
+
+def _dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the floating type of the model's weights, None for a model without any."""
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, None)
+
+
+def _explain(
+    explain_func: Callable[..., Any],
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    keywords: Mapping[str, Any] | None,
+    device: str | torch.device | None,
+) -> Tensor:
+    """Call an explanation function as Quantus does, on a copy of its keywords."""
+    with_device = dict(keywords or {})
+    if device is not None:
+        with_device.setdefault("device", device)
+    explained = explain_func(
+        model=model, inputs=x.cpu().numpy(), targets=labels.cpu().numpy(), **with_device
+    )
+    return _tensor("a_batch", explained, x.device, x.dtype)
+
+
+def _tensor(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+    else:
+        try:
+            tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
+    if dtype is None:
+        dtype = tensor.dtype if tensor.is_floating_point() else torch.float32
+    return tensor.to(device, dtype)

@@ -1,0 +1,208 @@
+"""Rules for arguments: each error names the argument, its value and the rule."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def positive_integer(name: str, value: object) -> int:
+    """Return ``value`` as an int of at least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer, or below 1.
+    """
+    number = _integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, is {value}")
+    return number
+
+
+def positive_integers(name: str, values: object) -> list[int]:
+    """Return a non-empty list of integers of at least 1; a single integer makes a list of one."""
+    if isinstance(values, (Integral, str)) or not isinstance(values, (Sequence, np.ndarray)):
+        values = [values]
+    if len(values) == 0:
+        raise ValueError(f"{name} must hold at least one integer, is empty")
+    return [positive_integer(name, value) for value in values]
+
+
+def positive_number(name: str, value: object) -> float:
+    """Return ``value`` as a finite float above 0."""
+    number = finite_number(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be above 0, is {value}")
+    return number
+
+
+def finite_number(name: str, value: object) -> float:
+    """Return ``value`` as a finite float."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, is {value!r}")
+    if not np.isfinite(float(value)):
+        raise ValueError(f"{name} must be finite, is {value}")
+    return float(value)
+
+
+def fraction(name: str, value: object) -> float:
+    """Return ``value`` as a float in (0, 1]."""
+    number = finite_number(name, value)
+    if not 0 < number <= 1:
+        raise ValueError(f"{name} must be above 0 and at most 1, is {value}")
+    return number
+
+
+def seed(value: object) -> int | None:
+    """Return a seed: an integer of at least 0, or None."""
+    if value is None:
+        return None
+    number = _integer("seed", value)
+    if number < 0:
+        raise ValueError(f"seed must be at least 0, or None for fresh randomness, is {value}")
+    return number
+
+
+def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, is {value!r}")
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, is {value!r}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, is {value!r}") from None
+
+
+def inputs(x: Tensor) -> None:
+    """Check the inputs: 2 to 4 dimensions, at least one sample, finite."""
+    if x.ndim not in (2, 3, 4):
+        raise ValueError(
+            f"x_batch must have shape (n, F), (n, C, T) or (n, C, H, W), has {tuple(x.shape)}"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"x_batch must hold at least one sample and value, has {tuple(x.shape)}")
+    all_finite("x_batch", x)
+
+
+def all_finite(name: str, values: Tensor) -> None:
+    """Raise ValueError naming the first sample with a value that is NaN or infinite."""
+    finite = values.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        sample = int((~finite).nonzero()[0, 0])
+        raise ValueError(f"{name} must be finite, holds NaN or infinity first in sample {sample}")
+
+
+def attributions(a: Tensor, x: Tensor) -> Tensor:
+    """Return attributions with a channel axis where the inputs have one.
+
+    Parameters
+    ----------
+    a : Tensor
+        Of ``x``'s shape, with one channel, or without the channel axis.
+    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+
+    Returns
+    -------
+    Tensor, shape of ``x`` or (n, 1, \\*spatial)
+
+    Raises
+    ------
+    ValueError
+        If the shape fits none of these, or a value is not finite.
+    """
+    allowed = {tuple(x.shape)}
+    if x.ndim > 2:
+        one_channel = (len(x), 1, *x.shape[2:])
+        allowed |= {one_channel, (len(x), *x.shape[2:])}
+        if a.ndim == x.ndim - 1 and tuple(a.shape) in allowed:
+            a = a.unsqueeze(1)
+    if tuple(a.shape) not in allowed:
+        shapes = " or ".join(map(str, sorted(allowed, key=len, reverse=True)))
+        raise ValueError(f"a_batch must have shape {shapes} for these inputs, has {tuple(a.shape)}")
+    all_finite("a_batch", a)
+    return a
+
+
+def labels(y: object, n: int) -> np.ndarray:
+    """Return labels as int64: n integers of at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no integers, of another number, or negative.
+    """
+    return _indices("y_batch", y, n, "labels")
+
+
+def sample_indices(index: object, n: int) -> np.ndarray:
+    """Return global sample indices as int64: n integers of at least 0."""
+    return _indices("index_batch", index, n, "indices")
+
+
+def _indices(name: str, values: object, n: int, what: str) -> np.ndarray:
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), one for each sample, has {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name} must hold integers, has dtype {array.dtype}")
+    if (array < 0).any():
+        sample = int(np.flatnonzero(array < 0)[0])
+        raise ValueError(
+            f"{what} in {name} must be at least 0, sample {sample} has {array[sample]}"
+        )
+    return array.astype(np.int64)
+
+
+def labels_below(y: np.ndarray, classes: int) -> None:
+    """Raise ValueError naming the first sample whose label is not below ``classes``."""
+    if (y >= classes).any():
+        sample = int(np.flatnonzero(y >= classes)[0])
+        raise ValueError(
+            f"labels in y_batch must be below {classes}, the model's number of classes; "
+            f"sample {sample} has {y[sample]}"
+        )
+
+
+def evaluation_mode(model: torch.nn.Module) -> None:
+    """Raise ValueError if the model, or a part of it, is in training mode."""
+    for name, module in model.named_modules():
+        if module.training:
+            where = f" (its submodule {name!r} is not)" if name else ""
+            raise ValueError(f"model must be in evaluation mode, call model.eval(){where}")
+
+
+def resolve_device(model: torch.nn.Module, device: str | torch.device | None) -> torch.device:
+    """Return the device of the model's weights, or ``device`` for a model without any.
+
+    Raises
+    ------
+    ValueError
+        If ``device`` is another than the model's.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    wanted = None if device is None else torch.device(device)
+    if not tensors:
+        return wanted or torch.device("cpu")
+    actual = tensors[0].device
+    same_type = wanted is not None and wanted.type == actual.type
+    if wanted is not None and not (same_type and wanted.index in (None, actual.index)):
+        raise ValueError(f"device is {str(wanted)!r} but the model is on {str(actual)!r}")
+    return actual
+
+
+def on_device(name: str, values: object, device: torch.device) -> None:
+    """Raise ValueError if ``values`` is a tensor on another device; arrays go anywhere."""
+    if isinstance(values, Tensor) and values.device != device:
+        raise ValueError(f"{name} is on {str(values.device)!r} but the model is on {str(device)!r}")

@@ -1,0 +1,1 @@
+"""The one engine under every metric: forward passes, keyed draws, perturbations, streamed sums."""

@@ -1,0 +1,285 @@
+"""The one place through which every metric asks the model."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Predict = Callable[[Tensor], Tensor]
+
+_FIRST_CHUNK = 64
+"""Rows of the very first pass, before anything is known about the model."""
+
+_MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
+_WORKING_SET = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
+"""Bytes that a chunk's widest activation should fit: about the last-level cache on a processor
+(wider chunks of convolution nets ran at half the speed), plenty for a GPU to be busy."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How rows are sent through the model; it never affects which draws are made.
+
+    Attributes
+    ----------
+    chunk_size : int
+        Rows a forward pass, at most.
+    memory_format : torch.memory_format
+        Layout of the rows: ``torch.channels_last`` where the model has 2-D convolutions, runs on
+        a processor and accepts it, else ``torch.contiguous_format``.
+    """
+
+    chunk_size: int
+    memory_format: torch.memory_format
+
+
+class _WidestTensor(TorchDispatchMode):
+    """Notes the largest tensor, in bytes, that operations make while the mode is on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.bytes = max(self.bytes, result.numel() * result.element_size())
+        return result
+
+
+class Forward:
+    """A model as the metrics see it: rows in, ``(rows, classes)`` out, in bounded chunks.
+
+    Gradients are off by ``torch.no_grad``: inference mode would leave tensors that autograd
+    refuses in models which cache some (rotary embeddings, say), so the caller's model would change.
+
+    Parameters
+    ----------
+    predict : callable
+        From a tensor of rows to a tensor of shape (rows, classes).
+    chunk_size : int, optional
+        Rows a forward pass. By default chosen on the first pass so that the widest activation
+        of a chunk stays within the cache.
+    channels_last : bool, default False
+        Try rows in channels-last layout, and go back to the plain one if the model refuses
+        (``view`` on activations does).
+
+    Attributes
+    ----------
+    n_evaluations : int
+        Rows sent through the model so far.
+    plan : Plan or None
+        Known after the first pass.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        *,
+        chunk_size: int | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        self.predict = predict
+        self.n_evaluations = 0
+        self.plan: Plan | None = None
+        self._chunk_size = chunk_size
+        self._channels_last = channels_last
+
+    @classmethod
+    def of_module(
+        cls,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        softmax: bool | None = False,
+        predict_kwargs: Mapping[str, Any] | None = None,
+        chunk_size: int | None = None,
+    ) -> Forward:
+        """Make the forward pass of a torch module, its softmax resolved once.
+
+        Parameters
+        ----------
+        model : nn.Module
+            In evaluation mode, on ``device``. It is not changed.
+        device : torch.device
+            Where rows will be.
+        softmax : bool, optional
+            True for probabilities, False for logits, None for the output as it is; see
+            :func:`resolve_softmax`.
+        predict_kwargs : mapping, optional
+            Keywords of the model's own call.
+        chunk_size : int, optional
+            See the class.
+        """
+        resolved = model if softmax is None else resolve_softmax(model, softmax)
+        keywords = dict(predict_kwargs or {})
+        convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        return cls(
+            lambda rows: resolved(rows, **keywords),
+            chunk_size=chunk_size,
+            channels_last=convolves and device.type == "cpu",
+        )
+
+    def clean(self, x: Tensor) -> Tensor:
+        """Return the outputs of unperturbed inputs and settle the plan on the first call.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, \\*sample)
+
+        Returns
+        -------
+        Tensor, shape (n, classes)
+
+        Raises
+        ------
+        ValueError
+            If the model's output is not a tensor of shape (rows, classes).
+        """
+        if self.plan is not None:
+            return self._in_chunks(x)
+        first = x[: min(_FIRST_CHUNK, self._chunk_size or _FIRST_CHUNK)]
+        outputs, self.plan = self._settle(first)
+        rest = x[len(first) :]
+        return torch.cat([outputs, self._in_chunks(rest)]) if len(rest) else outputs
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the outputs, shape (rows, classes), of one chunk of rows.
+
+        When memory runs out the chunk is halved, for this call and the following ones.
+        """
+        if self.plan is not None and len(rows) > self.plan.chunk_size:
+            return torch.cat([self(part) for part in rows.split(self.plan.chunk_size)])
+        try:
+            outputs = self._checked(rows)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error) or len(rows) == 1:
+                raise
+        else:
+            self.n_evaluations += len(rows)
+            return outputs
+        # Outside the handler, so that the failed pass's traceback no longer holds its tensors.
+        half = (len(rows) + 1) // 2
+        if self.plan is not None:
+            self.plan = replace(self.plan, chunk_size=min(self.plan.chunk_size, half))
+        warnings.warn(
+            f"memory ran out at {len(rows)} rows a forward pass; going on with {half}",
+            ResourceWarning,
+            stacklevel=2,
+        )
+        return torch.cat([self(part) for part in rows.split(half)])
+
+    @property
+    def chunk_size(self) -> int:
+        """Rows a forward pass, as planned on the first one."""
+        return self._require_plan().chunk_size
+
+    def buffer(self, like: Tensor, rows: int) -> Tensor:
+        """Return an uninitialised tensor of ``rows`` samples shaped like ``like``'s, laid out
+        as the plan says.
+        """  # noqa: D205 - one sentence
+        layout = self._require_plan().memory_format
+        return torch.empty(
+            (rows, *like.shape[1:]), dtype=like.dtype, device=like.device, memory_format=layout
+        )
+
+    def _require_plan(self) -> Plan:
+        if self.plan is None:
+            raise RuntimeError("call clean() first: it settles the chunk plan")
+        return self.plan
+
+    def _in_chunks(self, x: Tensor) -> Tensor:
+        outputs = []
+        for part in x.split(self.chunk_size):
+            rows = self.buffer(x, len(part))
+            rows.copy_(part)
+            outputs.append(self(rows))
+        return torch.cat(outputs)
+
+    def _settle(self, x: Tensor) -> tuple[Tensor, Plan]:
+        if self._channels_last and x.ndim == 4:
+            rows = torch.empty(
+                x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+            )
+            rows.copy_(x)
+            # Code that views its activations needs the plain layout. A model that fails for
+            # another reason fails again below, and that error reaches the caller.
+            with suppress(RuntimeError):
+                return self._observe(rows, torch.channels_last)
+        return self._observe(x.contiguous(), torch.contiguous_format)
+
+    def _observe(self, rows: Tensor, layout: torch.memory_format) -> tuple[Tensor, Plan]:
+        with _WidestTensor() as widest:
+            outputs = self(rows)
+        bytes_a_row = max(widest.bytes, rows.numel() * rows.element_size()) / len(rows)
+        device = "cpu" if rows.device.type == "cpu" else "cuda"
+        fits = int(_WORKING_SET[device] / bytes_a_row)
+        chunk = self._chunk_size or min(max(fits, 16), _MAX_CHUNK[device])
+        return outputs, Plan(chunk, layout)
+
+    def _checked(self, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            outputs = self.predict(rows)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"model must return a tensor, returned {type(outputs).__name__}")
+        if outputs.ndim != 2 or len(outputs) != len(rows):
+            raise ValueError(
+                f"model's output must have shape (rows, classes), here ({len(rows)}, classes), "
+                f"has {tuple(outputs.shape)}"
+            )
+        return outputs
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # The processor's allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def resolve_softmax(model: nn.Module, softmax: bool) -> nn.Module:
+    """Return a view of ``model`` that gives probabilities or logits; ``model`` stays as it is.
+
+    A model counts as ending in a softmax when the last of its ``modules()`` is an ``nn.Softmax``,
+    nested or not. With ``softmax=True`` one is added unless it is there; with ``softmax=False``
+    it is left out. Weights and hooks are shared with ``model``, nothing is copied.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from quantus_ext.engine.forward import resolve_softmax
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Softmax(dim=-1)))
+    >>> logits = resolve_softmax(model, softmax=False)(torch.ones(1, 2))
+    >>> torch.equal(logits, model[0](torch.ones(1, 2)))
+    True
+    """
+    name, last = list(model.named_modules())[-1]
+    ends_in_softmax = isinstance(last, nn.Softmax)
+    if ends_in_softmax and not softmax:
+        return _without(model, name.split(".")) if name else nn.Identity()
+    if softmax and not ends_in_softmax:
+        return nn.Sequential(model, nn.Softmax(dim=-1))
+    return model
+
+
+def _without(module: nn.Module, path: list[str]) -> nn.Module:
+    """Return a shallow copy of ``module`` with the submodule at ``path`` made an identity."""
+    child, rest = path[0], path[1:]
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    inner = module._modules[child]
+    twin._modules[child] = _without(inner, rest) if rest and inner is not None else nn.Identity()
+    return twin

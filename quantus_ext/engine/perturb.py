@@ -1,0 +1,348 @@
+"""What chosen elements become: replaced, shifted, blurred, noisy, or by anybody's function.
+
+A perturbation is prepared once for a batch of samples (baseline values, blurred copies) and then
+applied to whole blocks of draws by one masked write. Masks have the shape (b, d, \\*mask), where
+``mask`` is the sample's shape or has one channel that stands for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quantus_ext.engine import sampling
+from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.engine.sampling import Purpose
+
+Apply = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
+"""(samples, mask (b, d, \\*mask), keys (b, d), buffer (b, d, \\*sample)) -> perturbed, same shape
+as the buffer, and usually the buffer itself."""
+
+Replacement = Callable[[slice, Tensor], Tensor]
+"""(samples, keys (b, d)) -> values that broadcast to (b, d, \\*sample)."""
+
+
+class Perturbation(Protocol):
+    """What an engine loop needs to know of a perturbation."""
+
+    @property
+    def random(self) -> bool:
+        """Whether two draws with the same mask differ."""
+
+    @property
+    def replaces(self) -> bool:
+        """Whether chosen elements lose their value entirely, so that ``I`` can be the mask."""
+
+    def prepare(self, x: Tensor) -> Apply:
+        """Compute once what depends on the samples ``x``, shape (n, \\*sample), alone."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """A perturbation written in tensor operations, on the device of the samples.
+
+    Parameters
+    ----------
+    replacement : callable
+        From the samples to a :data:`Replacement`.
+    random, replaces : bool
+        See :class:`Perturbation`.
+    """
+
+    replacement: Callable[[Tensor], Replacement]
+    random: bool
+    replaces: bool
+
+    def prepare(self, x: Tensor) -> Apply:
+        """See :class:`Perturbation`."""
+        values = self.replacement(x)
+
+        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+            original = x[samples].unsqueeze(1)
+            return torch.where(mask, values(samples, keys), original, out=buffer)
+
+        return apply
+
+
+BASELINES = ("mean", "uniform", "black", "white")
+Scope = Literal["sample", "channel", "value"]
+
+
+def replace_by(
+    baseline: float | str | np.ndarray | Tensor,
+    *,
+    scope: Scope = "sample",
+    uniform_low: float = 0.0,
+    uniform_high: float = 1.0,
+) -> Native:
+    """Replace by a baseline.
+
+    Parameters
+    ----------
+    baseline : float, str or array
+        A number; ``"black"``, ``"white"`` or ``"mean"`` for the sample's own minimum, maximum or
+        mean, as in Quantus; ``"uniform"`` for a random value in [uniform_low, uniform_high);
+        or an array with one value a channel or of a sample's shape.
+    scope : {"sample", "channel", "value"}
+        What has one uniform value of its own.
+    uniform_low, uniform_high : float
+        Range of ``"uniform"``.
+
+    Raises
+    ------
+    ValueError
+        If ``baseline`` is an unknown name or an array that fits neither channels nor samples.
+    TypeError
+        If ``baseline`` is something else.
+    """
+    if isinstance(baseline, str) and baseline.lower() == "uniform":
+        return Native(_uniform_values(scope, uniform_low, uniform_high), random=True, replaces=True)
+    return Native(lambda x: _fixed(baseline_values(baseline, x)), random=False, replaces=True)
+
+
+def shift_by(shift: float | str | np.ndarray | Tensor) -> Native:
+    """Add a value, given as for :func:`replace_by` (``"uniform"`` excepted)."""
+    return Native(lambda x: _fixed(x + baseline_values(shift, x)), random=False, replaces=False)
+
+
+def blur(kernel_size: int | Sequence[int] = 15) -> Native:
+    """Replace by the mean over a window around each position, with zeros beyond the borders.
+
+    Parameters
+    ----------
+    kernel_size : int or sequence of int
+        Sides of the window along the spatial axes. Where a side k is even, the window reaches
+        k/2 positions back and k/2 - 1 ahead.
+    """
+    return Native(lambda x: _fixed(_box_blur(x, kernel_size)), random=False, replaces=False)
+
+
+def gaussian_noise(mean: float = 0.0, std: float = 0.01) -> Native:
+    """Add Gaussian noise, independent for each value.
+
+    Raises
+    ------
+    ValueError
+        If ``std`` is negative.
+    """
+    if std < 0:
+        raise ValueError(f"perturb_std must be at least 0, is {std}")
+
+    def noise(keys: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+        return sampling.normal(keys, count, Purpose.VALUE, dtype) * std + mean
+
+    return Native(_noisy(noise), random=True, replaces=False)
+
+
+def uniform_noise(low: float, high: float) -> Native:
+    """Add noise that is uniform between ``low`` and ``high``, independent for each value.
+
+    Raises
+    ------
+    ValueError
+        If ``low`` is not below ``high``.
+    """
+    if not low < high:
+        raise ValueError(f"uniform noise needs lower_bound below upper_bound, has {low} and {high}")
+
+    def noise(keys: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+        return sampling.uniform(keys, count, Purpose.VALUE, dtype) * (high - low) + low
+
+    return Native(_noisy(noise), random=True, replaces=False)
+
+
+def baseline_values(baseline: float | str | np.ndarray | Tensor, x: Tensor) -> Tensor:
+    """Return baseline values that broadcast to ``x``, shape (n, \\*sample).
+
+    See :func:`replace_by` for what ``baseline`` may be.
+    """
+    ones = (1,) * (x.ndim - 1)
+    if isinstance(baseline, str):
+        name = baseline.lower()
+        flat = x.flatten(1)
+        if name == "mean":
+            return flat.mean(1).reshape(-1, *ones)
+        if name == "black":
+            return flat.amin(1).reshape(-1, *ones)
+        if name == "white":
+            return flat.amax(1).reshape(-1, *ones)
+        raise ValueError(f"perturb_baseline must be one of {BASELINES}, is {baseline!r}")
+    if not isinstance(baseline, (int, float, np.generic, np.ndarray, Tensor)):
+        raise TypeError(
+            f"perturb_baseline must be a number, a name or an array, is {type(baseline).__name__}"
+        )
+    if isinstance(baseline, (int, float)):
+        return torch.full((1, *ones), baseline, dtype=x.dtype, device=x.device)
+    values = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
+    if values.ndim == 0:
+        return values.reshape(1, *ones)
+    if values.shape == x.shape[1:]:
+        return values.unsqueeze(0)
+    if x.ndim > 2 and values.shape == x.shape[1:2]:
+        return values.reshape(1, -1, *ones[1:])
+    raise ValueError(
+        f"perturb_baseline must be one number, one a channel {tuple(x.shape[1:2])} or of a "
+        f"sample's shape {tuple(x.shape[1:])}, has shape {tuple(values.shape)}"
+    )
+
+
+def _of_samples(values: Tensor, samples: slice) -> Tensor:
+    """Pick samples' rows, or the one row that all share, with an axis for draws."""
+    return (values if len(values) == 1 else values[samples]).unsqueeze(1)
+
+
+def _fixed(values: Tensor) -> Replacement:
+    return lambda samples, keys: _of_samples(values, samples)
+
+
+def _uniform_values(scope: Scope, low: float, high: float) -> Callable[[Tensor], Replacement]:
+    def replacement(x: Tensor) -> Replacement:
+        shape = {
+            "sample": (1,) * (x.ndim - 1),
+            "channel": (x.shape[1] if x.ndim > 2 else 1, *(1,) * (x.ndim - 2)),
+            "value": tuple(x.shape[1:]),
+        }[scope]
+
+        def draw(samples: slice, keys: Tensor) -> Tensor:
+            u = sampling.uniform(keys, int(np.prod(shape)), Purpose.VALUE, x.dtype)
+            return (u * (high - low) + low).reshape(*keys.shape, *shape)
+
+        return draw
+
+    return replacement
+
+
+def _noisy(
+    noise: Callable[[Tensor, int, torch.dtype], Tensor],
+) -> Callable[[Tensor], Replacement]:
+    def replacement(x: Tensor) -> Replacement:
+        def draw(samples: slice, keys: Tensor) -> Tensor:
+            added = noise(keys, x[0].numel(), x.dtype).reshape(*keys.shape, *x.shape[1:])
+            return added + x[samples].unsqueeze(1)
+
+        return draw
+
+    return replacement
+
+
+def _box_blur(x: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
+    channelled = x if x.ndim > 2 else x.unsqueeze(1)
+    axes = channelled.ndim - 2
+    sides = [kernel_size] * axes if isinstance(kernel_size, int) else list(kernel_size)
+    if len(sides) != axes or min(sides) < 1:
+        raise ValueError(
+            f"blur_kernel_size must be a positive integer or {axes} of them, is {kernel_size}"
+        )
+    padding: list[int] = []
+    for side in reversed(sides):
+        padding += [side // 2, side - 1 - side // 2]
+    padded = F.pad(channelled, padding)
+    pool = F.avg_pool1d if axes == 1 else F.avg_pool2d
+    return pool(padded, sides, stride=1).reshape(x.shape)
+
+
+Convention = Literal["flat", "sample", "pixels", "mask", "whole", "whole_batch"]
+"""How a function of Quantus's kind wants to be called:
+
+flat
+    ``arr`` (1, values) and ``indices`` (1, count) over all values, as Infidelity and
+    Pixel-Flipping call it;
+sample
+    ``arr`` (\\*sample), a list of indices into the flattened ``indexed_axes``;
+pixels
+    ``arr`` (\\*sample) and a list of flat positions, all channels, as ROAD calls it;
+mask
+    ``arr`` (\\*sample) and a boolean ``mask`` of its shape;
+whole, whole_batch
+    ``arr`` (\\*sample) or (1, \\*sample), nothing chosen.
+"""
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Any perturbation function, called row by row as Quantus would call it.
+
+    The global random states of Python, numpy and torch are seeded for each (sample, draw) and
+    put back afterwards.
+
+    Parameters
+    ----------
+    function : callable
+        Takes and returns numpy arrays.
+    convention : Convention
+        How it is called.
+    keywords : mapping
+        Passed on every call.
+    random, replaces : bool
+        See :class:`Perturbation`.
+    """
+
+    function: Callable[..., Any]
+    convention: Convention
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    random: bool = True
+    replaces: bool = False
+
+    def prepare(self, x: Tensor) -> Apply:
+        """See :class:`Perturbation`."""
+        arrays = x.detach().cpu().numpy()
+
+        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+            chosen = mask.expand(*keys.shape, *mask.shape[2:]).cpu().numpy()
+            seeds = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
+            seeds = seeds & (2**32 - 1)
+            rows = arrays[samples]
+            with isolated_random_state():
+                for row, draw in np.ndindex(*keys.shape):
+                    seed_global_generators(int(seeds[row, draw]))
+                    perturbed = self._call(rows[row].copy(), chosen[row, draw])
+                    buffer[row, draw] = torch.from_numpy(perturbed)
+            return buffer
+
+        return apply
+
+    def _call(self, arr: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        arguments = self._arguments(arr, mask)
+        name = getattr(self.function, "__name__", repr(self.function))
+        try:
+            result = np.asarray(self.function(**arguments))
+        except Exception as error:
+            raise ValueError(
+                f"perturb_func {name} failed on a sample of shape {arr.shape}: {error}"
+            ) from error
+        if result.size != arr.size:
+            raise ValueError(
+                f"perturb_func {name} must keep the shape {arguments['arr'].shape}, "
+                f"returned {result.shape}"
+            )
+        return result.reshape(arr.shape).astype(arr.dtype, copy=False)
+
+    def _arguments(self, arr: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+        full = np.broadcast_to(mask, arr.shape)
+        all_values = mask.shape == arr.shape and arr.ndim > 1
+        match self.convention:
+            case "flat":
+                chosen: dict[str, Any] = {"indices": np.flatnonzero(full)[None]}
+                arr = arr.reshape(1, -1)
+            case "sample":
+                axes = range(arr.ndim) if all_values or arr.ndim == 1 else range(1, arr.ndim)
+                chosen = {
+                    "indices": np.flatnonzero(mask).tolist(),
+                    "indexed_axes": np.array(axes),
+                }
+            case "pixels":
+                chosen = {"indices": np.flatnonzero(full[0] if arr.ndim > 1 else full)}
+            case "mask":
+                chosen = {"mask": full}
+            case "whole_batch":
+                chosen = {}
+                arr = arr[None]
+            case "whole":
+                chosen = {}
+        return {**self.keywords, "arr": arr, **chosen}

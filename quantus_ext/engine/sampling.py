@@ -1,0 +1,208 @@
+r"""Random draws without state.
+
+A draw is a function of (seed, sample index, draw index, element index), so it needs no order and
+no generator to carry: it is the same for every batch size, chunk, split and device. The function
+is SplitMix64 (Steele, Lea and Flood, 2014) written in 64-bit integer tensor operations: every
+(seed, sample, draw, purpose) names a stream, and elements count along it.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+# The constants of SplitMix64 as signed 64-bit integers; tensor products wrap around modulo 2**64.
+_GAMMA = -0x61C8864680B583EB
+_MULTIPLIER_1 = -0x40A7B892E31B1A47
+_MULTIPLIER_2 = -0x6B2FB644ECCEEE15
+
+
+class Purpose(IntEnum):
+    """What a random number is used for; numbers of different purposes are independent."""
+
+    SUBSET = 1
+    PATCH_SIZE = 2
+    PATCH_OFFSET = 3
+    VALUE = 4
+    BRIDGE = 5
+
+
+def fresh_seed() -> int:
+    """Return a seed from the operating system's entropy, leaving every global generator alone."""
+    return secrets.randbits(62)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Shift right filling with zeros (torch's own shift copies the sign bit)."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift_right(z, 30)) * _MULTIPLIER_1
+    z = (z ^ _shift_right(z, 27)) * _MULTIPLIER_2
+    return z ^ _shift_right(z, 31)
+
+
+def sample_keys(seed: int, index: Tensor) -> Tensor:
+    """Return one 64-bit key a sample.
+
+    Parameters
+    ----------
+    seed : int
+        At least 0; seeds are taken modulo 2**64.
+    index : Tensor, int64, shape (n,)
+        Global indices of the samples.
+
+    Returns
+    -------
+    Tensor, int64, shape (n,)
+    """
+    wrapped = seed % 2**64
+    signed = wrapped - 2**64 if wrapped >= 2**63 else wrapped
+    stream = _mix(torch.full_like(index, signed) + _GAMMA)
+    return _mix(stream + (index + 1) * _GAMMA)
+
+
+def draw_keys(keys: Tensor, start: int, stop: int) -> Tensor:
+    """Return the keys of draws ``start`` to ``stop - 1`` of each sample.
+
+    Parameters
+    ----------
+    keys : Tensor, int64, shape (n,)
+        From :func:`sample_keys`.
+    start, stop : int
+        Range of draw indices.
+
+    Returns
+    -------
+    Tensor, int64, shape (n, stop - start)
+    """
+    draws = torch.arange(start + 1, stop + 1, device=keys.device)
+    return _mix(keys.unsqueeze(-1) + draws * _GAMMA)
+
+
+def bits(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
+    """Return ``count`` random 64-bit integers a draw, shape (\\*keys.shape, count)."""
+    stream = _mix(keys ^ int(purpose))
+    elements = torch.arange(1, count + 1, device=keys.device)
+    return _mix(stream.unsqueeze(-1) + elements * _GAMMA)
+
+
+def uniform(
+    keys: Tensor, count: int, purpose: Purpose, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return ``count`` uniform numbers a draw, inside (0, 1) and symmetric around 1/2.
+
+    The numbers lie on the midpoints of a grid that ``dtype`` represents exactly, so that neither
+    0 nor 1 occurs: 2**-52 apart in float64, 2**-23 in float32 and narrower types.
+
+    Returns
+    -------
+    Tensor, shape (\\*keys.shape, count)
+    """
+    width = 52 if dtype == torch.float64 else 23
+    grid = torch.float64 if dtype == torch.float64 else torch.float32
+    u = (_shift_right(bits(keys, count, purpose), 64 - width).to(grid) + 0.5) * 2.0**-width
+    return u.to(dtype)
+
+
+def normal(
+    keys: Tensor, count: int, purpose: Purpose, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Return ``count`` standard normal numbers a draw, by inversion of the distribution function.
+
+    Inversion takes one number an element, and torch computes it element by element, so a value
+    does not depend on where in a chunk it lies.
+    """
+    numbers: Tensor = torch.special.ndtri(uniform(keys, count, purpose, dtype))
+    return numbers
+
+
+def integers(keys: Tensor, bounds: Sequence[int] | Tensor, purpose: Purpose) -> Tensor:
+    """Return uniform integers in [0, bound), one for each of ``bounds``.
+
+    Parameters
+    ----------
+    keys : Tensor, int64, shape (n, d)
+    bounds : sequence of int, or Tensor of shape (n, d, m)
+        Exclusive upper bounds, at least 1.
+
+    Returns
+    -------
+    Tensor, int64, shape (n, d, m)
+    """
+    limits = bounds if isinstance(bounds, Tensor) else torch.tensor(bounds, device=keys.device)
+    return (uniform(keys, limits.shape[-1], purpose) * limits).long()
+
+
+def distinct(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
+    """Return ``count`` random integers a draw that are never equal within a draw.
+
+    The lowest bits carry the element's index: two elements can tie in the random bits, never in
+    all of them, so ranks are a permutation and subsets have exact sizes.
+    """
+    tail = (1 << max(count - 1, 1).bit_length()) - 1
+    return (bits(keys, count, purpose) & ~tail) | torch.arange(count, device=keys.device)
+
+
+def subsets(keys: Tensor, count: int, size: int | Tensor) -> Tensor:
+    """Return uniformly random subsets of exactly ``size`` of ``count`` elements.
+
+    Parameters
+    ----------
+    keys : Tensor, int64, shape (n, d)
+    count : int
+        Elements to choose from.
+    size : int, or Tensor of shape (n, d, 1)
+        Elements chosen, 1 to ``count``.
+
+    Returns
+    -------
+    Tensor, bool, shape (n, d, count)
+    """
+    ranks = distinct(keys, count, Purpose.SUBSET)
+    if isinstance(size, int):
+        return ranks <= ranks.kthvalue(size, dim=-1, keepdim=True).values
+    return ranks <= ranks.sort(dim=-1).values.gather(-1, size - 1)
+
+
+def windows(keys: Tensor, shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Return random windows of equal sides that lie wholly inside the axes.
+
+    The side is drawn from ``sizes``, then each position that fits is equally likely.
+
+    Parameters
+    ----------
+    keys : Tensor, int64, shape (n, d)
+    shape : sequence of int
+        Lengths of the spatial axes, one (time) or two (height, width).
+    sizes : sequence of int
+        Sides, each at most the shortest axis.
+
+    Returns
+    -------
+    Tensor, bool, shape (n, d, \\*shape)
+    """
+    choice = integers(keys, [len(sizes)], Purpose.PATCH_SIZE)
+    side = torch.tensor(list(sizes), device=keys.device)[choice]
+    fits = torch.tensor(list(shape), device=keys.device) - side + 1
+    offsets = integers(keys, fits, Purpose.PATCH_OFFSET)
+    inside = torch.ones((), dtype=torch.bool, device=keys.device)
+    for axis, length in enumerate(shape):
+        position = torch.arange(length, device=keys.device)
+        start = offsets[..., axis : axis + 1]
+        along = (position >= start) & (position < start + side)
+        inside = inside.unsqueeze(-1) & along.reshape(
+            *along.shape[:-1], *(1 for _ in range(axis)), length
+        )
+    return inside
+
+
+def snapped_floor(value: float) -> int:
+    """Round down after snapping to 1e-9, so that 0.29 of 100 is 29 and 0.55 of 100 is 55."""
+    return math.floor(round(value, 9))

@@ -1,0 +1,416 @@
+r"""Infidelity (Yeh et al., 2019): how badly Φ predicts what a perturbation does.
+
+With ``a = I·Φ``, what the explanation predicts, and ``b = f(x) - f(x - I)``, what happens,
+infidelity is ``E_I[(a - b)²]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantus_ext.engine import sampling
+from quantus_ext.engine.draws import Block, Sampler, sum_draws, sum_until_known
+from quantus_ext.engine.forward import Forward, Predict
+from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.functional.scores import Scores
+
+Scheme = Literal["patch", "subset", "all"]
+
+_ORDERS = 5
+"""Powers 0 to 4 of a and of b: their products up to fourth order give the standard errors."""
+
+
+def infidelity(
+    forward: Forward | Predict,
+    x: Tensor,
+    a: Tensor,
+    y: Tensor,
+    *,
+    perturbation: Perturbation | None = None,
+    scheme: Scheme = "patch",
+    patch_sizes: Sequence[int] = (4,),
+    subset_fraction: float = 0.1,
+    multiply_by_inputs: bool = False,
+    inputs_baseline: float = 0.0,
+    rescale: bool = False,
+    n_draws: int = 200,
+    tolerance: float | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> Scores:
+    r"""Compute ``E_I[(I·Φ - (f(x) - f(x - I)))²]``, lower is better.
+
+    Parameters
+    ----------
+    forward : Forward or callable
+        The model: rows in, (rows, classes) out.
+    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        Inputs.
+    a : Tensor, shape of ``x``, or with one channel
+        Attributions Φ. One channel stands for the sum over all of them, spread evenly.
+    y : Tensor, int64, shape (n,)
+        Explained classes.
+    perturbation : Perturbation, optional
+        What chosen elements become; by default the sample's minimum.
+    scheme : {"patch", "subset", "all"}
+        Which elements a draw perturbs: a window at random over the spatial axes (for tables as
+        many features as the window's side), a random subset, or every element.
+    patch_sizes : sequence of int
+        Sides of the window, one chosen at random for each draw.
+    subset_fraction : float
+        Share of the elements in a subset, rounded down, at least one element.
+    multiply_by_inputs : bool, default False
+        The attributions already carry the input factor (Integrated Gradients, SHAP, …), so ``I``
+        is the mask where elements are replaced, else ``(x - x̃) / (x - inputs_baseline)``.
+        Otherwise ``I = x - x̃``.
+    inputs_baseline : float, default 0.0
+        The baseline of that input factor. Values equal to it count as unperturbed.
+    rescale : bool, default False
+        Score ``E[(βa - b)²]`` with ``β = E[ab] / E[a²]`` instead.
+    n_draws : int, default 200
+        Draws a sample, or the most of them where ``tolerance`` is given.
+    tolerance : float, optional
+        Stop drawing for a sample once its standard error is known to be at most this.
+    seed : int, default 0
+        With ``index`` it fixes every draw.
+    index : Tensor, int64, shape (n,), optional
+        Global sample indices, by default 0, …, n - 1.
+    clean : Tensor, shape (n, classes), optional
+        The model's outputs for ``x``, where they are known already.
+
+    Returns
+    -------
+    Scores
+        ``details`` has ``infidelity``, ``rescaled_infidelity``, ``scale`` (β), ``faithfulness``
+        (``1 - E[(max(β, 0) a - b)²] / E[b²]``), ``correlation`` (of a and b over draws) and
+        ``n_draws``.
+
+    Examples
+    --------
+    A linear model explained by its own weights, which is perfect:
+
+    >>> import torch
+    >>> from quantus_ext.functional import infidelity
+    >>> w = torch.tensor([[1.0, -2.0, 0.5, 3.0]], dtype=torch.float64)
+    >>> x = torch.arange(8, dtype=torch.float64).reshape(2, 4)
+    >>> result = infidelity(
+    ...     lambda rows: rows @ w.T,
+    ...     x,
+    ...     w.expand(2, 4),
+    ...     torch.zeros(2, dtype=torch.long),
+    ...     patch_sizes=[2],
+    ...     n_draws=32,
+    ... )
+    >>> bool((result.score < 1e-24).all()), result.details["faithfulness"].tolist()
+    (True, [1.0, 1.0])
+    """
+    forward = forward if isinstance(forward, Forward) else Forward(forward)
+    perturbation = perturbation or replace_by("black")
+    index = torch.arange(len(x), device=x.device) if index is None else index
+    keys = sampling.sample_keys(seed, index)
+    sampler = _sampler(scheme, x, patch_sizes, subset_fraction)
+    is_random = scheme != "all" or perturbation.random
+    clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
+
+    def sum_rows(rows: Tensor | slice, start: int, stop: int) -> Tensor:
+        predicted = _predicted_change(
+            x[rows], a[rows], perturbation.replaces, multiply_by_inputs, inputs_baseline
+        )
+        targets, original = y[rows], clean[rows]
+
+        def statistic(block: Block) -> Tensor:
+            labels = targets[block.samples][:, None, None].expand(*block.outputs.shape[:2], 1)
+            changed = original[block.samples] - block.outputs.gather(2, labels).squeeze(2)
+            return _power_sums(predicted(block), changed)
+
+        return sum_draws(
+            forward,
+            x[rows],
+            keys[rows],
+            sampler=sampler,
+            perturbation=perturbation,
+            statistic=statistic,
+            start=start,
+            stop=stop,
+        )
+
+    def variance(sums: Tensor, counts: Tensor) -> Tensor:
+        return _Moments(sums, counts).loss(rescale)[1]
+
+    sums, counts = sum_until_known(
+        sum_rows,
+        len(x),
+        n_draws=n_draws if is_random else 1,
+        tolerance=tolerance,
+        variance=variance,
+        spread=clean.squeeze(1).double() ** 2,
+        device=x.device,
+    )
+    return _scores(sums, counts, rescale=rescale, is_random=is_random)
+
+
+def cumulative_infidelity(
+    forward: Forward,
+    x: Tensor,
+    a: Tensor,
+    y: Tensor,
+    *,
+    perturb_func: Callable[..., Any],
+    loss_func: Callable[..., Any],
+    patch_sizes: Sequence[int] = (4,),
+    n_repeats: int = 10,
+    is_random: bool = False,
+    seed: int = 0,
+    index: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> Scores:
+    """Compute the number that ``quantus.Infidelity`` 0.6 computes, for comparison with it.
+
+    There the patches of a fixed grid are perturbed one after the other and stay perturbed, and
+    the loss is averaged over them. Repeats of deterministic work are left out.
+
+    Parameters
+    ----------
+    forward : Forward
+        The model.
+    x : Tensor, shape (n, C, H, W)
+    a : Tensor, shape of ``x``, or with one channel, which then counts for each channel
+    y : Tensor, int64, shape (n,)
+    perturb_func : callable
+        Takes ``arr`` (n, values) and ``indices`` (n, count), as Quantus calls it.
+    loss_func : callable
+        Takes ``a`` and ``b`` (n, patches) and ``batched=True``; gives n losses.
+    patch_sizes : sequence of int
+        Sides of the grid's patches; each must divide height and width.
+    n_repeats : int
+        Repeats that are averaged where ``perturb_func`` is random.
+    is_random : bool
+        Whether it is.
+    seed, index, clean
+        As for :func:`infidelity`.
+
+    Returns
+    -------
+    Scores
+        ``details`` as for :func:`infidelity`, over patches in place of draws.
+    """
+    index = torch.arange(len(x), device=x.device) if index is None else index
+    keys = sampling.sample_keys(seed, index)
+    clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
+    repeats = n_repeats if is_random else 1
+    # A random function is given one sample at a time, so that its numbers do not depend on which
+    # other samples are in the batch; a deterministic one sees them all at once.
+    groups = [slice(i, i + 1) for i in range(len(x))] if is_random else [slice(0, len(x))]
+    losses, sums = [], []
+    with isolated_random_state():
+        for rows in groups:
+            repeated, total = [], torch.zeros(())
+            for key in sampling.draw_keys(keys[rows][:1], 0, repeats)[0].tolist():
+                seed_global_generators(key & (2**32 - 1))
+                for size in patch_sizes:
+                    predicted, changed = _cumulative_changes(
+                        forward, x[rows], a[rows], y[rows], clean[rows], perturb_func, size
+                    )
+                    loss = loss_func(a=changed.numpy(), b=predicted.numpy(), batched=True)
+                    repeated.append(torch.as_tensor(np.asarray(loss), dtype=torch.float64))
+                    total = total + _power_sums(predicted, changed)
+            losses.append(torch.stack(repeated, 1).unflatten(1, (repeats, len(patch_sizes))))
+            sums.append(total)
+    patches = sum(_grid(x, size)[0] * _grid(x, size)[1] for size in patch_sizes)
+    counts = torch.full((len(x),), float(repeats * patches), dtype=torch.float64)
+    details = _scores(torch.cat(sums), counts, rescale=False, is_random=is_random).details
+    per_repeat = torch.cat(losses).mean(2)
+    score = per_repeat.mean(1)
+    error = per_repeat.std(1) / repeats**0.5 if is_random else torch.zeros_like(score)
+    return Scores(score, error, details)
+
+
+def _sampler(
+    scheme: Scheme, x: Tensor, patch_sizes: Sequence[int], subset_fraction: float
+) -> Sampler:
+    """Return the scheme's masks: one channel stands for all, tables have none."""
+    spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
+    count = int(np.prod(spatial))
+
+    def shaped(mask: Tensor) -> Tensor:
+        channel = () if x.ndim == 2 else (1,)
+        return mask.reshape(*mask.shape[:2], *channel, *spatial)
+
+    def patch(samples: slice, keys: Tensor) -> Tensor:
+        if x.ndim == 2:
+            sizes = torch.tensor(list(patch_sizes), device=x.device)
+            choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
+            return sampling.subsets(keys, count, sizes[choice])
+        return shaped(sampling.windows(keys, spatial, patch_sizes))
+
+    def subset(samples: slice, keys: Tensor) -> Tensor:
+        size = max(sampling.snapped_floor(subset_fraction * count), 1)
+        return shaped(sampling.subsets(keys, count, size))
+
+    def everything(samples: slice, keys: Tensor) -> Tensor:
+        return torch.ones((*keys.shape, *(1,) * (x.ndim - 1)), dtype=torch.bool, device=x.device)
+
+    return {"patch": patch, "subset": subset, "all": everything}[scheme]
+
+
+def _predicted_change(
+    x: Tensor, a: Tensor, replaces: bool, multiply_by_inputs: bool, inputs_baseline: float
+) -> Callable[[Block], Tensor]:
+    """Return the function from a block to ``I·Φ``, shape (b, d)."""
+    by_mask = multiply_by_inputs and replaces
+    # A map summed over the channels counts once an element, so it is spread evenly over them;
+    # a mask treats channels alike, so there it is their sum that counts.
+    if by_mask and x.ndim > 2:
+        phi = a.sum(1, keepdim=True)
+    else:
+        phi = a if a.shape == x.shape else a.expand_as(x) / x.shape[1]
+    axes = tuple(range(2, x.ndim + 1))
+
+    def predicted(block: Block) -> Tensor:
+        if by_mask:
+            change = block.mask.to(phi.dtype)
+        else:
+            original = x[block.samples].unsqueeze(1)
+            change = original - block.perturbed
+            if multiply_by_inputs:
+                factor = original - inputs_baseline
+                change = torch.where(factor == 0, 0.0, change / factor)
+        return (change * phi[block.samples].unsqueeze(1)).sum(axes)
+
+    return predicted
+
+
+def _cumulative_changes(
+    forward: Forward,
+    x: Tensor,
+    a: Tensor,
+    y: Tensor,
+    clean: Tensor,
+    perturb_func: Callable[..., Any],
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Return ``I·Φ`` and ``f(x) - f(x̃)`` as patch after patch is perturbed, each (n, patches)."""
+    rows, columns = _grid(x, size)
+    positions = np.arange(x[0].numel()).reshape(x.shape[1], rows, size, columns, size)
+    original = x.detach().cpu().numpy().reshape(len(x), -1)
+    phi = a.expand_as(x).cpu().numpy().reshape(len(x), -1)
+    state = original.copy()
+    predicted, outputs = [], []
+    for row, column in np.ndindex(rows, columns):
+        indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
+        state = np.asarray(perturb_func(arr=state, indices=indices))
+        buffer = forward.buffer(x, len(x))
+        buffer.copy_(torch.from_numpy(state).reshape(x.shape))
+        outputs.append(forward(buffer).gather(1, y[:, None]))
+        predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
+    changed = clean - torch.cat(outputs, 1)
+    return torch.stack(predicted, 1), changed.cpu()
+
+
+def _grid(x: Tensor, size: int) -> tuple[int, int]:
+    return x.shape[2] // size, x.shape[3] // size
+
+
+def _power_sums(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over draws, in float64, the products ``aᵖ bᵠ`` and the residual's 2nd and 4th power.
+
+    The residual's own sums are kept beside the products, from which they follow, because a
+    perfect explanation leaves only what rounding makes of the difference of large sums.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (n, d)
+
+    Returns
+    -------
+    Tensor, float64, shape (n, 27)
+    """
+    a, b = a.double(), b.double()
+    orders = torch.arange(_ORDERS, device=a.device)
+    products = torch.einsum(
+        "ndp,ndq->npq", a.unsqueeze(-1) ** orders, b.unsqueeze(-1) ** orders
+    ).flatten(1)
+    squared = (a - b) ** 2
+    return torch.cat([products, squared.sum(1, True), (squared**2).sum(1, True)], 1)
+
+
+class _Moments:
+    """Means over draws, and the scores that follow from them."""
+
+    def __init__(self, sums: Tensor, counts: Tensor) -> None:
+        self.counts = counts
+        means = sums / counts.unsqueeze(1)
+        self._products = means[:, :-2].unflatten(1, (_ORDERS, _ORDERS))
+        self._residual = means[:, -2], means[:, -1]
+
+    def product(self, p: int, q: int) -> Tensor:
+        """Return ``E[aᵖ bᵠ]``."""
+        mean: Tensor = self._products[:, p, q]
+        return mean
+
+    def scale(self) -> Tensor:
+        """Return ``β = E[ab] / E[a²]``, 0 where a is always 0."""
+        energy = self.product(2, 0)
+        return torch.where(energy == 0, 0.0, self.product(1, 1) / energy)
+
+    def scaled_residual(self, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``E[(βa - b)²]`` and ``E[(βa - b)⁴]``."""
+        m = self.product
+        second = beta**2 * m(2, 0) - 2 * beta * m(1, 1) + m(0, 2)
+        fourth = (
+            beta**4 * m(4, 0)
+            - 4 * beta**3 * m(3, 1)
+            + 6 * beta**2 * m(2, 2)
+            - 4 * beta * m(1, 3)
+            + m(0, 4)
+        )
+        return second.clamp(min=0), fourth
+
+    def loss(self, rescale: bool) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the variance of one draw's loss.
+
+        Rescaled infidelity is minimal in β, so that estimating β adds nothing to its variance
+        to first order: it is the variance of ``(βa - b)²`` at the estimated β.
+        """
+        second, fourth = self.scaled_residual(self.scale()) if rescale else self._residual
+        unbiased = self.counts / (self.counts - 1)
+        return second, (fourth - second**2).clamp(min=0) * unbiased
+
+    def faithfulness(self) -> Tensor:
+        """Return ``1 - E[(max(β, 0) a - b)²] / E[b²]``, NaN where b is always 0."""
+        second, _ = self.scaled_residual(self.scale().clamp(min=0))
+        return (1 - second / self.product(0, 2)).clamp(min=0)
+
+    def correlation(self) -> Tensor:
+        """Return the correlation of a and b, NaN where one of them is constant."""
+        m = self.product
+        covariance = m(1, 1) - m(1, 0) * m(0, 1)
+        variances = []
+        for square, mean in ((m(2, 0), m(1, 0)), (m(0, 2), m(0, 1))):
+            variance = square - mean**2
+            # What is left of a constant is rounding, not variance.
+            constant = variance <= 1e-14 * square
+            variances.append(torch.where(constant, torch.nan, variance))
+        return (covariance / (variances[0] * variances[1]).sqrt()).clamp(-1, 1)
+
+
+def _scores(sums: Tensor, counts: Tensor, *, rescale: bool, is_random: bool) -> Scores:
+    moments = _Moments(sums, counts)
+    score, variance = moments.loss(rescale)
+    error = (variance / counts).sqrt() if is_random else torch.zeros_like(score)
+    details = {
+        "infidelity": moments.loss(False)[0],
+        "rescaled_infidelity": moments.loss(True)[0],
+        "scale": moments.scale(),
+        "faithfulness": moments.faithfulness(),
+        "correlation": moments.correlation(),
+        "n_draws": counts,
+    }
+    return Scores(score, error, details)

@@ -1,0 +1,5 @@
+"""The metrics: Quantus's arguments in, a list of floats out; the formulas are in functional."""
+
+from quantus_ext.metrics.infidelity import Infidelity
+
+__all__ = ["Infidelity"]

@@ -1,0 +1,171 @@
+"""Quantus's perturbation functions: one table from each to its path on this engine."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantus.functions import perturb_func as quantus_functions
+
+from quantus_ext.engine import perturb
+from quantus_ext.engine.perturb import Bridge, Convention, Perturbation
+
+Keywords = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one function of Quantus runs here.
+
+    Attributes
+    ----------
+    name : str
+        In ``quantus.functions.perturb_func``.
+    does : str
+        What it does to chosen elements, for the table in the docs.
+    native : callable, optional
+        From its keywords to a perturbation on whole batches of draws.
+    convention : Convention, optional
+        How the bridge calls it, where there is no native path.
+    is_random : bool
+        For the bridge: whether two calls on the same elements differ.
+    """
+
+    name: str
+    does: str
+    native: Callable[[Keywords], Perturbation] | None = None
+    convention: Convention | None = None
+    is_random: bool = False
+
+
+def _replace(scope: perturb.Scope) -> Callable[[Keywords], Perturbation]:
+    def native(keywords: Keywords) -> Perturbation:
+        return perturb.replace_by(
+            keywords["perturb_baseline"],
+            scope=scope,
+            uniform_low=keywords.get("uniform_low", 0.0),
+            uniform_high=keywords.get("uniform_high", 1.0),
+        )
+
+    return native
+
+
+def _shift(keywords: Keywords) -> Perturbation:
+    if "input_shift" not in keywords:
+        raise ValueError(
+            "perturb_func_kwargs must hold 'input_shift' for baseline_replacement_by_shift, "
+            f"holds {sorted(keywords)}"
+        )
+    return perturb.shift_by(keywords["input_shift"])
+
+
+def _blur(keywords: Keywords) -> Perturbation:
+    return perturb.blur(keywords.get("blur_kernel_size", 15))
+
+
+def _gaussian(keywords: Keywords) -> Perturbation:
+    return perturb.gaussian_noise(
+        keywords.get("perturb_mean", 0.0), keywords.get("perturb_std", 0.01)
+    )
+
+
+def _uniform(keywords: Keywords) -> Perturbation:
+    lower = keywords.get("lower_bound", 0.02)
+    upper = keywords.get("upper_bound")
+    return (
+        perturb.uniform_noise(-lower, lower)
+        if upper is None
+        else perturb.uniform_noise(lower, upper)
+    )
+
+
+TABLE = (
+    Entry("baseline_replacement_by_indices", "replace", _replace("channel")),
+    Entry("batch_baseline_replacement_by_indices", "replace", _replace("sample")),
+    Entry("baseline_replacement_by_mask", "replace", _replace("value")),
+    Entry("baseline_replacement_by_shift", "shift", _shift),
+    Entry("baseline_replacement_by_blur", "blur", _blur),
+    Entry("gaussian_noise", "add Gaussian noise", _gaussian),
+    Entry("batch_gaussian_noise", "add Gaussian noise", _gaussian),
+    Entry("uniform_noise", "add uniform noise", _uniform),
+    Entry("batch_uniform_noise", "add uniform noise", _uniform),
+    Entry(
+        "noisy_linear_imputation",
+        "impute from neighbours, with noise",
+        convention="pixels",
+        is_random=True,
+    ),
+    Entry("rotation", "rotate the whole input", convention="whole"),
+    Entry("translation_x_direction", "translate the whole input", convention="whole"),
+    Entry("translation_y_direction", "translate the whole input", convention="whole"),
+    Entry("batched_translation", "translate the whole input", convention="whole_batch"),
+    Entry("no_perturbation", "leave as it is", convention="whole"),
+    Entry("perturb_batch", "whatever its own `perturb_func` keyword does"),
+)
+_BY_FUNCTION = {getattr(quantus_functions, entry.name): entry for entry in TABLE}
+
+
+def resolve(perturb_func: Callable[..., Any], keywords: Keywords) -> Perturbation:
+    """Return the perturbation that a function of Quantus's kind makes on this engine.
+
+    Parameters
+    ----------
+    perturb_func : callable
+        One of Quantus's functions, which take their native path where :data:`TABLE` has one, or
+        any other, which is called row by row. A function of the user's own is called with a
+        ``mask`` if it has such a parameter; with ``arr`` (\\*sample), ``indices`` and
+        ``indexed_axes`` if it has the latter; with ``arr`` (1, values) and ``indices``
+        (1, count) if it has ``indices``, as ``quantus.Infidelity`` calls it; else with ``arr``.
+    keywords : mapping
+        Passed to it.
+
+    Raises
+    ------
+    TypeError
+        If ``perturb_func`` is not callable.
+    ValueError
+        If its keywords do not fit.
+    """
+    if not callable(perturb_func):
+        raise TypeError(f"perturb_func must be callable, is {perturb_func!r}")
+    if isinstance(perturb_func, functools.partial):
+        return resolve(perturb_func.func, {**keywords, **perturb_func.keywords})
+    if perturb_func is quantus_functions.perturb_batch:
+        inner = {name: value for name, value in keywords.items() if name != "perturb_func"}
+        if "perturb_func" not in keywords:
+            raise ValueError("perturb_func_kwargs must hold 'perturb_func' for perturb_batch")
+        return resolve(keywords["perturb_func"], inner)
+    entry = _BY_FUNCTION.get(perturb_func)
+    if entry is None:
+        return Bridge(perturb_func, _convention(perturb_func), keywords)
+    if entry.native is not None:
+        return entry.native(keywords)
+    if entry.convention is None:
+        raise NotImplementedError(f"{entry.name} has neither a native path nor a convention")
+    return Bridge(perturb_func, entry.convention, keywords, random=entry.is_random)
+
+
+def _convention(perturb_func: Callable[..., Any]) -> Convention:
+    parameters = inspect.signature(perturb_func).parameters
+    if "mask" in parameters:
+        return "mask"
+    if "indexed_axes" in parameters:
+        return "sample"
+    return "flat" if "indices" in parameters else "whole"
+
+
+def markdown_table() -> str:
+    """Return the table of functions and paths as it stands in the docs."""
+    rows = ["| Quantus function | what it does | path | metrics |", "|---|---|---|---|"]
+    for entry in TABLE:
+        if entry.native is not None:
+            path = "native, whole batches on the device"
+        elif entry.convention is not None:
+            path = "bridge, row by row"
+        else:
+            path = "that of the inner function"
+        rows.append(f"| `{entry.name}` | {entry.does} | {path} | Infidelity |")
+    return "\n".join(rows)
