@@ -33,10 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name not in {"captum", "mlxtend"}:
             raise
-        parser.exit(
-            1,
-            f'The demo needs {error.name}: pip install "quantus_ext[demo]" (".[demo]" in a clone)\n',
-        )
+        extra = 'pip install "quantus_ext[demo]", or in a clone ".[demo]"'
+        parser.exit(1, f"The demo needs {error.name}: {extra}\n")
     if not 1 <= options.n <= demo.N_TEST:
         parser.error(f"argument --n: must be between 1 and {demo.N_TEST}; got {options.n}")
 
