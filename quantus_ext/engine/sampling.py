@@ -99,13 +99,13 @@ def uniform(
     """Return ``count`` uniform numbers a draw, inside (0, 1) and symmetric around 1/2.
 
     The numbers lie on the midpoints of a grid that ``dtype`` represents exactly, so that neither
-    0 nor 1 occurs: 2**-52 apart in float64, 2**-23 in float32 and narrower types.
+    0 nor 1 occurs: as far apart as numbers just above 1 are, 2**-52 in float64, 2**-23 in float32.
 
     Returns
     -------
     Tensor, shape (\\*keys.shape, count)
     """
-    width = 52 if dtype == torch.float64 else 23
+    width = round(-math.log2(torch.finfo(dtype).eps))
     grid = torch.float64 if dtype == torch.float64 else torch.float32
     u = (_shift_right(bits(keys, count, purpose), 64 - width).to(grid) + 0.5) * 2.0**-width
     return u.to(dtype)
@@ -117,10 +117,12 @@ def normal(
     """Return ``count`` standard normal numbers a draw, by inversion of the distribution function.
 
     Inversion takes one number an element, and torch computes it element by element, so a value
-    does not depend on where in a chunk it lies.
+    does not depend on where in a chunk it lies. Types narrower than float32 would cut the tails
+    off, so for them it is made in float32 and rounded.
     """
-    numbers: Tensor = torch.special.ndtri(uniform(keys, count, purpose, dtype))
-    return numbers
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    numbers: Tensor = torch.special.ndtri(uniform(keys, count, purpose, wide))
+    return numbers.to(dtype)
 
 
 def integers(keys: Tensor, bounds: Sequence[int] | Tensor, purpose: Purpose) -> Tensor:
