@@ -43,23 +43,24 @@ class Entry:
 
 def _replace(scope: perturb.Scope) -> Callable[[Keywords], Perturbation]:
     def native(keywords: Keywords) -> Perturbation:
-        return perturb.replace_by(
-            keywords["perturb_baseline"],
-            scope=scope,
-            uniform_low=keywords.get("uniform_low", 0.0),
-            uniform_high=keywords.get("uniform_high", 1.0),
-        )
+        baseline = _required(keywords, "perturb_baseline")
+        return perturb.replace_by(baseline, scope=scope, **_uniform_range(keywords))
 
     return native
 
 
 def _shift(keywords: Keywords) -> Perturbation:
-    if "input_shift" not in keywords:
-        raise ValueError(
-            "perturb_func_kwargs must hold 'input_shift' for baseline_replacement_by_shift, "
-            f"holds {sorted(keywords)}"
-        )
-    return perturb.shift_by(keywords["input_shift"])
+    return perturb.shift_by(_required(keywords, "input_shift"), **_uniform_range(keywords))
+
+
+def _uniform_range(keywords: Keywords) -> dict[str, float]:
+    return {name: keywords[name] for name in ("uniform_low", "uniform_high") if name in keywords}
+
+
+def _required(keywords: Keywords, name: str) -> Any:
+    if name not in keywords:
+        raise ValueError(f"perturb_func_kwargs must hold {name!r}, holds {sorted(keywords)}")
+    return keywords[name]
 
 
 def _blur(keywords: Keywords) -> Perturbation:
@@ -105,7 +106,8 @@ TABLE = (
     Entry("no_perturbation", "leave as it is", convention="whole"),
     Entry("perturb_batch", "whatever its own `perturb_func` keyword does"),
 )
-_BY_FUNCTION = {getattr(quantus_functions, entry.name): entry for entry in TABLE}
+# By identity, for a function of the user's own need not be hashable.
+_BY_FUNCTION = {id(getattr(quantus_functions, entry.name)): entry for entry in TABLE}
 
 
 def resolve(perturb_func: Callable[..., Any], keywords: Keywords) -> Perturbation:
@@ -131,14 +133,12 @@ def resolve(perturb_func: Callable[..., Any], keywords: Keywords) -> Perturbatio
     """
     if not callable(perturb_func):
         raise TypeError(f"perturb_func must be callable, is {perturb_func!r}")
-    if isinstance(perturb_func, functools.partial):
-        return resolve(perturb_func.func, {**keywords, **perturb_func.keywords})
+    if isinstance(perturb_func, functools.partial) and not perturb_func.args:
+        return resolve(perturb_func.func, {**perturb_func.keywords, **keywords})
     if perturb_func is quantus_functions.perturb_batch:
         inner = {name: value for name, value in keywords.items() if name != "perturb_func"}
-        if "perturb_func" not in keywords:
-            raise ValueError("perturb_func_kwargs must hold 'perturb_func' for perturb_batch")
-        return resolve(keywords["perturb_func"], inner)
-    entry = _BY_FUNCTION.get(perturb_func)
+        return resolve(_required(keywords, "perturb_func"), inner)
+    entry = _BY_FUNCTION.get(id(perturb_func))
     if entry is None:
         return Bridge(perturb_func, _convention(perturb_func), keywords)
     if entry.native is not None:

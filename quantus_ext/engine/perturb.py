@@ -101,14 +101,31 @@ def replace_by(
     TypeError
         If ``baseline`` is something else.
     """
+    if isinstance(baseline, str) and baseline.lower() not in BASELINES:
+        raise ValueError(f"perturb_baseline must be one of {BASELINES}, is {baseline!r}")
     if isinstance(baseline, str) and baseline.lower() == "uniform":
         return Native(_uniform_values(scope, uniform_low, uniform_high), random=True, replaces=True)
     return Native(lambda x: _fixed(baseline_values(baseline, x)), random=False, replaces=True)
 
 
-def shift_by(shift: float | str | np.ndarray | Tensor) -> Native:
-    """Add a value, given as for :func:`replace_by` (``"uniform"`` excepted)."""
-    return Native(lambda x: _fixed(x + baseline_values(shift, x)), random=False, replaces=False)
+def shift_by(
+    shift: float | str | np.ndarray | Tensor,
+    *,
+    uniform_low: float = 0.0,
+    uniform_high: float = 1.0,
+) -> Native:
+    """Add a value, given as for :func:`replace_by`; ``"uniform"`` is one value a channel."""
+    if isinstance(shift, str) and shift.lower() == "uniform":
+        return Native(
+            _shifted(_uniform_values("channel", uniform_low, uniform_high)),
+            random=True,
+            replaces=False,
+        )
+    return Native(
+        lambda x: _fixed(x + baseline_values(shift, x, name="input_shift")),
+        random=False,
+        replaces=False,
+    )
 
 
 def blur(kernel_size: int | Sequence[int] = 15) -> Native:
@@ -157,25 +174,27 @@ def uniform_noise(low: float, high: float) -> Native:
     return Native(_noisy(noise), random=True, replaces=False)
 
 
-def baseline_values(baseline: float | str | np.ndarray | Tensor, x: Tensor) -> Tensor:
+def baseline_values(
+    baseline: float | str | np.ndarray | Tensor, x: Tensor, *, name: str = "perturb_baseline"
+) -> Tensor:
     """Return baseline values that broadcast to ``x``, shape (n, \\*sample).
 
-    See :func:`replace_by` for what ``baseline`` may be.
+    See :func:`replace_by` for what ``baseline`` may be; errors call the argument ``name``.
     """
     ones = (1,) * (x.ndim - 1)
     if isinstance(baseline, str):
-        name = baseline.lower()
+        statistic = baseline.lower()
         flat = x.flatten(1)
-        if name == "mean":
+        if statistic == "mean":
             return flat.mean(1).reshape(-1, *ones)
-        if name == "black":
+        if statistic == "black":
             return flat.amin(1).reshape(-1, *ones)
-        if name == "white":
+        if statistic == "white":
             return flat.amax(1).reshape(-1, *ones)
-        raise ValueError(f"perturb_baseline must be one of {BASELINES}, is {baseline!r}")
+        raise ValueError(f"{name} must be one of {BASELINES}, is {baseline!r}")
     if not isinstance(baseline, (int, float, np.generic, np.ndarray, Tensor)):
         raise TypeError(
-            f"perturb_baseline must be a number, a name or an array, is {type(baseline).__name__}"
+            f"{name} must be a number, a name or an array, is {type(baseline).__name__}"
         )
     if isinstance(baseline, (int, float)):
         return torch.full((1, *ones), baseline, dtype=x.dtype, device=x.device)
@@ -187,7 +206,7 @@ def baseline_values(baseline: float | str | np.ndarray | Tensor, x: Tensor) -> T
     if x.ndim > 2 and values.shape == x.shape[1:2]:
         return values.reshape(1, -1, *ones[1:])
     raise ValueError(
-        f"perturb_baseline must be one number, one a channel {tuple(x.shape[1:2])} or of a "
+        f"{name} must be one number, one a channel {tuple(x.shape[1:2])} or of a "
         f"sample's shape {tuple(x.shape[1:])}, has shape {tuple(values.shape)}"
     )
 
@@ -221,12 +240,21 @@ def _uniform_values(scope: Scope, low: float, high: float) -> Callable[[Tensor],
 def _noisy(
     noise: Callable[[Tensor, int, torch.dtype], Tensor],
 ) -> Callable[[Tensor], Replacement]:
-    def replacement(x: Tensor) -> Replacement:
+    def values(x: Tensor) -> Replacement:
         def draw(samples: slice, keys: Tensor) -> Tensor:
-            added = noise(keys, x[0].numel(), x.dtype).reshape(*keys.shape, *x.shape[1:])
-            return added + x[samples].unsqueeze(1)
+            return noise(keys, x[0].numel(), x.dtype).reshape(*keys.shape, *x.shape[1:])
 
         return draw
+
+    return _shifted(values)
+
+
+def _shifted(values: Callable[[Tensor], Replacement]) -> Callable[[Tensor], Replacement]:
+    """Add random values to the samples' own."""
+
+    def replacement(x: Tensor) -> Replacement:
+        added = values(x)
+        return lambda samples, keys: added(samples, keys) + x[samples].unsqueeze(1)
 
     return replacement
 
@@ -316,7 +344,8 @@ class Bridge:
             raise ValueError(
                 f"perturb_func {name} failed on a sample of shape {arr.shape}: {error}"
             ) from error
-        if result.size != arr.size:
+        # Not only the size: a turned image has the same, and reshaping would scramble it.
+        if result.shape != arguments["arr"].shape:
             raise ValueError(
                 f"perturb_func {name} must keep the shape {arguments['arr'].shape}, "
                 f"returned {result.shape}"
@@ -325,19 +354,20 @@ class Bridge:
 
     def _arguments(self, arr: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         full = np.broadcast_to(mask, arr.shape)
-        all_values = mask.shape == arr.shape and arr.ndim > 1
+        channelled = arr.ndim > 1
+        each_channel = channelled and len(mask) == len(arr)
         match self.convention:
             case "flat":
                 chosen: dict[str, Any] = {"indices": np.flatnonzero(full)[None]}
                 arr = arr.reshape(1, -1)
             case "sample":
-                axes = range(arr.ndim) if all_values or arr.ndim == 1 else range(1, arr.ndim)
+                axes = range(1, arr.ndim) if channelled and not each_channel else range(arr.ndim)
                 chosen = {
-                    "indices": np.flatnonzero(mask).tolist(),
+                    "indices": np.flatnonzero(full if full.ndim == len(axes) else full[0]).tolist(),
                     "indexed_axes": np.array(axes),
                 }
             case "pixels":
-                chosen = {"indices": np.flatnonzero(full[0] if arr.ndim > 1 else full)}
+                chosen = {"indices": np.flatnonzero(full.any(0) if channelled else full)}
             case "mask":
                 chosen = {"mask": full}
             case "whole_batch":
