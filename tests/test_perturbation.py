@@ -1,0 +1,356 @@
+"""Every perturbation function of Quantus against Quantus itself."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from quantus.functions import perturb_func as quantus_functions
+from scipy import stats
+
+from quantus_ext import perturbation
+from quantus_ext.engine.perturb import Bridge
+from quantus_ext.engine.sampling import Purpose
+from tests.engine.blocks import SHAPES, apply, masks, samples
+from tests.reference import perturbation as reference
+from tests.reference import splitmix
+
+ERROR_RATE = 1e-6
+BY_NAME = {entry.name: entry for entry in perturbation.TABLE}
+NATIVE = [entry.name for entry in perturbation.TABLE if entry.native is not None]
+
+
+def resolve(name: str, **keywords: Any) -> Any:
+    return perturbation.resolve(getattr(quantus_functions, name), keywords)
+
+
+def test_every_function_of_quantus_has_one_row():
+    functions = {
+        name
+        for name, function in inspect.getmembers(quantus_functions, inspect.isfunction)
+        if function.__module__ == quantus_functions.__name__
+    }
+    assert [entry.name for entry in perturbation.TABLE] == list(BY_NAME)
+    assert set(BY_NAME) == functions
+    # perturb_batch only calls another one.
+    assert set(reference.CALLS) == functions - {"perturb_batch"}
+
+
+def test_table_for_the_docs_has_every_row():
+    lines = perturbation.markdown_table().splitlines()[2:]
+    assert [line.split("`")[1] for line in lines] == list(BY_NAME)
+    for line in lines:
+        entry = BY_NAME[line.split("`")[1]]
+        assert ("native" in line) == (entry.native is not None)
+
+
+# Deterministic functions with a native path: the same values
+
+NAMES = [{"perturb_baseline": name} for name in ("black", "white", "mean", "Black")]
+NUMBERS = [{"perturb_baseline": number} for number in (0.25, 0, np.float64(0.5), np.array(1.5))]
+SHIFTS = [{"input_shift": next(iter(case.values()))} for case in [*NUMBERS, *NAMES]]
+KERNELS = [{}, *({"blur_kernel_size": size} for size in (1, 2, 3, 4, 15))]
+DETERMINISTIC = [
+    (name, keywords)
+    for name, cases in {
+        "baseline_replacement_by_indices": [*NUMBERS, *NAMES],
+        "batch_baseline_replacement_by_indices": [*NUMBERS, *NAMES],
+        "baseline_replacement_by_mask": [*NUMBERS, *NAMES],
+        "baseline_replacement_by_shift": SHIFTS,
+        "baseline_replacement_by_blur": KERNELS,
+    }.items()
+    for keywords in cases
+]
+
+
+def assert_as_quantus(
+    name: str, x: torch.Tensor, mask: torch.Tensor, keywords: dict[str, Any]
+) -> None:
+    ours = apply(resolve(name, **keywords), x, mask).numpy()
+    for row, draw in np.ndindex(*mask.shape[:2]):
+        arr, chosen = x[row].numpy(), mask[row, draw].numpy()
+        theirs = reference.perturbed(name, arr, chosen, **keywords)
+        # Only the order of sums, in means and blurs, may differ.
+        np.testing.assert_allclose(ours[row, draw], theirs, rtol=1e-13, atol=1e-13)
+        kept = ~np.broadcast_to(chosen, arr.shape)
+        assert np.array_equal(ours[row, draw][kept], arr[kept])
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(("name", "keywords"), DETERMINISTIC)
+def test_deterministic_natives_equal_quantus(name, keywords, shape):
+    assert_as_quantus(name, samples(shape), masks(shape), keywords)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"), [case for case in DETERMINISTIC if "blur" not in case[0]]
+)
+def test_deterministic_natives_equal_quantus_on_single_channel_values(name, keywords):
+    shape = SHAPES["image-3"]
+    assert_as_quantus(name, samples(shape), masks(shape, each_channel=True), keywords)
+
+
+@pytest.mark.parametrize(
+    ("name", "keyword", "shape", "of_a_sample"),
+    [
+        ("baseline_replacement_by_indices", "perturb_baseline", "image-3", False),
+        ("baseline_replacement_by_indices", "perturb_baseline", "series", False),
+        ("baseline_replacement_by_shift", "input_shift", "image-3", False),
+        ("baseline_replacement_by_shift", "input_shift", "series", False),
+        ("baseline_replacement_by_mask", "perturb_baseline", "image-3", True),
+        ("baseline_replacement_by_mask", "perturb_baseline", "series", True),
+        ("baseline_replacement_by_mask", "perturb_baseline", "table", True),
+    ],
+)
+def test_arrays_as_baselines(name, keyword, shape, of_a_sample):
+    shape = SHAPES[shape]
+    size = shape if of_a_sample else shape[:1]
+    baseline = np.random.default_rng(1).normal(size=size)
+    assert_as_quantus(name, samples(shape), masks(shape), {keyword: baseline})
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [("image-1", (3, 2)), ("image-3", [1, 4]), ("series", (4,)), ("table", [3])],
+)
+def test_blur_with_a_side_for_each_axis(shape, kernel):
+    shape = SHAPES[shape]
+    keywords = {"blur_kernel_size": kernel}
+    assert_as_quantus("baseline_replacement_by_blur", samples(shape), masks(shape), keywords)
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in DETERMINISTIC}))
+def test_one_mask_for_all_elements(name):
+    # What `scheme="all"` hands over: one value that stands for every element.
+    keyword = {"baseline_replacement_by_shift": "input_shift"}.get(name, "perturb_baseline")
+    mask = torch.ones(2, 3, 1, 1, 1, dtype=torch.bool)
+    assert_as_quantus(name, samples((3, 5, 6)), mask, {keyword: 0.5})
+
+
+# Random functions with a native path: the same distribution
+
+RANDOM = [
+    ("gaussian_noise", {}),
+    ("gaussian_noise", {"perturb_mean": 0.3, "perturb_std": 0.5}),
+    ("batch_gaussian_noise", {"perturb_mean": -0.1, "perturb_std": 2.0}),
+    ("uniform_noise", {}),
+    ("uniform_noise", {"lower_bound": -0.1, "upper_bound": 0.4}),
+    ("batch_uniform_noise", {"lower_bound": 0.2}),
+    ("batch_uniform_noise", {"lower_bound": 0.2, "upper_bound": 0.3}),
+    *(
+        (name, {"perturb_baseline": "uniform", **bounds})
+        for name in (
+            "baseline_replacement_by_indices",
+            "batch_baseline_replacement_by_indices",
+            "baseline_replacement_by_mask",
+        )
+        for bounds in ({}, {"uniform_low": -1.0, "uniform_high": 2.0})
+    ),
+    ("baseline_replacement_by_shift", {"input_shift": "uniform"}),
+]
+
+
+def changes(name: str, keywords: dict[str, Any], shape: tuple[int, ...], draws: int) -> np.ndarray:
+    """What the draws make of a sample of zeros where chosen: ours and Quantus's, (2, draws, …)."""
+    x = torch.zeros(1, *shape, dtype=torch.float64)
+    mask = masks(shape, n=1, draws=1)
+    chosen = np.broadcast_to(mask[0, 0].numpy(), shape)
+    ours = apply(resolve(name, **keywords), x, mask.expand(1, draws, *mask.shape[2:]))[0].numpy()
+    np.random.seed(0)  # noqa: NPY002 - it is what Quantus draws from
+    theirs = [
+        reference.perturbed(name, x[0].numpy(), mask[0, 0].numpy(), **keywords)
+        for _ in range(draws)
+    ]
+    both = np.stack([ours, theirs])
+    assert (both[:, :, ~chosen] == 0).all()
+    return both[:, :, chosen]
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3), (2, 5), (4,)])
+@pytest.mark.parametrize(("name", "keywords"), RANDOM)
+def test_random_natives_are_distributed_as_quantus(name, keywords, shape):
+    ours, theirs = changes(name, keywords, shape, draws=600)
+    for value in range(ours.shape[1]):
+        p_value = stats.ks_2samp(ours[:, value], theirs[:, value]).pvalue
+        assert p_value > ERROR_RATE
+    # The same values are equal within a draw: all, those of a channel, or none.
+    assert np.array_equal(equal_pairs(ours), equal_pairs(theirs))
+    # Draws are independent of each other, and so are values that are not equal.
+    assert stats.pearsonr(ours[1:, 0], ours[:-1, 0]).pvalue > ERROR_RATE
+    for first, second in np.argwhere(~equal_pairs(ours)):
+        assert stats.pearsonr(ours[:, first], ours[:, second]).pvalue > ERROR_RATE
+
+
+def equal_pairs(draws: np.ndarray) -> np.ndarray:
+    return (draws[:, :, None] == draws[:, None]).all(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "different"),
+    [
+        ("batch_baseline_replacement_by_indices", 1),
+        ("baseline_replacement_by_indices", 3),
+        ("baseline_replacement_by_mask", 3 * 30),
+    ],
+)
+def test_scope_of_a_uniform_baseline(name, different):
+    everything = torch.ones(1, 1, 1, 5, 6, dtype=torch.bool)
+    result = apply(resolve(name, perturb_baseline="uniform"), samples((3, 5, 6), n=1), everything)
+    assert len(result.unique()) == different
+
+
+def test_every_native_function_is_compared():
+    assert {name for name, _ in [*DETERMINISTIC, *RANDOM]} == set(NATIVE)
+    assert all(not resolve(name, **keywords).random for name, keywords in DETERMINISTIC)
+    assert all(resolve(name, **keywords).random for name, keywords in RANDOM)
+
+
+# Functions through the bridge: what Quantus makes with the same state of numpy's generator
+
+SQUARE = (3, 6, 6)
+BRIDGED = [
+    ("noisy_linear_imputation", {}),
+    ("noisy_linear_imputation", {"noise": 0.3}),
+    ("rotation", {"perturb_angle": 30}),
+    ("translation_x_direction", {"perturb_baseline": 0.5, "perturb_dx": 2}),
+    ("translation_x_direction", {"perturb_baseline": "black", "perturb_dx": -1}),
+    ("translation_y_direction", {"perturb_baseline": 0.5, "perturb_dy": 2}),
+    ("translation_y_direction", {"perturb_baseline": "mean", "perturb_dy": 1}),
+    ("batched_translation", {"perturb_baseline": "white", "perturb_dx": 2, "direction": "y"}),
+    ("no_perturbation", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "keywords"), BRIDGED)
+def test_bridged_functions_equal_quantus(name, keywords):
+    x, mask = samples(SQUARE), masks(SQUARE)
+    ours = apply(resolve(name, **keywords), x, mask, seed=4).numpy()
+    for row, draw in np.ndindex(*mask.shape[:2]):
+        key = splitmix.draw_key(4, row, draw)
+        np.random.seed(splitmix.bits(key, 1, Purpose.BRIDGE)[0] % 2**32)  # noqa: NPY002
+        theirs = reference.perturbed(name, x[row].numpy(), mask[row, draw].numpy(), **keywords)
+        assert np.array_equal(ours[row, draw], theirs)
+
+
+def test_every_bridged_function_is_compared():
+    assert {name for name, _ in BRIDGED} == set(BY_NAME) - set(NATIVE) - {"perturb_batch"}
+    # A function that draws is said to: two calls with different states differ.
+    for name, keywords in BRIDGED:
+        assert resolve(name, **keywords).random == (name == "noisy_linear_imputation")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "keywords"),
+    [
+        ("rotation", (1, 6, 6), {}),
+        ("rotation", (2, 9), {}),
+        ("rotation", (7,), {}),
+        ("translation_x_direction", (1, 6, 6), {"perturb_baseline": 0.0}),
+        ("translation_y_direction", (1, 6, 6), {"perturb_baseline": 0.0}),
+        ("translation_x_direction", (2, 9), {"perturb_baseline": 0.0}),
+        ("batched_translation", (2, 9), {"perturb_baseline": 0.0}),
+        ("noisy_linear_imputation", (2, 9), {}),
+        ("noisy_linear_imputation", (7,), {}),
+    ],
+)
+def test_what_quantus_cannot_perturb_is_an_error_that_names_the_function(name, shape, keywords):
+    # OpenCV drops the axis of a single channel. Where Quantus does not fail on what is left, it
+    # returns the image transposed and without that axis.
+    with pytest.raises(ValueError, match=rf"perturb_func {name} (failed on a sample of|must keep)"):
+        apply(resolve(name, **keywords), samples(shape), masks(shape))
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("rotation", {"perturb_angle": 0}),
+        ("translation_x_direction", {"perturb_baseline": 0.0, "perturb_dx": 0}),
+        ("translation_y_direction", {"perturb_baseline": 0.0, "perturb_dy": 0}),
+    ],
+)
+def test_a_turned_shape_is_an_error(name, keywords):
+    # Quantus hands OpenCV height and width the wrong way round: (C, H, W) comes back (C, W, H).
+    with pytest.raises(ValueError, match=rf"perturb_func {name} must keep the shape \(3, 5, 6\)"):
+        apply(resolve(name, **keywords), samples((3, 5, 6)), masks((3, 5, 6)))
+
+
+# What resolve makes of its arguments
+
+
+def test_perturb_batch_is_its_inner_function():
+    x, mask = samples((2, 9)), masks((2, 9))
+    inner = quantus_functions.baseline_replacement_by_indices
+    outer = resolve("perturb_batch", perturb_func=inner, perturb_baseline=0.5)
+    assert torch.equal(
+        apply(outer, x, mask), apply(resolve(inner.__name__, perturb_baseline=0.5), x, mask)
+    )
+
+
+def test_partial_functions_take_their_native_path_and_their_call_s_keywords():
+    x, mask = samples((7,)), masks((7,))
+    function = quantus_functions.batch_baseline_replacement_by_indices
+    partial = functools.partial(function, perturb_baseline=0.5)
+    for keywords, value in (({}, 0.5), ({"perturb_baseline": 0.25}, 0.25)):
+        resolved = perturbation.resolve(partial, keywords)
+        assert not isinstance(resolved, Bridge)
+        assert (apply(resolved, x, mask)[mask] == value).all()
+
+
+def test_positional_arguments_of_partial_functions_are_kept():
+    def fill(value, arr):
+        return np.full_like(arr, value)
+
+    resolved = perturbation.resolve(functools.partial(fill, 2.0), {})
+    assert (apply(resolved, samples((7,)), masks((7,))) == 2).all()
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, arr):
+        return arr + 1
+
+
+def test_an_unhashable_callable_is_a_function_too():
+    x = samples((7,))
+    assert torch.equal(apply(perturbation.resolve(Unhashable(), {}), x, masks((7,)))[:, 0], x + 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "keywords", "error", "message"),
+    [
+        ("black", {}, TypeError, "perturb_func must be callable, is 'black'"),
+        (
+            quantus_functions.batch_baseline_replacement_by_indices,
+            {},
+            ValueError,
+            "must hold 'perturb_baseline', holds",
+        ),
+        (
+            quantus_functions.baseline_replacement_by_shift,
+            {"perturb_baseline": 1},
+            ValueError,
+            "must hold 'input_shift', holds",
+        ),
+        (quantus_functions.perturb_batch, {}, ValueError, "must hold 'perturb_func'"),
+        (
+            quantus_functions.gaussian_noise,
+            {"perturb_std": -1.0},
+            ValueError,
+            "perturb_std must be at least 0, is -1.0",
+        ),
+        (
+            quantus_functions.uniform_noise,
+            {"lower_bound": 0.3, "upper_bound": 0.2},
+            ValueError,
+            "lower_bound below upper_bound, has 0.3 and 0.2",
+        ),
+    ],
+)
+def test_keywords_that_do_not_fit(function, keywords, error, message):
+    with pytest.raises(error, match=message):
+        perturbation.resolve(function, keywords)
