@@ -74,6 +74,7 @@ class TorchMetric(Metric[list[float]]):
     """
 
     default_softmax: ClassVar[bool] = False
+    nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         settings = dict(common)
@@ -82,6 +83,9 @@ class TorchMetric(Metric[list[float]]):
         self.chunk_size = (
             None if chunk_size is None else checks.positive_integer("chunk_size", chunk_size)
         )
+        unknown = sorted(set(settings) - set(_QUANTUS_DEFAULTS))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
         super().__init__(**{**_QUANTUS_DEFAULTS, **settings})
         self.standard_errors: np.ndarray = np.empty(0)
         self.details: dict[str, np.ndarray] = {}
@@ -276,8 +280,7 @@ class TorchMetric(Metric[list[float]]):
         unknown = np.flatnonzero(np.isnan(score))
         if len(unknown):
             warnings.warn(
-                f"scores of samples {unknown.tolist()} are NaN: the model's outputs for them "
-                "are not all finite",
+                f"scores of samples {unknown.tolist()} are NaN: {self.nan_reason}",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -131,10 +131,9 @@ class Infidelity(TorchMetric):
         self.inputs_baseline = checks.finite_number("inputs_baseline", inputs_baseline)
         self.rescale = rescale
         keywords = {"perturb_baseline": perturb_baseline, **(perturb_func_kwargs or {})}
-        self.perturb_func = functools.partial(
-            perturb_func or batch_baseline_replacement_by_indices, **keywords
-        )
-        perturbation.resolve(self.perturb_func, {})
+        chosen = perturb_func or batch_baseline_replacement_by_indices
+        perturbation.resolve(chosen, keywords)
+        self.perturb_func = functools.partial(chosen, **keywords)
         self.tolerance = (
             None if tolerance is None else checks.positive_number("tolerance", tolerance)
         )

@@ -1,0 +1,302 @@
+"""Infidelity against closed forms, captum and the limits of its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from captum.metrics import infidelity as captum_infidelity
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import Tensor
+
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.perturb import blur, gaussian_noise, replace_by
+from quantus_ext.functional import infidelity
+from tests.harness import make_inputs, rows_seen
+from tests.reference import infidelity as reference
+
+SHAPES = {"image": (3, 6, 6), "series": (2, 9), "table": (8,)}
+
+
+class Linear:
+    """f(x) = w·x + 1 for class 0, and minus that for class 1."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.w = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        output = (rows * self.w).flatten(1).sum(1, keepdim=True) + 1
+        return torch.cat([output, -output], 1)
+
+    def explain(self, n: int) -> Tensor:
+        return self.w.expand(n, *self.w.shape).clone()
+
+
+def samples(shape: tuple[int, ...], n: int = 4, seed: int = 1) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, *shape)))
+
+
+def zeros(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.long)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("scheme", ["patch", "subset", "all"])
+@pytest.mark.parametrize(
+    "perturbation",
+    [replace_by("black"), replace_by(0.0), gaussian_noise(0.5, 2.0), blur(3)],
+    ids=["black", "zero", "noise", "blur"],
+)
+@pytest.mark.parametrize("multiply_by_inputs", [False, True])
+def test_a_linear_model_is_explained_by_its_weights(
+    shape, scheme, perturbation, multiply_by_inputs
+):
+    model, x = Linear(shape), samples(shape)
+    a = model.explain(4) * (x if multiply_by_inputs else 1)
+    result = infidelity(
+        model,
+        x,
+        a,
+        zeros(4),
+        scheme=scheme,
+        perturbation=replace_by(0.0)
+        if multiply_by_inputs and perturbation.replaces
+        else perturbation,
+        multiply_by_inputs=multiply_by_inputs,
+        n_draws=64,
+    )
+    assert result.score.max() <= 1e-12
+    assert (result.details["faithfulness"] > 1 - 1e-9).all()
+    assert (result.details["scale"] - 1).abs().max() < 1e-9
+
+
+def test_gaussian_noise_gives_the_closed_form_and_an_honest_standard_error():
+    sigma, n, shape = 0.7, 20, (10,)
+    model, x = Linear(shape), samples(shape, n)
+    error = samples(shape, n, seed=2)
+    expected = sigma**2 * (error**2).sum(1)
+
+    def score(seed: int, n_draws: int) -> tuple[Tensor, Tensor]:
+        result = infidelity(
+            model,
+            x,
+            model.explain(n) + error,
+            zeros(n),
+            scheme="all",
+            perturbation=gaussian_noise(0.0, sigma),
+            n_draws=n_draws,
+            seed=seed,
+        )
+        return result.score, result.standard_error
+
+    value, standard_error = score(0, 4000)
+    assert ((value - expected).abs() < 4 * standard_error).all()
+
+    scores, errors = zip(*(score(seed, 500) for seed in range(200)), strict=True)
+    ratio = (torch.stack(errors) ** 2).mean() / torch.stack(scores).var(0).mean()
+    # 4,000 squared deviations know the ratio's root to 1.1 %; 7 % is the claim.
+    assert 0.93 < ratio.sqrt() < 1.07
+
+
+@pytest.mark.parametrize("modality", ["image", "series", "table"])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_equals_captum_on_the_same_draws(modality: str, rescale: bool):
+    inputs = make_inputs(modality)
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+    with rows_seen(inputs.model) as seen:
+        forward = Forward(inputs.model, chunk_size=1000)
+        ours = infidelity(forward, x, a, y, patch_sizes=[2, 3], n_draws=50, rescale=rescale)
+    perturbed = torch.cat(seen[1:])
+    assert len(perturbed) == 5 * 50
+
+    def draws(repeated: Tensor) -> tuple[Tensor, Tensor]:
+        return repeated - perturbed, perturbed
+
+    captums = captum_infidelity(
+        inputs.model, draws, x, a, target=y, n_perturb_samples=50, normalize=rescale
+    )
+    torch.testing.assert_close(ours.score, captums, rtol=1e-5, atol=0)
+    assert (ours.score > 1e-4).all()
+
+
+@pytest.mark.parametrize("multiply_by_inputs", [False, True])
+@pytest.mark.parametrize("modality", ["image", "series", "table"])
+def test_details_equal_the_slow_reference(modality: str, multiply_by_inputs: bool):
+    inputs = make_inputs(modality)
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+    ours = infidelity(
+        inputs.model,
+        x,
+        a,
+        y,
+        perturbation=replace_by(0.25),
+        patch_sizes=[3],
+        n_draws=30,
+        multiply_by_inputs=multiply_by_inputs,
+    )
+    for name in ("infidelity", "rescaled_infidelity", "scale", "faithfulness", "correlation"):
+        expected = reference.infidelity(
+            inputs.predict(softmax=False),
+            inputs.x,
+            inputs.y,
+            inputs.a,
+            np.arange(5),
+            name=name,
+            multiply_by_inputs=multiply_by_inputs,
+        )
+        np.testing.assert_allclose(ours.details[name], expected, rtol=1e-8, err_msg=name)
+
+
+def test_a_map_of_the_wrong_sign_is_not_faithful():
+    model, x = Linear((6,)), samples((6,))
+    result = infidelity(model, x, -model.explain(4), zeros(4), patch_sizes=[2])
+    assert (result.details["faithfulness"] == 0).all()
+    assert (result.details["scale"] < 0).all()
+    assert (result.details["correlation"] < -0.999).all()
+
+
+@pytest.mark.parametrize("multiply_by_inputs", [True, False])
+def test_a_map_summed_over_channels_scores_as_its_spread_out_form(multiply_by_inputs: bool):
+    inputs = make_inputs("image")
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+
+    def score(attributions: Tensor) -> Tensor:
+        return infidelity(
+            inputs.model,
+            x,
+            attributions,
+            y,
+            multiply_by_inputs=multiply_by_inputs,
+            perturbation=replace_by(0.0),
+        ).score
+
+    summed = a.sum(1, keepdim=True)
+    torch.testing.assert_close(score(summed), score((summed / 3).expand_as(x)))
+    if multiply_by_inputs:
+        # A mask treats channels alike, so any way of spreading scores the same.
+        torch.testing.assert_close(score(summed), score(a))
+    else:
+        assert not torch.allclose(score(summed), score(a))
+
+
+def test_a_constant_model_has_infidelity_but_no_faithfulness():
+    x = samples((6,))
+    result = infidelity(lambda rows: torch.ones(len(rows), 2), x, x, zeros(4), patch_sizes=[2])
+    assert result.score.isfinite().all()
+    assert (result.score > 0).all()
+    assert result.details["faithfulness"].isnan().all()
+    assert result.details["correlation"].isnan().all()
+
+
+def test_a_map_of_zeros_predicts_nothing():
+    model, x = Linear((6,)), samples((6,))
+    result = infidelity(model, x, torch.zeros_like(x), zeros(4), patch_sizes=[2])
+    assert (result.details["scale"] == 0).all()
+    assert (result.details["faithfulness"] == 0).all()
+    assert torch.equal(result.details["rescaled_infidelity"], result.score)
+
+
+def test_values_at_the_inputs_baseline_count_as_unperturbed():
+    x = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    result = infidelity(
+        lambda rows: rows,
+        x,
+        torch.tensor([[2.0, 5.0]], dtype=torch.float64),
+        zeros(1),
+        scheme="all",
+        perturbation=gaussian_noise(1.0, 0.0),
+        multiply_by_inputs=True,
+    )
+    # I = ((2 − 3) / 2, 0), so I·Φ = −1 = f(x) − f(x̃).
+    assert result.score.item() == 0
+
+
+def test_deterministic_work_is_done_once():
+    model, x = Linear((6,)), samples((6,))
+    forward = Forward(model)
+    result = infidelity(forward, x, x, zeros(4), scheme="all", n_draws=100)
+    assert forward.n_evaluations == 8
+    assert (result.standard_error == 0).all()
+    assert (result.details["n_draws"] == 1).all()
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 1000])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_tolerance_stops_each_sample_when_its_score_is_known(chunk_size: int, rescale: bool):
+    inputs = make_inputs("table", n=12)
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+
+    def score(**keywords: object) -> object:
+        forward = Forward(inputs.model, chunk_size=chunk_size)
+        keywords = {"patch_sizes": [2], "rescale": rescale, "n_draws": 4096, **keywords}
+        return infidelity(forward, x, a, y, **keywords)
+
+    result = score(tolerance=0.2)
+    counts = result.details["n_draws"]
+    assert set(counts.tolist()) <= {2.0**k for k in range(3, 13)}
+    assert len(set(counts.tolist())) > 1
+    assert ((result.standard_error <= 0.2) | (counts == 4096)).all()
+    # Stopping changes which draws are made for nobody else: each count alone gives its scores.
+    for count in counts.unique():
+        chosen = counts == count
+        fixed = score(n_draws=int(count))
+        torch.testing.assert_close(result.score[chosen], fixed.score[chosen])
+
+
+def test_a_few_equal_answers_are_not_certainty():
+    # One feature of 100 matters: the first 8 windows of most samples miss it, and all agree.
+    def only_one_feature(rows: Tensor) -> Tensor:
+        return rows[:, :1] * 10
+
+    x = torch.ones(20, 100, dtype=torch.float64)
+    result = infidelity(
+        only_one_feature,
+        x,
+        torch.zeros_like(x),
+        zeros(20),
+        perturbation=replace_by(0.0),
+        patch_sizes=[1],
+        tolerance=0.5,
+        n_draws=4096,
+    )
+    assert (result.details["n_draws"] > 100).all()
+    # The truth is 10² / 100 = 1.
+    assert ((result.score - 1).abs() < 4 * 0.5).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    shape=st.sampled_from([(1,), (5,), (1, 4), (3, 7), (1, 4, 4), (2, 5, 3)]),
+    n=st.integers(1, 3),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    scheme=st.sampled_from(["patch", "subset", "all"]),
+    multiply_by_inputs=st.booleans(),
+)
+def test_scores_are_finite_and_ordered_for_any_input(
+    data, shape, n, dtype, scheme, multiply_by_inputs
+):
+    # A few values only, so that ties, constant maps and constant inputs are common.
+    values = st.sampled_from([-1.0, 0.0, 0.5, 2.0])
+    x, a = (
+        torch.from_numpy(data.draw(arrays.arrays(dtype, (n, *shape), elements=values)))
+        for _ in range(2)
+    )
+    weights = torch.linspace(-1, 1, x[0].numel(), dtype=x.dtype)
+    result = infidelity(
+        lambda rows: torch.tanh(rows.flatten(1) * weights).sum(1, keepdim=True),
+        x,
+        a,
+        zeros(n),
+        scheme=scheme,
+        patch_sizes=[1, 2] if min(shape[-2:] if len(shape) == 3 else shape[-1:]) > 1 else [1],
+        multiply_by_inputs=multiply_by_inputs,
+        n_draws=16,
+    )
+    assert result.score.isfinite().all()
+    assert result.standard_error.isfinite().all()
+    assert (result.details["rescaled_infidelity"] <= result.score * (1 + 1e-6) + 1e-12).all()
+    faithfulness = result.details["faithfulness"]
+    assert (faithfulness.isnan() | ((faithfulness >= 0) & (faithfulness <= 1))).all()

@@ -1,0 +1,124 @@
+"""What a metric's tests are made of: inputs of each modality, cases, and a spy on the model.
+
+A metric is covered by being registered: a :class:`Case` in ``tests/cases.py`` with a slow numpy
+reference makes ``tests/test_contract.py`` check the whole contract on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantus_ext.base import TorchMetric
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Rows in, (rows, classes) out, all numpy: what a reference knows of a model."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model in evaluation mode and explanations of some of its predictions."""
+
+    model: nn.Module
+    x: np.ndarray
+    y: np.ndarray
+    a: np.ndarray
+
+    def predict(self, *, softmax: bool) -> Predict:
+        def rows_to_outputs(rows: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                outputs = self.model(torch.from_numpy(rows))
+                return (outputs.softmax(-1) if softmax else outputs).numpy()
+
+        return rows_to_outputs
+
+    def rows(self, chosen: slice) -> Inputs:
+        return Inputs(self.model, self.x[chosen], self.y[chosen], self.a[chosen])
+
+    def call(self, metric: TorchMetric, **keywords: object) -> np.ndarray:
+        arguments = {"model": self.model, "x_batch": self.x, "y_batch": self.y, "a_batch": self.a}
+        return np.array(metric(**{**arguments, **keywords}))
+
+
+Reference = Callable[[Predict, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(predict, x, y, a, index) -> scores, by a slow re-derivation from the paper."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of using a metric.
+
+    Attributes
+    ----------
+    metric : callable
+        Makes it; takes the keywords of ``quantus_ext.base.CommonArguments``.
+    reference : callable
+        See :data:`Reference`.
+    modalities : tuple of str
+        Names of :data:`MODALITIES` on which the case is defined.
+    is_random : bool
+        Whether scores depend on the seed.
+    n_draws : int
+        Draws a sample, for the check of the standard error.
+    """
+
+    metric: Callable[..., TorchMetric]
+    reference: Reference
+    modalities: tuple[str, ...] = ("image", "series", "table")
+    is_random: bool = True
+
+
+def _image_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 4)
+    )
+
+
+def _series_net() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(2, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(48, 4))
+
+
+def _table_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 4))
+
+
+MODALITIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "image": (_image_net, (3, 8, 8)),
+    "series": (_series_net, (2, 12)),
+    "table": (_table_net, (7,)),
+}
+
+
+def make_inputs(modality: str, n: int = 5, dtype: torch.dtype = torch.float64) -> Inputs:
+    """Make a small random network of a modality with inputs and maps that have no ties."""
+    build, shape = MODALITIES[modality]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = build().to(dtype).eval()
+    generator = np.random.default_rng(11)
+    numpy_dtype = torch.empty(0, dtype=dtype).numpy().dtype
+    x = generator.normal(size=(n, *shape)).astype(numpy_dtype)
+    a = generator.normal(size=(n, *shape)).astype(numpy_dtype)
+    return Inputs(model, x, generator.integers(0, 4, n), a)
+
+
+@contextmanager
+def rows_seen(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect copies of all the rows that go through ``model``."""
+    seen: list[Tensor] = []
+    handle = model.register_forward_hook(lambda _, args, __: seen.append(args[0].clone()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def sorted_rows(seen: list[Tensor]) -> np.ndarray:
+    """Return the rows as a sorted array, so that their order does not count."""
+    rows = torch.cat(seen).flatten(1).numpy()
+    return rows[np.lexsort(rows.T)]
