@@ -30,6 +30,11 @@ class Purpose(IntEnum):
     PATCH_OFFSET = 3
     VALUE = 4
     BRIDGE = 5
+    TIE = 6
+    MASK_SIZE = 7
+    REFERENCE_TIE = 11
+    REFERENCE_ORDER = 12
+    REFERENCE_STATE = 13
 
 
 def fresh_seed() -> int:
@@ -152,25 +157,34 @@ def distinct(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
     return (bits(keys, count, purpose) & ~tail) | torch.arange(count, device=keys.device)
 
 
-def subsets(keys: Tensor, count: int, size: int | Tensor) -> Tensor:
-    """Return uniformly random subsets of exactly ``size`` of ``count`` elements.
+def subsets(keys: Tensor, count: int, size: int | Tensor, among: Tensor | None = None) -> Tensor:
+    """Return uniformly random subsets of exactly ``size`` elements.
 
     Parameters
     ----------
     keys : Tensor, int64, shape (n, d)
     count : int
-        Elements to choose from.
-    size : int, or Tensor of shape (n, d, 1)
-        Elements chosen, 1 to ``count``.
+        Elements in all.
+    size : int, or Tensor of shape (n or 1, d or 1, 1)
+        Elements chosen, 0 to as many as there are to choose from.
+    among : Tensor, bool, shape (n, count), optional
+        Elements to choose from, by default all.
 
     Returns
     -------
     Tensor, bool, shape (n, d, count)
     """
     ranks = distinct(keys, count, Purpose.SUBSET)
+    if among is not None:
+        ranks = ranks.masked_fill(~among.unsqueeze(1), torch.iinfo(torch.int64).max)
     if isinstance(size, int):
+        if size == 0:
+            return torch.zeros_like(ranks, dtype=torch.bool)
         return ranks <= ranks.kthvalue(size, dim=-1, keepdim=True).values
-    return ranks <= ranks.sort(dim=-1).values.gather(-1, size - 1)
+    # With one more in front, the threshold of an empty subset is below every rank.
+    lowest = torch.full_like(ranks[..., :1], torch.iinfo(torch.int64).min)
+    ladder = torch.cat([lowest, ranks.sort(dim=-1).values], -1)
+    return ranks <= ladder.gather(-1, size.expand(*keys.shape, 1))
 
 
 def windows(keys: Tensor, shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
