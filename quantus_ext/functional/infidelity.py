@@ -302,14 +302,21 @@ def _cumulative_changes(
     original = x.detach().cpu().numpy().reshape(len(x), -1)
     phi = a.expand_as(x).cpu().numpy().reshape(len(x), -1)
     state = original.copy()
+    patches = list(np.ndindex(rows, columns))
+    at_once = min(max(forward.chunk_size // len(x), 1), len(patches))
+    buffer = forward.buffer(x, at_once * len(x))
     predicted, outputs = [], []
-    for row, column in np.ndindex(rows, columns):
-        indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
-        state = np.asarray(perturb_func(arr=state, indices=indices))
-        buffer = forward.buffer(x, len(x))
-        buffer.copy_(torch.from_numpy(state).reshape(x.shape))
-        outputs.append(forward(buffer).gather(1, y[:, None]))
-        predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
+    for first in range(0, len(patches), at_once):
+        chunk = patches[first : first + at_once]
+        # Patch by patch, the same samples after one another.
+        states = buffer[: len(chunk) * len(x)].unflatten(0, (len(chunk), len(x)))
+        for slot, (row, column) in zip(states, chunk, strict=True):
+            indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
+            state = np.asarray(perturb_func(arr=state, indices=indices))
+            slot.copy_(torch.from_numpy(state).reshape(x.shape))
+            predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
+        answers = forward(buffer[: len(chunk) * len(x)])
+        outputs.append(answers.gather(1, y.repeat(len(chunk))[:, None]).reshape(-1, len(x)).T)
     changed = clean - torch.cat(outputs, 1)
     return torch.stack(predicted, 1), changed.cpu()
 
