@@ -1,0 +1,117 @@
+"""Explanations to compare an explanation with: the same values on other variables.
+
+QGE (Eiras-Franco et al., 2025) scores an explanation against its inverse, which ranks the
+variables in the opposite order; the customary comparison is with a random order.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quantus_ext.engine import sampling
+from quantus_ext.engine.sampling import Purpose
+
+Kind = Literal["inverse", "random", "negated"]
+KINDS: tuple[Kind, ...] = ("inverse", "random", "negated")
+
+
+def inverse(a: Tensor, *, seed: int = 0, index: Tensor | None = None) -> Tensor:
+    r"""Give the largest value to the least attributed variable, and so on (equation 4).
+
+    With variables ranked ``π_1, …, π_t`` by increasing attribution,
+    ``inv(a)[π_i] = a[π_{t+1-i}]``: the values stay, the ranking is reversed. Without ties the
+    inverse of the inverse is the original. Tied variables are ranked at random.
+
+    Parameters
+    ----------
+    a : Tensor, shape (n, \*map)
+        Attributions; a sample's variables are all its values, those of all channels together.
+    seed : int, default 0
+        With ``index`` it decides how ties are ranked.
+    index : Tensor, int64, shape (n,), optional
+        Global sample indices, by default 0, …, n - 1.
+
+    Returns
+    -------
+    Tensor, shape and dtype of ``a``
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.functional import inverse
+    >>> inverse(torch.tensor([[0.25, -1.0, 4.0, 0.5]]))
+    tensor([[ 0.5000,  4.0000, -1.0000,  0.2500]])
+    """
+    flat = a.flatten(1)
+    # Sorting a shuffled copy stably leaves tied values in the shuffle's order.
+    shuffle = _order(seed, _indices(a, index), 0, flat.shape[1], Purpose.REFERENCE_TIE)
+    ranked = flat.gather(1, shuffle).argsort(dim=1, stable=True)
+    variables = shuffle.gather(1, ranked)
+    values = flat.gather(1, variables)
+    return torch.empty_like(flat).scatter_(1, variables, values.flip(1)).reshape(a.shape)
+
+
+def permuted(a: Tensor, *, draw: int = 0, seed: int = 0, index: Tensor | None = None) -> Tensor:
+    r"""Give each sample's values to its variables in a uniformly random order.
+
+    Parameters
+    ----------
+    a : Tensor, shape (n, \*map)
+        Attributions.
+    draw : int, default 0
+        Which of the seed's random orders.
+    seed, index
+        As for :func:`inverse`.
+
+    Returns
+    -------
+    Tensor, shape and dtype of ``a``
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.functional import permuted
+    >>> a = torch.arange(6.0).reshape(2, 3)
+    >>> torch.equal(permuted(a).sort(1).values, a)
+    True
+    """
+    flat = a.flatten(1)
+    order = _order(seed, _indices(a, index), draw, flat.shape[1], Purpose.REFERENCE_ORDER)
+    return flat.gather(1, order).reshape(a.shape)
+
+
+def make_reference(
+    a: Tensor, kind: Kind, *, draw: int = 0, seed: int = 0, index: Tensor | None = None
+) -> Tensor:
+    r"""Return the explanations that ``a`` is compared with.
+
+    Parameters
+    ----------
+    a : Tensor, shape (n, \*map)
+        Attributions.
+    kind : {"inverse", "random", "negated"}
+        :func:`inverse`; :func:`permuted`; or ``-a``, which ranks as the inverse does but does not
+        keep the values.
+    draw, seed, index
+        As for :func:`permuted`; one draw of the kinds that are not random is like another.
+
+    Returns
+    -------
+    Tensor, shape and dtype of ``a``
+    """
+    if kind == "random":
+        return permuted(a, draw=draw, seed=seed, index=index)
+    return inverse(a, seed=seed, index=index) if kind == "inverse" else -a
+
+
+def _indices(a: Tensor, index: Tensor | None) -> Tensor:
+    return torch.arange(len(a), device=a.device) if index is None else index
+
+
+def _order(seed: int, index: Tensor, draw: int, count: int, purpose: Purpose) -> Tensor:
+    """Return a random order of ``count`` variables for each sample, shape (n, count)."""
+    keys = sampling.draw_keys(sampling.sample_keys(seed, index), draw, draw + 1)
+    return sampling.distinct(keys, count, purpose).squeeze(1).argsort(1)
