@@ -1,8 +1,8 @@
 """Faithfulness metrics for Quantus that are the papers', fast, and carry a standard error."""
 
 from quantus_ext import functional
-from quantus_ext.metrics import Infidelity
+from quantus_ext.metrics import QGE, Infidelity
 
 __version__ = "0.1.0"
 
-__all__ = ["Infidelity", "functional"]
+__all__ = ["QGE", "Infidelity", "functional"]

@@ -1,5 +1,6 @@
 """The metrics: Quantus's arguments in, a list of floats out; the formulas are in functional."""
 
 from quantus_ext.metrics.infidelity import Infidelity
+from quantus_ext.metrics.qge import QGE
 
-__all__ = ["Infidelity"]
+__all__ = ["QGE", "Infidelity"]
