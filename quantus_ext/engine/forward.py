@@ -19,9 +19,9 @@ _FIRST_CHUNK = 64
 """Rows of the very first pass, before anything is known about the model."""
 
 _MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
-_WORKING_SET = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
-"""Bytes that a chunk's widest activation should fit: about the last-level cache on a processor
-(wider chunks of convolution nets ran at half the speed), plenty for a GPU to be busy."""
+_WORKING_SET = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+"""Bytes that a chunk's widest activation should fit: on a processor about its caches, narrower
+chunks paying more for each pass and wider ones for fresh memory, plenty for a GPU to be busy."""
 
 
 @dataclass(frozen=True)
