@@ -1,0 +1,163 @@
+"""The core on a device that is not there: fake tensors know shapes and devices, not values.
+
+They refuse operations that mix devices and those that need a value, as ``item`` does; copies
+between devices they allow, so :class:`OneDevice` looks for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from quantus_ext.engine import perturb, sampling
+from quantus_ext.engine.forward import Forward
+from quantus_ext.functional import Scores, infidelity
+
+DEVICE = torch.device("cuda")
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises when an operation takes tensors of two devices, or brings one to the host."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        inputs, outputs = (
+            {leaf.device.type for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+            for tree in ((args, kwargs), result)
+        )
+        if len(inputs) > 1:
+            raise AssertionError(f"{func} mixes devices {inputs}")
+        if "cpu" in outputs and "cpu" not in inputs and inputs:
+            raise AssertionError(f"{func} copies to the host")
+        return result
+
+
+@contextmanager
+def fake_device() -> Iterator[None]:
+    with FakeTensorMode(), OneDevice():
+        yield
+
+
+def _image() -> tuple[nn.Module, tuple[int, ...]]:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
+    return net, (3, 8, 8)
+
+
+def _series() -> tuple[nn.Module, tuple[int, ...]]:
+    return nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(40, 4)), (2, 12)
+
+
+def _table() -> tuple[nn.Module, tuple[int, ...]]:
+    return nn.Linear(7, 4), (7,)
+
+
+MODALITIES = {"image": _image, "series": _series, "table": _table}
+PERTURBATIONS = {
+    "number": perturb.replace_by(0.25),
+    "array": perturb.replace_by(np.array(0.25)),
+    "black": perturb.replace_by("black"),
+    "white": perturb.replace_by("white"),
+    "mean": perturb.replace_by("mean"),
+    "uniform a sample": perturb.replace_by("uniform"),
+    "uniform a channel": perturb.replace_by("uniform", scope="channel"),
+    "uniform a value": perturb.replace_by("uniform", scope="value"),
+    "shift": perturb.shift_by("mean"),
+    "random shift": perturb.shift_by("uniform"),
+    "blur": perturb.blur(3),
+    "gaussian": perturb.gaussian_noise(),
+    "uniform noise": perturb.uniform_noise(-0.1, 0.1),
+}
+
+
+def score(modality: str = "table", *, one_channel: bool = False, **keywords: Any) -> Scores:
+    """Score fake explanations of a fake model on the fake device."""
+    with fake_device():
+        with DEVICE:
+            model, shape = MODALITIES[modality]()
+        x = torch.randn(2, *shape, device=DEVICE)
+        a = torch.randn(2, 1, *shape[1:], device=DEVICE) if one_channel else torch.randn_like(x)
+        y = torch.zeros(2, dtype=torch.long, device=DEVICE)
+        forward = Forward.of_module(model.eval(), DEVICE, softmax=True, chunk_size=4)
+        return infidelity(forward, x, a, y, **{"patch_sizes": [2, 3], "n_draws": 4, **keywords})
+
+
+def assert_on_the_device(result: Scores) -> None:
+    tensors = [result.score, result.standard_error, *result.details.values()]
+    assert {tensor.device.type for tensor in tensors} == {DEVICE.type}
+    assert {tuple(tensor.shape) for tensor in tensors} == {(2,)}
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("scheme", ["patch", "subset", "all"])
+def test_every_scheme_stays_on_the_device(scheme, modality):
+    assert_on_the_device(score(modality, scheme=scheme))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("multiply_by_inputs", [False, True])
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_every_perturbation_stays_on_the_device(name, multiply_by_inputs, modality):
+    perturbation = PERTURBATIONS[name]
+    # The scheme that samples nothing: which elements is no matter of what they become.
+    assert_on_the_device(
+        score(
+            modality,
+            perturbation=perturbation,
+            scheme="all",
+            multiply_by_inputs=multiply_by_inputs,
+        )
+    )
+
+
+@pytest.mark.parametrize("modality", ["image", "series"])
+@pytest.mark.parametrize("keywords", [{"rescale": True}, {"multiply_by_inputs": True}])
+def test_one_channel_maps_stay_on_the_device(keywords, modality):
+    assert_on_the_device(score(modality, one_channel=True, **keywords))
+
+
+def breaks(change: Callable[[Tensor], Tensor]) -> Any:
+    """A perturbation that does something with its draws' values."""
+    return perturb.Native(
+        lambda x: lambda samples, keys: change(x[samples].unsqueeze(1)), random=True, replaces=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x + torch.zeros(x.shape), RuntimeError, "on the same device"),
+        (lambda x: x + x.sum().item(), DataDependentOutputException, "_local_scalar_dense"),
+        (lambda x: x if x.sum() > 0 else -x, DataDependentOutputException, "_local_scalar_dense"),
+        (lambda x: x * len(x.nonzero()), DynamicOutputShapeException, "nonzero"),
+        (lambda x: x + x.cpu().to(DEVICE), AssertionError, "copies to the host"),
+        (lambda x: x + torch.zeros(()), AssertionError, "mixes devices"),
+    ],
+)
+def test_what_the_fake_device_refuses(change, error, message):
+    # The tests above can fail.
+    with pytest.raises(error, match=message):
+        score(perturbation=breaks(change))
+
+
+def test_a_sampler_on_the_host_is_refused(monkeypatch):
+    def on_host(keys, count, purpose):
+        return torch.zeros((*keys.shape, count), dtype=torch.long)
+
+    monkeypatch.setattr(sampling, "bits", on_host)
+    with pytest.raises((RuntimeError, AssertionError), match="device"):
+        score(scheme="subset")
