@@ -1,0 +1,531 @@
+"""QGE around hand-made, Quantus's and this package's metrics."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import quantus
+import torch
+from quantus.helpers.enums import ScoreDirection
+from quantus.metrics.base import Metric
+from torch import nn
+
+from quantus_ext import QGE, Infidelity, foreign
+from quantus_ext.base import TorchMetric
+from tests.cases import CASES
+from tests.harness import make_inputs, rows_seen
+from tests.metrics import quantus_metrics
+from tests.metrics.quantus_metrics import CURVE, ENTRIES, LAYERS, ONE, Entry, N, gradients
+from tests.reference import qge
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+
+WEIGHTS = [4.0, 2.0, 1.0, 0.0]
+
+
+def linear(*weights: float) -> nn.Module:
+    """The first class's output is the weighted sum of the inputs, the other's 0."""
+    model = nn.Linear(len(weights), 2, bias=False)
+    model.weight.data = torch.tensor([list(weights), [0.0] * len(weights)])
+    return model.eval()
+
+
+def inverses(maps: np.ndarray) -> np.ndarray:
+    return np.stack([qge.inverse(map_, index) for index, map_ in enumerate(maps)])
+
+
+def ones(n: int, width: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    return np.ones((n, width)), np.zeros(n, dtype=int)
+
+
+# By hand.
+
+
+def test_by_hand_where_higher_is_better():
+    # Half of the relevance 4 + 3 + 2 + 1 lies in the mask; the inverse has 1 + 4 there.
+    a, s = np.array([[[4.0, 3.0], [2.0, 1.0]]]), np.array([[[[1, 0], [0, 1]]]])
+    metric = QGE(quantus.RelevanceMassAccuracy())
+    x = np.ones((1, 1, 2, 2))
+    model = nn.Sequential(nn.Flatten(), linear(*WEIGHTS)).eval()
+    assert metric(model, x, np.array([0]), a, s, channel_first=True) == pytest.approx([0.0])
+    s = np.array([[[[1, 1], [0, 0]]]])
+    assert metric(model, x, np.array([0]), a, s, channel_first=True) == pytest.approx([0.7 - 0.3])
+    assert metric.score_direction is ScoreDirection.HIGHER
+
+
+def test_by_hand_where_lower_is_better():
+    # Removing 4, 2, 1, 0 leaves 3, 1, 0, 0; removing 0, 1, 2, 4 leaves 7, 6, 4, 0.
+    metric = QGE(quantus.PixelFlipping(perturb_baseline=0.0, normalise=False))
+    x, y = ones(1)
+    arguments = (linear(*WEIGHTS), x, y, np.array([WEIGHTS]))
+    assert metric(*arguments, softmax=False) == pytest.approx([17 / 4 - 4 / 4])
+    assert metric.details["score"] == pytest.approx([1.0])
+    assert metric.details["reference"] == pytest.approx([17 / 4])
+    np.testing.assert_allclose(metric.details["score_curve"], [[3, 1, 0, 0]])
+    np.testing.assert_allclose(metric.details["reference_curve"], [[7, 6, 4, 0]])
+    as_written = QGE(quantus.PixelFlipping(perturb_baseline=0.0, normalise=False), signed=False)
+    assert as_written(*arguments, softmax=False) == pytest.approx([4 / 4 - 17 / 4])
+    assert as_written.score_direction is ScoreDirection.LOWER
+    assert metric.score_direction is ScoreDirection.HIGHER
+
+
+def test_by_hand_around_a_metric_of_this_package():
+    # x·e = 1·4 + 2·2 + 3·1 is what replacing all by 0 takes; the inverse says 1·1 + 2·2 + 3·4.
+    metric = QGE(Infidelity(scheme="all", perturb_baseline=0.0))
+    x, a = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 2.0, 1.0]])
+    assert metric(linear(4.0, 2.0, 1.0), x, np.array([0]), a) == pytest.approx([(17 - 11) ** 2])
+    assert metric.details["score_faithfulness"] == pytest.approx([1.0])
+    assert metric.details["reference_scale"] == pytest.approx([11 / 17])
+    assert metric.standard_errors == pytest.approx([0.0])
+
+
+def test_a_value_swap_is_no_sign_flip():
+    # Relevance mass divides by the sum, so a flipped sign cancels; the swap moves the mass.
+    a, s = np.array([[[4.0, 3.0], [2.0, 0.0]]]), np.array([[[[1, 0], [0, 0]]]])
+    model = nn.Sequential(nn.Flatten(), linear(*WEIGHTS)).eval()
+    gaps = {
+        kind: QGE(quantus.RelevanceMassAccuracy(), kind)(
+            model, np.ones((1, 1, 2, 2)), np.array([0]), a, s, channel_first=True
+        )
+        for kind in ("inverse", "negated")
+    }
+    assert gaps["inverse"] == pytest.approx([4 / 9 - 0])
+    assert gaps["negated"] == pytest.approx([0.0])
+
+
+def test_a_value_swap_is_no_rescaling():
+    # Pixel-Flipping sees ranks alone: any increasing function of the map would leave no gap.
+    a = np.array([[0.1, 0.2, 0.4, 0.8], [0.8, 0.4, 0.2, 0.1], [80.0, 4.0, 0.2, -1.0]])
+    metric = QGE(quantus.PixelFlipping(perturb_baseline=0.0, normalise=False))
+    scores = metric(linear(*WEIGHTS), *ones(3), a, softmax=False)
+    assert scores == pytest.approx([-13 / 4, 13 / 4, 13 / 4])
+
+
+# Every metric of Quantus, on a trained network.
+
+
+def make(name: str, **keywords: Any) -> Metric[Any]:
+    return ENTRIES[name].make(**keywords)
+
+
+def prepared(metric: Metric[Any], maps: np.ndarray) -> np.ndarray:
+    maps = metric.normalise_func(maps) if metric.normalise else maps
+    return np.abs(maps) if metric.abs else maps
+
+
+def reduced(result: Any) -> np.ndarray:
+    if isinstance(result, dict):
+        return np.mean([np.asarray(column, float) for column in result.values()], axis=0)
+    if len(result) == 1 and np.ndim(result[0]) == 2:
+        result = result[0]
+    return np.array([np.mean(np.asarray(item, float)) for item in result])
+
+
+def by_hand(entry: Entry, seed: int, *, invert: bool) -> np.ndarray:
+    """Call the metric as it is; or on inverted maps, those that it makes itself included."""
+    problem, own = quantus_metrics.problem(), entry.make()
+    arguments = problem.arguments(**entry.call)
+    metric = own
+    if invert:
+        metric = entry.make(abs=False, normalise=False)
+        arguments["a_batch"] = inverses(prepared(own, problem.a))
+        arguments["explain_func"] = lambda **keywords: inverses(
+            prepared(own, gradients(**keywords))
+        )
+    metric.return_aggregate = False
+    if isinstance(metric, quantus.ROAD):
+        metric.custom_postprocess = lambda **_: None
+    if "s_batch" not in inspect.signature(metric.__call__).parameters:
+        del arguments["s_batch"]
+    foreign.seed_global_generators(seed)
+    return reduced(metric(**arguments))
+
+
+def test_the_registry_has_every_metric():
+    assert list(ENTRIES) == quantus_metrics.names()
+    assert len(ENTRIES) == 37
+
+
+def test_the_docs_have_the_registrys_table():
+    page = Path(__file__).parents[2] / "docs" / "qge.md"
+    assert quantus_metrics.markdown_table() in page.read_text()
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if not entry.error])
+def test_every_quantus_metric(name: str, monkeypatch: pytest.MonkeyPatch):
+    entry, problem, states, explained = ENTRIES[name], quantus_metrics.problem(), [], []
+    seed_by = foreign.seed_global_generators
+    monkeypatch.setattr(
+        foreign, "seed_global_generators", lambda seed: states.append(seed) or seed_by(seed)
+    )
+
+    def explain(**keywords: Any) -> np.ndarray:
+        explained.append(len(keywords["inputs"]))
+        return gradients(**keywords)
+
+    metric = QGE(entry.make())
+    with rows_seen(problem.model) as seen:
+        scores = metric(**problem.arguments(explain_func=explain, **entry.call))
+
+    assert len(scores) == N
+    assert np.isfinite(scores).all()
+    assert metric.n_evaluations == sum(map(len, seen))
+    assert ("score_curve" in metric.details) == (entry.gives in {CURVE, LAYERS})
+    assert entry.gives in {ONE, CURVE, LAYERS}
+    sign = 1 if metric.direction is ScoreDirection.HIGHER else -1
+    gap = sign * (metric.details["score"] - metric.details["reference"])
+    np.testing.assert_allclose(scores, gap)
+    if entry.always_zero:
+        np.testing.assert_allclose(scores, 0, atol=1e-6)
+    assert len(set(states)) == 1
+
+    np.testing.assert_allclose(
+        metric.details["score"], by_hand(entry, states[0], invert=False), rtol=1e-5
+    )
+    # Smooth MPRT explains by itself, past explain_func.
+    if name == "Smooth MPRT":
+        assert not explained
+    else:
+        assert bool(explained) == entry.explains_again
+        np.testing.assert_allclose(
+            metric.details["reference"], by_hand(entry, states[0], invert=True), rtol=1e-5
+        )
+
+
+def test_what_is_not_per_sample_is_refused():
+    for name, entry in ENTRIES.items():
+        if entry.error:
+            with pytest.raises(ValueError, match=entry.error):
+                QGE(make(name))
+
+
+def test_nothing_of_the_callers_changes_around_any_metric():
+    problem = quantus_metrics.problem()
+    keywords: dict[str, Any] = {}
+    for name in ("Pixel-Flipping", "Max-Sensitivity", "Complexity", "Efficient MPRT", "ROAD"):
+        metric = make(name)
+        metric.evaluation_scores = metric.all_evaluation_scores = ["kept"]
+        before, shown = dict(vars(metric)), repr(vars(metric))
+        arguments = problem.arguments(
+            explain_func_kwargs=keywords, model_predict_kwargs=keywords, device="cpu"
+        )
+        arrays = {key: arguments[key].copy() for key in ("x_batch", "y_batch", "a_batch")}
+        modules = {path: dict(vars(module)) for path, module in problem.model.named_modules()}
+        states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
+        QGE(metric)(**arguments)
+        assert all(vars(metric)[key] is value for key, value in before.items())
+        assert repr(vars(metric)) == shown
+        assert keywords == {}
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(arguments[key], array)
+        assert {p: dict(vars(m)) for p, m in problem.model.named_modules()} == modules
+        assert random.getstate() == states[0]
+        assert np.random.get_state()[1].tobytes() == states[1]  # noqa: NPY002
+        assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_the_gap_turns_round_with_the_explanation():
+    # On maps without ties: the inverse's inverse is the map.
+    problem = quantus_metrics.problem()
+    flipped = inverses(problem.a)
+    for inner in (
+        quantus.PixelFlipping(abs=False, normalise=False, features_in_step=16),
+        quantus.TopKIntersection(k=30, abs=False),
+        Infidelity(scheme="all", perturb_baseline=0.0),
+        Infidelity(n_perturb_samples=20),
+    ):
+        gap = QGE(inner)(**problem.arguments())
+        np.testing.assert_allclose(
+            QGE(inner)(**problem.arguments(a_batch=flipped)), -np.array(gap), rtol=1e-4, atol=1e-6
+        )
+        assert np.abs(gap).min() > 0
+
+
+def test_qge_of_qge_is_twice_the_gap():
+    problem = quantus_metrics.problem()
+    for inner in (
+        quantus.PixelFlipping(features_in_step=16, abs=False, normalise=False),
+        Infidelity(n_perturb_samples=20),
+    ):
+        once = QGE(inner)(**problem.arguments())
+        nested = QGE(QGE(inner))
+        np.testing.assert_allclose(
+            nested(**problem.arguments()), 2 * np.array(once), rtol=1e-4, atol=1e-6
+        )
+        assert nested.is_native == isinstance(inner, TorchMetric)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_metrics_of_this_package_go_in_one_pass(name: str):
+    case = CASES[name]
+    inputs, inner = make_inputs(case.modalities[0]), case.metric()
+    metric = QGE(inner)
+    scores = inputs.call(metric)
+    by_itself = inputs.call(inner)
+    of_inverse = inputs.call(inner, a_batch=inverses(inputs.a))
+    np.testing.assert_allclose(metric.details["score"], by_itself, rtol=1e-9)
+    np.testing.assert_allclose(metric.details["reference"], of_inverse, rtol=1e-9)
+    sign = 1 if inner.score_direction is ScoreDirection.HIGHER else -1
+    np.testing.assert_allclose(scores, sign * (by_itself - of_inverse), rtol=1e-7, atol=1e-9)
+    assert metric.n_evaluations <= 2 * inner.n_evaluations - len(inputs.x)
+    is_known = (inner.standard_errors == 0).all()
+    assert np.array_equal(
+        metric.standard_errors, np.full(len(scores), 0.0 if is_known else np.nan), True
+    )
+    assert metric.default_softmax == inner.default_softmax
+    for detail, values in inner.details.items():
+        np.testing.assert_allclose(metric.details[f"reference_{detail}"], values, rtol=1e-9)
+
+
+def test_own_draws_follow_the_inner_seed_and_ties_the_outer():
+    inputs = make_inputs("table")
+    tied = np.round(inputs.a)
+
+    def gaps(inner_seed: int | None, seed: int | None) -> np.ndarray:
+        inner = Infidelity(n_perturb_samples=10, perturb_baseline=0.0, seed=inner_seed)
+        return inputs.call(QGE(inner, seed=seed), a_batch=tied)
+
+    np.testing.assert_array_equal(gaps(0, 0), gaps(0, 0))
+    assert not np.array_equal(gaps(0, 0), gaps(1, 0))
+    assert not np.array_equal(gaps(0, 0), gaps(0, 1))
+    assert not np.array_equal(gaps(None, 0), gaps(None, 0))
+    assert not np.array_equal(gaps(0, None), gaps(0, None))
+
+
+def test_random_references_are_averaged_and_give_the_standard_error():
+    problem = quantus_metrics.problem()
+    inner = quantus.TopKIntersection(k=30, abs=False, normalise=False)
+    metric = QGE(inner, "random", n_references=5)
+    scores = metric(**problem.arguments())
+    own = np.array(inner(**problem.arguments(explain_func=None)))
+    references = []
+    for draw in range(5):
+        a = np.stack([qge.permuted(map_, i, draw=draw) for i, map_ in enumerate(problem.a)])
+        references.append(inner(**problem.arguments(a_batch=a, explain_func=None)))
+    np.testing.assert_allclose(scores, own - np.mean(references, 0), rtol=1e-6)
+    np.testing.assert_allclose(metric.standard_errors, np.std(references, 0, ddof=1) / 5**0.5)
+    single = QGE(inner, "random")
+    single(**problem.arguments())
+    assert np.isnan(single.standard_errors).all()
+
+
+def test_deterministic_metrics_do_not_depend_on_batches_and_random_ones_not_on_splits():
+    problem = quantus_metrics.problem()
+    whole = QGE(make("Pixel-Flipping"))(**problem.arguments())
+    for batch_size in (1, 4):
+        again = QGE(make("Pixel-Flipping"))(**problem.arguments(batch_size=batch_size))
+        np.testing.assert_allclose(again, whole, rtol=1e-4, atol=1e-6)
+    metric = QGE(quantus.FaithfulnessCorrelation(subset_size=32, nr_runs=20, normalise=False))
+    whole = metric(**problem.arguments(batch_size=2))
+    part = {k: v[2:6] for k, v in problem.arguments().items() if k.endswith("_batch")}
+    split = metric(
+        **problem.arguments(**part, batch_size=2, index_batch=np.arange(2, 6), explain_func=None)
+    )
+    np.testing.assert_array_equal(split, whole[2:6])
+    assert np.isnan(metric.standard_errors).all()
+    fresh = QGE(quantus.FaithfulnessCorrelation(subset_size=32, nr_runs=20), seed=None)
+    assert fresh(**problem.arguments()) != fresh(**problem.arguments())
+
+
+def test_maps_are_made_where_none_are_given():
+    problem = quantus_metrics.problem()
+    for name in ("Pixel-Flipping", "Max-Sensitivity", "MPRT"):
+        given = QGE(make(name))(**problem.arguments())
+        made = QGE(make(name))(**problem.arguments(a_batch=None))
+        np.testing.assert_allclose(made, given, rtol=1e-5, atol=1e-6)
+    metric = make("Smooth MPRT")
+    np.random.seed(0)  # noqa: NPY002
+    assert np.isfinite(QGE(metric)(**problem.arguments(a_batch=None))).all()
+
+
+def test_ties_in_maps_made_again_break_alike():
+    # With the same places for the same ties a robust explanation stays robust when inverted.
+    problem = quantus_metrics.problem()
+
+    def coarse(**keywords: Any) -> np.ndarray:
+        return np.round(gradients(**keywords) * 0 + problem.a, 1)
+
+    metric = QGE(quantus.MaxSensitivity(nr_samples=2))
+    arguments = problem.arguments(explain_func=coarse, a_batch=np.round(problem.a, 1))
+    assert metric(**arguments) == [0.0] * N
+    np.testing.assert_array_equal(metric.details["reference"], 0)
+
+
+def test_a_sample_without_a_score_is_nan_and_warns():
+    problem = quantus_metrics.problem()
+    s = problem.s.copy()
+    s[2] = False
+    with pytest.warns(RuntimeWarning, match=r"samples \[2\] are NaN: their metric gives NaN"):
+        scores = QGE(quantus.TopKIntersection(k=30))(**problem.arguments(s_batch=s))
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        (quantus.RegionPerturbation(), ScoreDirection.HIGHER),
+        (quantus.RegionPerturbation(order="lerf"), ScoreDirection.LOWER),
+        (quantus.Consistency(), ScoreDirection.HIGHER),
+        (quantus.IROF(), ScoreDirection.HIGHER),
+        (quantus.ROAD(), ScoreDirection.LOWER),
+        (Infidelity(), ScoreDirection.LOWER),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_direction(metric: Metric[Any], direction: ScoreDirection):
+    assert QGE(metric).direction is direction
+    assert QGE(metric, direction="lower").direction is ScoreDirection.LOWER
+    assert QGE(metric, direction=ScoreDirection.HIGHER).direction is ScoreDirection.HIGHER
+    assert QGE(QGE(metric)).direction is ScoreDirection.HIGHER
+    assert QGE(QGE(metric, signed=False)).direction is direction
+
+
+def test_direction_turns_the_gap():
+    problem, inner = quantus_metrics.problem(), make("Pixel-Flipping")
+    turned = QGE(inner, direction="higher")(**problem.arguments())
+    np.testing.assert_allclose(turned, -np.array(QGE(inner)(**problem.arguments())))
+
+
+def test_reduce():
+    problem, inner = quantus_metrics.problem(), make("Pixel-Flipping")
+    metric = QGE(inner, reduce=np.max)
+    scores = metric(**problem.arguments())
+    curves = metric.details["reference_curve"].max(1) - metric.details["score_curve"].max(1)
+    np.testing.assert_allclose(scores, curves)
+    with pytest.raises(ValueError, match="reduce must make one number of each of the 6 curves"):
+        QGE(inner, reduce=lambda curves, axis: 1.0)(**problem.arguments())
+
+
+def test_describes_its_metric():
+    metric = QGE(quantus.AttributionLocalisation())
+    assert metric.name == "QGE (Attribution Localisation)"
+    assert metric.evaluation_category is quantus.AttributionLocalisation.evaluation_category
+    assert metric.data_applicability == quantus.AttributionLocalisation.data_applicability
+    assert metric.abs
+    assert metric.normalise
+    assert not QGE(quantus.AttributionLocalisation(), abs=False).abs
+
+
+def test_pickles_and_copies():
+    problem = quantus_metrics.problem()
+    metric = QGE(make("Pixel-Flipping"))
+    scores = metric(**problem.arguments())
+    for twin in (pickle.loads(pickle.dumps(metric)), copy.deepcopy(metric)):
+        assert twin(**problem.arguments()) == scores
+
+
+class Returns(Metric[Any]):
+    """A metric that returns what it is told."""
+
+    name = "Returns"
+    data_applicability = quantus.PixelFlipping.data_applicability
+    model_applicability = quantus.PixelFlipping.model_applicability
+    score_direction = ScoreDirection.HIGHER
+    evaluation_category = quantus.PixelFlipping.evaluation_category
+
+    def __init__(self, result: Any) -> None:
+        super().__init__(False, False, None, None, True, np.mean, None, True, False)
+        self.result = result
+
+    def evaluate_batch(self, **data: Any) -> Any:
+        return self.result
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ([1.0, 2.0], "Returns gives 2 scores for 6 samples"),
+        ([[1.0], [1.0, 2.0]] * 3, "curves of different lengths"),
+    ],
+)
+def test_results_that_do_not_compare(result: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        QGE(Returns(result))(**quantus_metrics.problem().arguments())
+
+
+def test_results_of_other_kinds():
+    problem = quantus_metrics.problem()
+    for result in ([True] * N, [None, *[1] * (N - 1)], torch.ones(N), np.ones((N, 2, 3))):
+        metric = QGE(Returns(result))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            scores = metric(**problem.arguments())
+        assert np.nansum(scores) == 0
+        assert len(scores) == N
+
+
+def test_pooled_dicts_are_refused():
+    class Pooled(Returns):
+        def __call__(self, **arguments: Any) -> Any:
+            return {"layer": 0.5}
+
+    with pytest.raises(ValueError, match="Pooled gives a dict whose values are not one number"):
+        QGE(Pooled(None))(**quantus_metrics.problem().arguments())
+
+
+def test_explanations_of_part_of_a_batch_need_single_batches():
+    class OneByOne(Returns):
+        def evaluate_batch(self, model: Any, x_batch: Any, y_batch: Any, **data: Any) -> Any:
+            rows = zip(x_batch, y_batch, strict=True)
+            return [self.explain_batch(model, x[None], np.array([y])).max() for x, y in rows]
+
+    metric, problem = QGE(OneByOne(None)), quantus_metrics.problem()
+    with pytest.raises(ValueError, match=r"asked for 1 maps within a batch of 6 .* batch_size=1"):
+        metric(**problem.arguments())
+    assert metric(**problem.arguments(batch_size=1)) == [0.0] * N
+
+
+def test_maps_that_quantus_refuses_are_named():
+    a = -np.ones((N, 1, 16, 16), dtype=np.float32)
+    metric = QGE(quantus.TopKIntersection(k=3, abs=False, normalise=False))
+    with pytest.raises(ValueError, match=r"TopKIntersection refuses .* \[0, 1, 2, 3, 4, 5\]: "):
+        metric(**quantus_metrics.problem().arguments(a_batch=a))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"metric": quantus.PixelFlipping}, TypeError, "metric must be an instance of a Quantus"),
+        ({"reference": "opposite"}, ValueError, "reference must be one of 'inverse', 'random'"),
+        ({"n_references": 0}, ValueError, "n_references must be at least 1, is 0"),
+        ({"n_references": 2}, ValueError, 'n_references above 1 needs reference="random", is 2'),
+        ({"direction": "up"}, ValueError, "direction must be one of 'higher', 'lower', is 'up'"),
+        ({"reduce": "mean"}, TypeError, "reduce must be callable, is 'mean'"),
+    ],
+)
+def test_bad_settings(arguments: dict[str, Any], error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        QGE(**{"metric": quantus.PixelFlipping(), **arguments})
+
+
+def test_a_metric_without_a_direction_needs_one():
+    class Undirected(Returns):
+        score_direction = None
+
+    with pytest.raises(ValueError, match=r"direction must be given: Undirected.score_direction"):
+        QGE(Undirected([0.0] * N))
+    assert QGE(Undirected([0.0] * N), direction="higher").direction is ScoreDirection.HIGHER
+
+
+def test_in_quantus_evaluate():
+    problem = quantus_metrics.problem()
+    results = quantus.evaluate(
+        metrics={"gap": QGE(make("Pixel-Flipping")), "stable": QGE(make("Max-Sensitivity"))},
+        xai_methods={"gradients": gradients},
+        model=problem.model,
+        x_batch=problem.x,
+        y_batch=problem.y,
+        s_batch=problem.s,
+        explain_func_kwargs={},
+        call_kwargs={"plain": {}},
+    )
+    expected = QGE(make("Pixel-Flipping"))(**problem.arguments())
+    np.testing.assert_allclose(results["gradients"]["gap"], expected, rtol=1e-5)
