@@ -85,15 +85,15 @@ def _integer(name: str, value: Any) -> int:
         raise TypeError(f"{name} must be an integer, is {value!r}") from None
 
 
-def inputs(x: Tensor) -> None:
+def inputs(x: Tensor, name: str = "x_batch") -> None:
     """Check the inputs: 2 to 4 dimensions, at least one sample, finite."""
     if x.ndim not in (2, 3, 4):
         raise ValueError(
-            f"x_batch must have shape (n, F), (n, C, T) or (n, C, H, W), has {tuple(x.shape)}"
+            f"{name} must have shape (n, F), (n, C, T) or (n, C, H, W), has {tuple(x.shape)}"
         )
     if x.numel() == 0:
-        raise ValueError(f"x_batch must hold at least one sample and value, has {tuple(x.shape)}")
-    all_finite("x_batch", x)
+        raise ValueError(f"{name} must hold at least one sample and value, has {tuple(x.shape)}")
+    all_finite(name, x)
 
 
 def all_finite(name: str, values: Tensor) -> None:
@@ -135,7 +135,7 @@ def attributions(a: Tensor, x: Tensor) -> Tensor:
     return a
 
 
-def labels(y: object, n: int) -> np.ndarray:
+def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:
     """Return labels as int64: n integers of at least 0.
 
     Raises
@@ -143,7 +143,7 @@ def labels(y: object, n: int) -> np.ndarray:
     TypeError, ValueError
         If they are no integers, of another number, or negative.
     """
-    return _indices("y_batch", y, n, "labels")
+    return _indices(name, y, n, "labels")
 
 
 def sample_indices(index: object, n: int) -> np.ndarray:
@@ -165,12 +165,12 @@ def _indices(name: str, values: object, n: int, what: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def labels_below(y: np.ndarray, classes: int) -> None:
+def labels_below(y: np.ndarray, classes: int, name: str = "y_batch") -> None:
     """Raise ValueError naming the first sample whose label is not below ``classes``."""
     if (y >= classes).any():
         sample = int(np.flatnonzero(y >= classes)[0])
         raise ValueError(
-            f"labels in y_batch must be below {classes}, the model's number of classes; "
+            f"labels in {name} must be below {classes}, the model's number of classes; "
             f"sample {sample} has {y[sample]}"
         )
 
