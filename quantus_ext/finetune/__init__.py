@@ -1,0 +1,16 @@
+"""Copies of a model that were tuned to stand the removal of elements, and how well they do."""
+
+from quantus_ext.finetune.cache import clear_memory
+from quantus_ext.finetune.health import Health, health_report
+from quantus_ext.finetune.masks import MaskSampler
+from quantus_ext.finetune.tuner import FineTuner, TuningReport, resolve_tuned_model
+
+__all__ = [
+    "FineTuner",
+    "Health",
+    "MaskSampler",
+    "TuningReport",
+    "clear_memory",
+    "health_report",
+    "resolve_tuned_model",
+]

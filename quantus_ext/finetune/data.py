@@ -1,0 +1,98 @@
+"""Training data: read once, checked, and owned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from quantus_ext import checks
+from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.finetune.identity import content_key
+
+_READ = 256
+"""Rows at a time from a data set without a loader."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Inputs and labels that nobody else changes, so that copies can share them.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    y : Tensor, int64, shape (n,), or None
+        None stands for the predictions of the model that is tuned.
+    """
+
+    x: Tensor
+    y: Tensor | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TrainingData:
+        return self
+
+    @cached_property
+    def key(self) -> str:
+        """The content's key."""
+        return content_key(self.x, self.y)
+
+
+def read(x: object, y: object = None, *, seed: int = 0) -> TrainingData:
+    """Read training data into memory.
+
+    Parameters
+    ----------
+    x : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W); or DataLoader or Dataset
+        Inputs, channels first; or what gives ``(x, y)`` pairs.
+    y : array or tensor of int, shape (n,), optional
+        Labels.
+    seed : int, default 0
+        Of the global generators while a loader shuffles: the order is always the same.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes or labels don't fit, or a value is NaN or infinite.
+    """
+    if isinstance(x, (DataLoader, Dataset)):
+        if y is not None:
+            raise ValueError("y must be None with a DataLoader or Dataset as x, which gives labels")
+        x, y = _read_loader(x, seed)
+    try:
+        inputs = x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"x must be an array or tensor of numbers: {error}") from error
+    checks.inputs(inputs, "x")
+    if len(inputs) < 3:
+        raise ValueError(
+            f"x must hold at least 3 samples, 2 to train on and 1 to hold out, holds {len(inputs)}"
+        )
+    if y is None:
+        return TrainingData(inputs, None)
+    return TrainingData(inputs, torch.from_numpy(checks.labels(y, len(inputs), "y")))
+
+
+def _read_loader(source: DataLoader[Any] | Dataset[Any], seed: int) -> tuple[Tensor, Tensor]:
+    loader = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=_READ)
+    own = loader.generator.get_state() if isinstance(loader.generator, torch.Generator) else None
+    pairs = []
+    with isolated_random_state():
+        seed_global_generators(seed % 2**32)
+        for batch in loader:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TypeError(
+                    f"x must give (x, y) pairs as a {type(source).__name__}, "
+                    f"gives {type(batch).__name__}"
+                )
+            pairs.append((torch.as_tensor(batch[0]), torch.as_tensor(batch[1])))
+    if own is not None:
+        loader.generator.set_state(own)
+    if not pairs:
+        raise ValueError(f"x must hold at least one batch, the {type(source).__name__} is empty")
+    inputs, labels = zip(*pairs, strict=True)
+    return torch.cat(inputs), torch.cat(labels)

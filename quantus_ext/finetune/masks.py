@@ -1,0 +1,118 @@
+"""Random masks to train under, of the elements and the perturbation that will be evaluated."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quantus_ext import checks
+from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import ELEMENTS, elements_of
+from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.sampling import Purpose
+
+
+class MaskSampler:
+    """Perturbs random elements: ``P_β`` of F-Fidelity (Zheng et al., 2025, eq. 5).
+
+    Masks are functions of (seed, sample index, draw) alone, and independent of those that an
+    evaluation with the same seed draws.
+
+    Parameters
+    ----------
+    perturbation : Perturbation
+        What masked elements become.
+    beta : float
+        β, the largest share of elements that is masked, in (0, 1].
+    element : {"position", "channel_value", "patch", "segment"}, default "position"
+        See :func:`quantus_ext.engine.elements.elements_of`.
+    patch_size : int, optional
+        For ``element="patch"``.
+    seed : int, default 0
+
+    Raises
+    ------
+    ValueError
+        If an argument breaks a rule; on a call with ``element="segment"``, because training data
+        come without segment maps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.engine.perturb import replace_by
+    >>> from quantus_ext.finetune import MaskSampler
+    >>> masks = MaskSampler(perturbation=replace_by(0.0), beta=0.25)
+    >>> x = torch.ones(100, 3, 4, 4)
+    >>> sorted({int(removed) for removed in (masks(x) == 0).sum((1, 2, 3))})
+    [0, 3, 6, 9, 12]
+    """
+
+    def __init__(
+        self,
+        *,
+        perturbation: Perturbation,
+        beta: float,
+        element: str = "position",
+        patch_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        checks.one_of("element", element, ELEMENTS)
+        self.perturbation = perturbation
+        self.beta = checks.fraction("beta", beta)
+        self.element = element
+        self.patch_size = patch_size
+        self.seed = seed
+
+    def __call__(self, x: Tensor, draw: int = 0, index: Tensor | None = None) -> Tensor:
+        """Return a copy with a random number of random elements perturbed, over all channels.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        draw : int, default 0
+        index : Tensor, int64, shape (n,), optional
+            The samples' indices, by default 0, …, n - 1.
+
+        Returns
+        -------
+        Tensor, shape of ``x``
+            For each sample the number of masked elements is uniform on {0, …, ⌊βt⌋}; where
+            ⌊βt⌋ is 0, on {0, 1}.
+        """
+        keys = self._keys(x, draw, index)
+        bound = max(self.count(x, self.beta), 1) + 1
+        sizes = sampling.integers(keys, [bound], Purpose.MASK_SIZE)
+        return self._masked(x, keys, sizes)
+
+    def at(self, x: Tensor, fraction: float, draw: int = 0, index: Tensor | None = None) -> Tensor:
+        """Return a copy with exactly ``⌊fraction·t⌋`` random elements of each sample perturbed."""
+        return self._masked(x, self._keys(x, draw, index), self.count(x, fraction))
+
+    def count(self, x: Tensor, fraction: float) -> int:
+        """Return ``⌊fraction·t⌋``."""
+        return sampling.snapped_floor(fraction * self._largest(x))
+
+    def _largest(self, x: Tensor) -> int:
+        if self.element == "segment":
+            raise ValueError(
+                "element='segment' needs segment maps, which training data do not have: pass a "
+                "tuned model or a callable as fine_tune, or use element='patch'"
+            )
+        return elements_of(x[:1], self.element, patch_size=self.patch_size).largest
+
+    def _keys(self, x: Tensor, draw: int, index: Tensor | None) -> Tensor:
+        index = torch.arange(len(x)) if index is None else index
+        keys = sampling.sample_keys(self.seed, index.to(x.device))
+        return sampling.draw_keys(keys, draw, draw + 1)
+
+    def _masked(self, x: Tensor, keys: Tensor, sizes: int | Tensor) -> Tensor:
+        elements = elements_of(x, self.element, patch_size=self.patch_size)
+        # The first number made the size. The second is a key of its own, or training would see
+        # the very masks that the evaluation draws by these keys.
+        own = sampling.bits(keys, 2, Purpose.MASK_SIZE)[..., 1]
+        size = sizes if isinstance(sizes, int) else sizes[..., :1]
+        chosen = sampling.subsets(own, elements.largest, size)
+        apply = self.perturbation.prepare(x)
+        everything = slice(None)
+        mask = elements.expand(chosen, everything)
+        return apply(everything, mask, own, torch.empty_like(x).unsqueeze(1)).squeeze(1)

@@ -1,0 +1,255 @@
+"""The one training loop: corrupted inputs, cross-entropy on logits, a held-out checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from quantus_ext import checks
+from quantus_ext.engine.forward import Forward, resolve_softmax
+from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+
+Corrupt = Callable[[Tensor, int, Tensor], Tensor]
+"""(inputs, draw, indices of the samples) -> inputs to train on; a function of its arguments."""
+
+_VALIDATION_ROWS, _VALIDATION_DRAWS = 512, 8
+"""Small held-out sets are corrupted more than once, up to so many rows or draws."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; see :class:`quantus_ext.finetune.FineTuner`."""
+
+    epochs: int
+    lr: float
+    optimiser: Callable[..., torch.optim.Optimizer]
+    batch_size: int
+    validation_fraction: float
+    patience: int
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """Weights of the best checkpoint, on the processor, and how the training went.
+
+    Accuracies are those on held-out corrupted data; checkpoint 0 is the model as it came.
+    """
+
+    state: dict[str, Any]
+    epochs: int
+    best_epoch: int
+    accuracy_before: float
+    accuracy: float
+
+
+@contextmanager
+def isolated_training(device: torch.device, seed: int) -> Iterator[None]:
+    """Record gradients, whatever the caller does, with seeded generators that are put back."""
+    cuda = device.type == "cuda"
+    with (
+        isolated_random_state(),
+        torch.random.fork_rng(devices=[device] if cuda else []),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        seed_global_generators(seed % 2**32)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed % 2**32)
+        yield
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """Return a deep copy, or say why there is none."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            f"model cannot be copied, so pass a tuned model as fine_tune: {error}"
+        ) from error
+
+
+def as_input(x: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+    """Return rows on the model's device, in the type of its weights."""
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    plain = x.dtype if x.is_floating_point() else torch.float32
+    return x.to(device, next(floating, plain))
+
+
+def train(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    corrupt: Corrupt,
+    settings: Settings,
+    *,
+    description: str,
+    display_progressbar: bool,
+) -> Outcome:
+    """Train a copy of a model on corrupted inputs, and choose the checkpoint on held-out ones.
+
+    The copy with the highest accuracy on held-out corrupted data is kept, of equals the one with
+    the lowest loss; training stops after ``patience`` epochs without a better one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode. It is not changed.
+    x : Tensor, shape (n, \\*sample)
+    y : Tensor, int64, shape (n,)
+    corrupt : callable
+        See :data:`Corrupt`; draw ``e`` in epoch e, from 1.
+    settings : Settings
+    description : str
+        Of the progress bar.
+    display_progressbar : bool
+
+    Raises
+    ------
+    ValueError
+        If inputs or labels don't fit the model.
+    RuntimeError
+        If the loss becomes NaN or infinite.
+    """
+    device = checks.resolve_device(model, None)
+    with isolated_training(device, settings.seed):
+        work = copy_model(model)
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in work.parameters()):
+            # Steps of a few thousandths of a weight are lost in half precision.
+            work = work.float()
+        parameters = [p for p in work.parameters() if p.is_floating_point()]
+        if not parameters:
+            raise ValueError("model must have floating-point weights to be tuned, has none")
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        run = _Run(work, x, y, corrupt, settings, device)
+        optimiser = settings.optimiser(parameters, lr=settings.lr)
+        before = run.held_out()
+        if not math.isfinite(before.loss):
+            raise ValueError(
+                "model must give finite outputs on masked inputs, gives NaN or infinity"
+            )
+        best, best_epoch, state, epoch = before, 0, _snapshot(work), 0
+        epochs = range(1, settings.epochs + 1)
+        with tqdm(epochs, desc=description, disable=not display_progressbar) as bar:
+            for epoch in bar:
+                loss = run.epoch(optimiser, epoch)
+                now = run.held_out() if math.isfinite(loss) else None
+                if now is None or not math.isfinite(now.loss):
+                    raise RuntimeError(
+                        f"training diverged: the loss is not finite in epoch {epoch} with "
+                        f"lr={settings.lr}; a smaller lr may help"
+                    )
+                bar.set_postfix(accuracy=f"{now.accuracy:.3f}")
+                if (now.accuracy, -now.loss) > (best.accuracy, -best.loss):
+                    best, best_epoch, state = now, epoch, _snapshot(work)
+                if epoch - best_epoch >= settings.patience:
+                    break
+    return Outcome(state, epoch, best_epoch, before.accuracy, best.accuracy)
+
+
+def with_weights(model: nn.Module, state: dict[str, Any]) -> nn.Module:
+    """Return a copy of ``model`` with other weights and its own types, flags and device."""
+    with torch.inference_mode(False):
+        tuned = copy_model(model)
+        tuned.load_state_dict(state)
+    return tuned.eval()
+
+
+class _HeldOut(NamedTuple):
+    accuracy: float
+    loss: float
+
+
+class _Run:
+    """A model with its data: one epoch of training, and the measure on held-out data."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        corrupt: Corrupt,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self.model, self.x, self.corrupt, self.device = model, x, corrupt, device
+        self.y = y.to(device)
+        self.batch_size = settings.batch_size
+        self.generator = torch.Generator().manual_seed(settings.seed % 2**63)
+        order = torch.randperm(len(x), generator=self.generator)
+        held_out = min(max(round(settings.validation_fraction * len(x)), 1), len(x) - 2)
+        self.validation, self.training = order[:held_out], order[held_out:]
+        # Without its softmax a model is a shallow copy of it, with a mode of its own.
+        self.resolved = resolve_softmax(model, softmax=False)
+        outputs = self._first_outputs()
+        checks.labels_below(y.cpu().numpy(), outputs.shape[1], "y")
+        sums_to_one = ((outputs.sum(1) - 1).abs() < 1e-3) & (outputs >= 0).all(1)
+        self.gives_probabilities = bool(sums_to_one.all())
+
+    def epoch(self, optimiser: torch.optim.Optimizer, draw: int) -> float:
+        """Take one step a batch and return the sum of losses."""
+        n = len(self.training)
+        order = self.training[torch.randperm(n, generator=self.generator)]
+        self.resolved.train()
+        total = torch.zeros((), device=self.device)
+        # Batches of near-equal size: batch norm cannot take one of a single row.
+        for rows in order.tensor_split(min(-(-n // self.batch_size), n // 2)):
+            optimiser.zero_grad()
+            loss = F.cross_entropy(self._logits(rows, draw), self.y[rows])
+            loss.backward()
+            optimiser.step()
+            total += loss.detach()
+        return float(total)
+
+    def held_out(self) -> _HeldOut:
+        """Measure on held-out data, corrupted the same way every time."""
+        self.resolved.eval()
+        n = len(self.validation)
+        draws = max(min(_VALIDATION_ROWS // n, _VALIDATION_DRAWS), 1)
+        correct, loss = (torch.zeros((), dtype=torch.float64, device=self.device) for _ in "ab")
+        with torch.no_grad():
+            for rows in self.validation.split(self.batch_size):
+                y = self.y[rows]
+                for draw in range(draws):
+                    logits = self._logits(rows, draw)
+                    correct += (logits.argmax(1) == y).sum()
+                    loss += F.cross_entropy(logits, y, reduction="sum")
+        return _HeldOut(float(correct) / (n * draws), float(loss) / (n * draws))
+
+    def _logits(self, rows: Tensor, draw: int) -> Tensor:
+        x = self.corrupt(as_input(self.x[rows], self.model, self.device), draw, rows)
+        outputs: Tensor = self.resolved(x)
+        if self.gives_probabilities:
+            # From a softmax that is no module: their logarithms are logits.
+            return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
+        return outputs
+
+    def _first_outputs(self) -> Tensor:
+        first = as_input(self.x[:8], self.model, self.device)
+        try:
+            return Forward(self.resolved).clean(first)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"x must hold inputs of the model, samples of shape {tuple(first.shape[1:])} do "
+                f"not go through it: {error}"
+            ) from error
+
+
+def _snapshot(model: nn.Module) -> dict[str, Any]:
+    state = model.state_dict()
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            state[name] = value.detach().cpu().clone()
+    return state
