@@ -1,8 +1,17 @@
 """Faithfulness metrics for Quantus that are the papers', fast, and carry a standard error."""
 
 from quantus_ext import functional
-from quantus_ext.metrics import QGE, Infidelity
+from quantus_ext.finetune import FineTuner
+from quantus_ext.metrics import QGE, FFidelity, Fidelity, Infidelity, RFidelity
 
 __version__ = "0.1.0"
 
-__all__ = ["QGE", "Infidelity", "functional"]
+__all__ = [
+    "QGE",
+    "FFidelity",
+    "Fidelity",
+    "FineTuner",
+    "Infidelity",
+    "RFidelity",
+    "functional",
+]

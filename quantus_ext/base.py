@@ -176,23 +176,29 @@ class TorchMetric(Metric[list[float]]):
             raise TypeError(
                 f"a_batch is None, so explain_func must be callable, is {explain_func!r}"
             )
-        forward = Forward.of_module(
-            model,
-            torch_device,
-            softmax=self.default_softmax if softmax is None else softmax,
-            predict_kwargs=model_predict_kwargs,
-            chunk_size=self.chunk_size,
-        )
+
+        def forward_of(module: nn.Module) -> Forward:
+            return Forward.of_module(
+                module,
+                torch_device,
+                softmax=self.default_softmax if softmax is None else softmax,
+                predict_kwargs=model_predict_kwargs,
+                chunk_size=self.chunk_size,
+            )
+
+        forward = forward_of(model)
+        if y is None:
+            y = forward.clean(x).argmax(1).cpu().numpy()
+        asked = self.model_to_ask(model, x, torch.from_numpy(y).to(torch_device))
+        if asked is not model:
+            forward = forward_of(asked)
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         batches = []
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, start + batch_size)
             clean = forward.clean(x[rows])
-            if y is None:
-                labels = clean.argmax(1)
-            else:
-                checks.labels_below(y, clean.shape[1])
-                labels = torch.from_numpy(y[rows]).to(torch_device)
+            checks.labels_below(y, clean.shape[1])
+            labels = torch.from_numpy(y[rows]).to(torch_device)
             if a is not None:
                 attributions = a[rows]
             else:
@@ -218,6 +224,20 @@ class TorchMetric(Metric[list[float]]):
                 )
             )
         return self._finish(batches, forward)
+
+    def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+        """Return the model that answers the perturbed inputs, by default the explained one.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The explained model.
+        x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+            All inputs of the call.
+        y : Tensor, int64, shape (n,)
+            Explained classes.
+        """
+        return model
 
     @abstractmethod
     def evaluate_batch(

@@ -60,6 +60,17 @@ def fraction(name: str, value: object) -> float:
     return number
 
 
+def fractions(name: str, values: object) -> list[float]:
+    """Return a non-empty list of floats in (0, 1]; a single number makes a list of one."""
+    if isinstance(values, Real):
+        values = [values]
+    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str):
+        raise TypeError(f"{name} must be a number or a sequence of them, is {values!r}")
+    if len(values) == 0:
+        raise ValueError(f"{name} must hold at least one number, is empty")
+    return [fraction(name, value) for value in values]
+
+
 def seed(value: object) -> int | None:
     """Return a seed: an integer of at least 0, or None."""
     if value is None:

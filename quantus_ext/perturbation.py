@@ -6,6 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from quantus.functions import perturb_func as quantus_functions
@@ -110,7 +111,18 @@ TABLE = (
 _BY_FUNCTION = {id(getattr(quantus_functions, entry.name)): entry for entry in TABLE}
 
 
-def resolve(perturb_func: Callable[..., Any], keywords: Keywords) -> Perturbation:
+def bind(
+    perturb_func: Callable[..., Any], perturb_baseline: object, keywords: Keywords | None
+) -> functools.partial[Any]:
+    """Bind a perturbation function to its keywords, as Quantus does; errors come at once."""
+    bound = {"perturb_baseline": perturb_baseline, **(keywords or {})}
+    resolve(perturb_func, bound)
+    return functools.partial(perturb_func, **bound)
+
+
+def resolve(
+    perturb_func: Callable[..., Any], keywords: Keywords = MappingProxyType({})
+) -> Perturbation:
     """Return the perturbation that a function of Quantus's kind makes on this engine.
 
     Parameters

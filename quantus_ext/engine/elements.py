@@ -83,9 +83,15 @@ class Elements:
         scores = self.scores(a)
         # A stable sort of a random order leaves tied elements in random order.
         shuffled = sampling.distinct(keys, self.largest, Purpose.TIE).argsort(1)
-        by_score = scores.gather(1, shuffled).sort(1, descending=True, stable=True).indices
+        by_score = scores.gather(1, shuffled).sort(stable=True, dim=1, descending=True).indices
         order = shuffled.gather(1, by_score)
         return order.argsort(1)
+
+    def totals(self) -> list[int]:
+        """Return ``counts`` on the host; only groupings that differ are read from the device."""
+        if self.group is None or len(self.group) == 1:
+            return [self.largest] * len(self.counts)
+        return [int(count) for count in self.counts.tolist()]
 
     def expand(self, chosen: Tensor, samples: Rows) -> Tensor:
         """Return the values' mask, shape (b, d, \\*mask_shape), of chosen elements (b, d, T)."""

@@ -270,9 +270,20 @@ def resolve_softmax(model: nn.Module, softmax: bool) -> nn.Module:
     ends_in_softmax = isinstance(last, nn.Softmax)
     if ends_in_softmax and not softmax:
         return _without(model, name.split(".")) if name else nn.Identity()
-    if softmax and not ends_in_softmax:
-        return nn.Sequential(model, nn.Softmax(dim=-1))
-    return model
+    return _Probabilities(model) if softmax and not ends_in_softmax else model
+
+
+class _Probabilities(nn.Module):
+    """A model with a softmax after it, which takes the model's own keywords."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Tensor, **keywords: Any) -> Any:
+        outputs = self.model(rows, **keywords)
+        # What is no tensor becomes an error that says so, where outputs are checked.
+        return outputs.softmax(-1) if isinstance(outputs, Tensor) else outputs
 
 
 def _without(module: nn.Module, path: list[str]) -> nn.Module:

@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     REFERENCE_TIE = 11
     REFERENCE_ORDER = 12
     REFERENCE_STATE = 13
+    DEGRADED_PLACE = 21
+    DEGRADED_VALUE = 22
 
 
 def fresh_seed() -> int:

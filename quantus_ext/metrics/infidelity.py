@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -130,10 +129,11 @@ class Infidelity(TorchMetric):
         self.multiply_by_inputs = multiply_by_inputs
         self.inputs_baseline = checks.finite_number("inputs_baseline", inputs_baseline)
         self.rescale = rescale
-        keywords = {"perturb_baseline": perturb_baseline, **(perturb_func_kwargs or {})}
-        chosen = perturb_func or batch_baseline_replacement_by_indices
-        perturbation.resolve(chosen, keywords)
-        self.perturb_func = functools.partial(chosen, **keywords)
+        self.perturb_func = perturbation.bind(
+            perturb_func or batch_baseline_replacement_by_indices,
+            perturb_baseline,
+            perturb_func_kwargs,
+        )
         self.tolerance = (
             None if tolerance is None else checks.positive_number("tolerance", tolerance)
         )
@@ -151,7 +151,7 @@ class Infidelity(TorchMetric):
         seed: int,
     ) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        resolved = perturbation.resolve(self.perturb_func, {})
+        resolved = perturbation.resolve(self.perturb_func)
         self._check_patch_sizes(x_batch)
         if self.scheme == "quantus":
             return cumulative_infidelity(

@@ -1,0 +1,283 @@
+r"""Fidelity, R-Fidelity and F-Fidelity (Zheng et al., ICLR 2025), which differ in two numbers.
+
+Remove elements of the explanation (the top s), and of the rest, and see whether the answer stays:
+``Fid⁺ = 1(y = f(x)) - E[1(y = f(x without k⁺ of the top s))]`` and ``Fid⁻`` likewise with k⁻ of
+the other t - s. All of them gone is Fidelity (eq. 1-2), a fraction α of them R-Fidelity (eq. 3-4),
+and at most βt elements, asked of a model tuned to stand that, F-Fidelity (eq. 6).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from quantus_ext.engine import sampling
+from quantus_ext.engine.draws import Block, sum_draws, sum_until_known
+from quantus_ext.engine.elements import Elements, elements_of
+from quantus_ext.engine.forward import Forward, Predict
+from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.functional.scores import Scores
+
+Sign = Literal["plus", "minus", "gap"]
+Output = Literal["label", "probability"]
+
+
+class Counts(NamedTuple):
+    """How many elements: in the explanation, removed from it, removed from the rest."""
+
+    size: int
+    plus: int
+    minus: int
+
+
+def removal_counts(t: int, sparsity: float, alpha: tuple[float, float], beta: float) -> Counts:
+    """Count elements exactly: ``s = ⌊sparsity·t⌋``, ``k⁺ = min(⌊α⁺s⌋, ⌊βt⌋)``,
+    ``k⁻ = min(⌈α⁻(t - s)⌉, ⌊βt⌋)``, at least 1 in place of a ``⌊βt⌋`` of 0.
+
+    Examples
+    --------
+    >>> from quantus_ext.functional.fidelity import removal_counts
+    >>> removal_counts(100, 0.29, (0.5, 0.5), beta=1.0)
+    Counts(size=29, plus=14, minus=36)
+    >>> removal_counts(100, 0.29, (0.5, 0.5), beta=0.1)
+    Counts(size=29, plus=10, minus=10)
+    """  # noqa: D205 - formulas
+    size = sampling.snapped_floor(sparsity * t)
+    cap = max(sampling.snapped_floor(beta * t), 1)
+    plus = min(sampling.snapped_floor(alpha[0] * size), cap)
+    minus = min(math.ceil(round(alpha[1] * (t - size), 9)), cap)
+    return Counts(size, plus, minus)
+
+
+def fidelity(
+    forward: Forward | Predict,
+    x: Tensor,
+    a: Tensor,
+    y: Tensor,
+    *,
+    sparsity: Sequence[float],
+    elements: Elements | None = None,
+    perturbation: Perturbation | None = None,
+    alpha: tuple[float, float] = (1.0, 1.0),
+    beta: float = 1.0,
+    n_draws: int = 1,
+    score: Sign = "plus",
+    output: Output = "label",
+    tolerance: float | None = None,
+    seed: int = 0,
+    index: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> Scores:
+    """Compute Fid⁺, Fid⁻ and their difference over a grid of explanation sizes.
+
+    Parameters
+    ----------
+    forward : Forward or callable
+        The model that answers: rows in, (rows, classes) out; probabilities where
+        ``output="probability"``.
+    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        Inputs.
+    a : Tensor, shape of ``x`` or with one channel
+        Attributions; only their ranks count.
+    y : Tensor, int64, shape (n,)
+        Explained classes.
+    sparsity : sequence of float in (0, 1]
+        Explanation sizes as shares of a sample's elements.
+    elements : Elements, optional
+        By default each position is one, over all channels.
+    perturbation : Perturbation, optional
+        What removed elements become; by default 0.
+    alpha : (float, float), default (1, 1)
+        α⁺ and α⁻, the shares removed by a draw.
+    beta : float, default 1
+        At most this share of all elements is removed.
+    n_draws : int, default 1
+        Draws for each sample, size and sign, or the most of them with ``tolerance``. Where all
+        of a region goes there is but one.
+    score : {"plus", "minus", "gap"}
+        Which mean over the sizes is the score; ``gap = plus - minus``.
+    output : {"label", "probability"}
+        ``1(y = f(·))``, or the probability of y in its place.
+    tolerance : float, optional
+        Target standard error of the score.
+    seed, index, clean
+        As for :func:`quantus_ext.functional.infidelity`.
+
+    Returns
+    -------
+    Scores
+        ``details`` has ``plus``, ``minus``, ``gap`` (n,), and of shape (n, sizes)
+        ``curve_plus``, ``curve_minus``, their standard errors ``error_plus`` and
+        ``error_minus``, ``sparsity`` and ``size``.
+
+    Examples
+    --------
+    A model that reads the first feature, explained rightly:
+
+    >>> import torch
+    >>> from quantus_ext.functional import fidelity
+    >>> x = torch.ones(1, 4)
+    >>> a = torch.tensor([[3.0, 2.0, 1.0, 0.0]])
+    >>> result = fidelity(
+    ...     lambda rows: torch.stack([0.5 - rows[:, 0], rows[:, 0] - 0.5], 1),
+    ...     x,
+    ...     a,
+    ...     torch.tensor([1]),
+    ...     sparsity=[0.25, 0.5],
+    ... )
+    >>> result.details["curve_plus"].tolist(), result.details["curve_minus"].tolist()
+    ([[1.0, 1.0]], [[0.0, 0.0]])
+    """
+    forward = forward if isinstance(forward, Forward) else Forward(forward)
+    perturbation = perturbation or replace_by(0.0)
+    elements = elements or elements_of(x)
+    index = torch.arange(len(x), device=x.device) if index is None else index
+    keys = sampling.sample_keys(seed, index)
+    ranks = elements.ranks(a, keys)
+    original = _answer(forward.clean(x) if clean is None else clean, y[:, None], output)
+    # Counts are known on the host, so that nothing waits for the device.
+    totals = elements.totals()
+    if beta < 1 and sampling.snapped_floor(beta * min(totals)) == 0:
+        warnings.warn(
+            f"beta = {beta} of {min(totals)} elements is none; 1 is removed instead",
+            UserWarning,
+            stacklevel=2,
+        )
+    # The score is a mean over independent cells, so each may be known less well than the score.
+    cells = 2 * len(sparsity) if score == "gap" else len(sparsity)
+    cell_tolerance = None if tolerance is None else tolerance * len(sparsity) / cells**0.5
+
+    def answer_without(region: _Region, stream: int) -> tuple[Tensor, Tensor]:
+        """Return the mean answer, shape (n,), and its squared standard error."""
+        if not any(region.removed):
+            return original, torch.zeros_like(original)
+        cell_keys = sampling.draw_keys(keys, stream, stream + 1).squeeze(1)
+        members = region.members(ranks)
+        size = region.size(x.device)
+
+        def sum_rows(rows: Tensor | slice, start: int, stop: int) -> Tensor:
+            inside, targets, grouping = members[rows], y[rows], elements.take(rows)
+            sizes = size if isinstance(size, int) else size[rows]
+
+            def sampler(samples: slice, block_keys: Tensor) -> Tensor:
+                among = inside[samples]
+                if region.all_removed:
+                    chosen = among.unsqueeze(1).expand(-1, block_keys.shape[1], -1)
+                else:
+                    count = sizes if isinstance(sizes, int) else sizes[samples]
+                    chosen = sampling.subsets(block_keys, elements.largest, count, among)
+                return grouping.expand(chosen, samples)
+
+            def statistic(block: Block) -> Tensor:
+                answers = _answer(block.outputs, targets[block.samples][:, None, None], output)
+                return torch.stack([answers.sum(1), (answers**2).sum(1)], 1)
+
+            return sum_draws(
+                forward,
+                x[rows],
+                cell_keys[rows],
+                sampler=sampler,
+                perturbation=perturbation,
+                statistic=statistic,
+                start=start,
+                stop=stop,
+            )
+
+        is_random = perturbation.random or not region.all_removed
+        sums, counts = sum_until_known(
+            sum_rows,
+            len(x),
+            n_draws=n_draws if is_random else 1,
+            tolerance=cell_tolerance,
+            variance=_variance,
+            spread=torch.ones_like(original),
+            device=x.device,
+        )
+        error = _variance(sums, counts) / counts if is_random else torch.zeros_like(original)
+        return sums[:, 0] / counts, error
+
+    curves: dict[str, list[Tensor]] = {"plus": [], "minus": []}
+    errors: dict[str, list[Tensor]] = {"plus": [], "minus": []}
+    sizes = []
+    for level, share in enumerate(sparsity):
+        counts = [removal_counts(t, share, alpha, beta) for t in totals]
+        sizes.append(torch.tensor([count.size for count in counts], device=x.device))
+        regions = {
+            "plus": _Region([(0, count.size, count.plus) for count in counts]),
+            "minus": _Region(
+                [(count.size, t, count.minus) for count, t in zip(counts, totals, strict=True)]
+            ),
+        }
+        for sign, (name, region) in enumerate(regions.items()):
+            answer, squared_error = answer_without(region, 2 * level + sign)
+            curves[name].append(original - answer)
+            errors[name].append(squared_error)
+    return _scores(curves, errors, sparsity, torch.stack(sizes, 1), score)
+
+
+class _Region:
+    """Part of each sample's ranking, from ``first`` to before ``past``, and how many go."""
+
+    def __init__(self, bounds: list[tuple[int, int, int]]) -> None:
+        self.first, self.past, self.removed = map(list, zip(*bounds, strict=True))
+        self.all_removed = all(past - first == removed for first, past, removed in bounds)
+
+    def members(self, ranks: Tensor) -> Tensor:
+        """Return which elements belong to it, shape (n, T)."""
+        first, past = (
+            torch.tensor(bound, device=ranks.device).unsqueeze(1)
+            for bound in (self.first, self.past)
+        )
+        return (ranks >= first) & (ranks < past)
+
+    def size(self, device: torch.device) -> int | Tensor:
+        """Return how many elements go, one number where it is the same for all samples."""
+        if len(set(self.removed)) == 1:
+            return int(self.removed[0])
+        return torch.tensor(self.removed, device=device).reshape(-1, 1, 1)
+
+
+def _answer(outputs: Tensor, y: Tensor, output: Output) -> Tensor:
+    """Return 1(y = f(·)) or the probability of y; NaN where an output is not a number."""
+    labels = y.expand(*outputs.shape[:-1], 1)
+    if output == "probability":
+        return outputs.gather(-1, labels).squeeze(-1).double()
+    right = (outputs.argmax(-1, keepdim=True) == labels).squeeze(-1).double()
+    return right.masked_fill(outputs.isnan().any(-1), torch.nan)
+
+
+def _variance(sums: Tensor, counts: Tensor) -> Tensor:
+    """Return the variance of one draw's answer from the sums of answers and their squares."""
+    mean, square = (sums / counts[:, None]).unbind(1)
+    return (square - mean**2).clamp(min=0) * counts / (counts - 1)
+
+
+def _scores(
+    curves: dict[str, list[Tensor]],
+    errors: dict[str, list[Tensor]],
+    sparsity: Sequence[float],
+    sizes: Tensor,
+    score: Sign,
+) -> Scores:
+    plus, minus = (torch.stack(curves[name], 1) for name in ("plus", "minus"))
+    error_plus, error_minus = (torch.stack(errors[name], 1) for name in ("plus", "minus"))
+    squared = {"plus": error_plus, "minus": error_minus, "gap": error_plus + error_minus}[score]
+    means = {"plus": plus.mean(1), "minus": minus.mean(1)}
+    means["gap"] = means["plus"] - means["minus"]
+    details = {
+        **means,
+        "curve_plus": plus,
+        "curve_minus": minus,
+        "error_plus": error_plus.sqrt(),
+        "error_minus": error_minus.sqrt(),
+        "sparsity": torch.tensor(list(sparsity), dtype=plus.dtype, device=plus.device).expand(
+            len(plus), -1
+        ),
+        "size": sizes,
+    }
+    return Scores(means[score], squared.sum(1).sqrt() / len(sparsity), details)

@@ -1,0 +1,281 @@
+"""Fidelity, R-Fidelity and F-Fidelity (Zheng et al., ICLR 2025) as Quantus metrics."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from quantus.functions.perturb_func import baseline_replacement_by_indices
+from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from quantus_ext import checks, functional, perturbation
+from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.engine.elements import ELEMENTS, elements_of
+from quantus_ext.engine.forward import Forward
+from quantus_ext.finetune import (
+    FineTuner,
+    Health,
+    MaskSampler,
+    health_report,
+    resolve_tuned_model,
+)
+from quantus_ext.functional.fidelity import Output, Sign, removal_counts
+from quantus_ext.functional.scores import Scores
+
+SPARSITY = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Explanation sizes of the paper: 5 % to 95 % in steps of 5 %."""
+
+_AUTO_TOLERANCE, _AUTO_DRAWS = 0.02, 1000
+
+Element = Literal["position", "channel_value", "patch", "segment"]
+
+
+class FidelityArguments(CommonArguments, total=False):
+    """Keyword arguments of every metric of the family; see :class:`Fidelity`."""
+
+    score: Sign
+    output: Output
+    element: Element
+    patch_size: int | None
+    perturb_func: Callable[..., Any] | None
+    perturb_baseline: float | str | np.ndarray
+    perturb_func_kwargs: dict[str, Any] | None
+
+
+class Fidelity(TorchMetric):
+    r"""Fidelity: the answer should change without the explanation and stay with it alone.
+
+    ``Fid⁺ = 1(y = f(x)) - 1(y = f(x without the top s))``, higher is better, and
+    ``Fid⁻ = 1(y = f(x)) - 1(y = f(only the top s))``, lower is better (Zheng et al., 2025,
+    eq. 1-2), averaged over explanation sizes. The paper's R-Fidelity and F-Fidelity are its
+    subclasses.
+
+    Parameters
+    ----------
+    sparsity : float or sequence of float, default 0.05, 0.10, …, 0.95
+        Explanation sizes as shares of the elements; ``s = ⌊sparsity·t⌋``.
+    score : {"plus", "minus", "gap"}, default "plus"
+        Which one is returned; one call computes both, see ``details``. Gap is plus - minus.
+    output : {"label", "probability"}, default "label"
+        ``1(y = f(·))``, or the softmax probability of y in its place.
+    element : {"position", "channel_value", "patch", "segment"}, default "position"
+        What is removed at once: a pixel, time step or feature over all channels; every channel
+        value by itself; a patch of side ``patch_size`` (a window in time); or the segments
+        whose ids ``s_batch`` holds, shape (n, \*spatial).
+    patch_size : int, optional
+        For ``element="patch"``.
+    perturb_func : callable, optional
+        Any of Quantus's, or one's own; by default ``baseline_replacement_by_indices``.
+    perturb_baseline : float, str or array, default 0.0
+        As in Quantus, where ``"black"`` is the sample's minimum.
+    perturb_func_kwargs : dict, optional
+        Its keywords.
+    **common
+        See :class:`quantus_ext.base.TorchMetric`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks one of these rules.
+    """
+
+    name = "Fidelity"
+    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
+    model_applicability = {ModelType.TORCH}  # noqa: RUF012
+    score_direction = ScoreDirection.HIGHER
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+    default_softmax = True
+
+    alpha: tuple[float, float] = (1.0, 1.0)
+    beta: float = 1.0
+    n_samples: int = 1
+    tolerance: float | None = None
+
+    def __init__(
+        self,
+        sparsity: float | Sequence[float] = SPARSITY,
+        *,
+        score: Sign = "plus",
+        output: Output = "label",
+        element: Element = "position",
+        patch_size: int | None = None,
+        perturb_func: Callable[..., Any] | None = None,
+        perturb_baseline: float | str | np.ndarray = 0.0,
+        perturb_func_kwargs: dict[str, Any] | None = None,
+        **common: Unpack[CommonArguments],
+    ) -> None:
+        super().__init__(**common)
+        self.sparsity = checks.fractions("sparsity", sparsity)
+        checks.one_of("score", score, ("plus", "minus", "gap"))
+        checks.one_of("output", output, ("label", "probability"))
+        checks.one_of("element", element, ELEMENTS)
+        if element == "patch":
+            patch_size = checks.positive_integer("patch_size", patch_size)
+        self.score = score
+        self.output = output
+        self.element = element
+        self.patch_size = patch_size
+        self.perturb_func = perturbation.bind(
+            perturb_func or baseline_replacement_by_indices, perturb_baseline, perturb_func_kwargs
+        )
+        if score == "minus":
+            # Quantus declares it for the class; here it depends on which score is returned.
+            self.score_direction = ScoreDirection.LOWER  # type: ignore[misc]
+
+    def evaluate_batch(
+        self,
+        model: Forward,
+        x_batch: Tensor,
+        y_batch: Tensor,
+        a_batch: Tensor,
+        s_batch: np.ndarray | Tensor | None = None,
+        *,
+        clean_batch: Tensor,
+        index_batch: Tensor,
+        seed: int,
+    ) -> Scores:
+        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        segments = None if s_batch is None else torch.as_tensor(s_batch)
+        return functional.fidelity(
+            model,
+            x_batch,
+            a_batch,
+            y_batch,
+            sparsity=self.sparsity,
+            elements=elements_of(
+                x_batch, self.element, patch_size=self.patch_size, segments=segments
+            ),
+            perturbation=perturbation.resolve(self.perturb_func),
+            alpha=self.alpha,
+            beta=self.beta,
+            n_draws=self.n_samples,
+            score=self.score,
+            output=self.output,
+            tolerance=self.tolerance,
+            seed=seed,
+            index=index_batch,
+            clean=clean_batch,
+        )
+
+
+class RFidelity(Fidelity):
+    r"""R-Fidelity: Fidelity that removes a random part of the explanation, or of the rest.
+
+    Each draw removes ``⌊α⁺s⌋`` of the top s for Fid⁺, ``⌈α⁻(t - s)⌉`` of the others for Fid⁻,
+    so that inputs stay closer to what the model knows (eq. 3-4).
+
+    Parameters
+    ----------
+    sparsity : float or sequence of float
+        See :class:`Fidelity`.
+    alpha : float or (float, float), default 0.5
+        Share that a draw removes, or (α⁺, α⁻). 1 is Fidelity.
+    n_samples : int or "auto", default 50
+        Draws for each sample, size and sign; with ``tolerance`` the most of them. ``"auto"``:
+        as many as a standard error of 0.02 needs, 1,000 at most.
+    tolerance : float, optional
+        Target standard error of a sample's score; drawing stops when it is reached.
+    **fidelity
+        See :class:`Fidelity`.
+    """
+
+    name = "R-Fidelity"
+
+    def __init__(
+        self,
+        sparsity: float | Sequence[float] = SPARSITY,
+        *,
+        alpha: float | tuple[float, float] = 0.5,
+        n_samples: int | Literal["auto"] = 50,
+        tolerance: float | None = None,
+        **fidelity: Unpack[FidelityArguments],
+    ) -> None:
+        super().__init__(sparsity, **fidelity)
+        pair = checks.fractions("alpha", alpha)
+        if len(pair) > 2:
+            raise ValueError(f"alpha must be one number or two, has {len(pair)}")
+        self.alpha = (pair[0], pair[-1])
+        if n_samples == "auto":
+            n_samples = _AUTO_DRAWS
+            tolerance = _AUTO_TOLERANCE if tolerance is None else tolerance
+        self.n_samples = checks.positive_integer("n_samples", n_samples)
+        self.tolerance = (
+            None if tolerance is None else checks.positive_number("tolerance", tolerance)
+        )
+
+
+class FFidelity(RFidelity):
+    r"""F-Fidelity: R-Fidelity of a copy of the model that was tuned to stand the removal.
+
+    The copy is trained on inputs with up to ``⌊βt⌋`` elements masked at random (eq. 5), and the
+    evaluation removes no more than that (eq. 6, Alg. 1). The explanations scored are those of
+    the model being explained; the tuned copy only answers.
+
+    Parameters
+    ----------
+    sparsity, alpha, n_samples, tolerance
+        See :class:`RFidelity`.
+    fine_tune : FineTuner, callable, torch.nn.Module or None
+        A :class:`quantus_ext.FineTuner` with training data, any ``(model, mask_sampler) ->
+        model``, or a ready model. None tunes on the set that the metric is called with, so its
+        scores compare explainers on that set only (a warning says so).
+    beta : float, default 0.1
+        β, the largest share of elements that is masked.
+    **fidelity
+        See :class:`Fidelity`.
+
+    Attributes
+    ----------
+    health : Health
+        After a call: how well the original and the tuned model stand the removal.
+    """
+
+    name = "F-Fidelity"
+
+    def __init__(
+        self,
+        sparsity: float | Sequence[float] = SPARSITY,
+        *,
+        fine_tune: FineTuner | nn.Module | Callable[..., nn.Module] | None = None,
+        beta: float = 0.1,
+        alpha: float | tuple[float, float] = 0.5,
+        n_samples: int | Literal["auto"] = 50,
+        tolerance: float | None = None,
+        **fidelity: Unpack[FidelityArguments],
+    ) -> None:
+        super().__init__(
+            sparsity, alpha=alpha, n_samples=n_samples, tolerance=tolerance, **fidelity
+        )
+        self.beta = checks.fraction("beta", beta)
+        self.fine_tune = fine_tune
+        self.health: Health | None = None
+
+    def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+        """Return the tuned copy and keep its health report."""
+        masks = MaskSampler(
+            perturbation=perturbation.resolve(self.perturb_func),
+            beta=self.beta,
+            element=self.element,
+            patch_size=self.patch_size,
+            seed=self.seed or 0,
+        )
+        fine_tune = self.fine_tune
+        if fine_tune is None:
+            warnings.warn(
+                "fine_tune is None: the copy is tuned on the inputs to be scored, so scores "
+                "compare explainers on this set only",
+                UserWarning,
+                stacklevel=3,
+            )
+            fine_tune = FineTuner(x, y, display_progressbar=self.display_progressbar)
+        tuned, report = resolve_tuned_model(fine_tune, model, masks)
+        t = elements_of(x[:1], self.element, patch_size=self.patch_size).largest
+        counts = [removal_counts(t, share, self.alpha, self.beta) for share in self.sparsity]
+        fractions = sorted({k / t for count in counts for k in (count.plus, count.minus)})
+        self.health = health_report(model, tuned, x, y, masks, fractions[-1:], report)
+        return tuned

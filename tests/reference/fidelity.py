@@ -1,0 +1,127 @@
+"""Fidelity, R-Fidelity and F-Fidelity, slowly, from equations 1 to 6 of Zheng et al. (2025)."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from quantus_ext.engine.sampling import Purpose
+from tests.harness import Predict
+from tests.reference import splitmix
+
+
+def positions(
+    shape: tuple[int, ...], element: str, size: int | None, segments
+) -> list[list[tuple]]:
+    """Return, for one sample, the list of elements, each a list of indices into the sample."""
+    spatial = shape if len(shape) == 1 else shape[1:]
+    channels = [()] if len(shape) == 1 else [(c,) for c in range(shape[0])]
+    if element == "channel_value":
+        return [[index] for index in np.ndindex(*shape)]
+    groups: dict[object, list[tuple[int, ...]]] = {}
+    for place in np.ndindex(*spatial):
+        if element == "position":
+            name: object = place
+        elif element == "patch":
+            name = tuple(p // size for p in place)
+        else:
+            name = segments[place]
+        groups.setdefault(name, []).extend((*channel, *place) for channel in channels)
+    return [groups[name] for name in sorted(groups)]
+
+
+def element_scores(
+    phi: np.ndarray, elements: list[list[tuple[int, ...]]], element: str
+) -> np.ndarray:
+    """Sum over channels, average over an element's positions."""
+    channels = 1 if phi.ndim == 1 or element == "channel_value" else phi.shape[0]
+    return np.array([sum(phi[i] for i in group) * channels / len(group) for group in elements])
+
+
+def floor(share: float, count: int) -> int:
+    return math.floor(Fraction(str(share)) * count)
+
+
+def ceil(share: float, count: int) -> int:
+    return math.ceil(Fraction(str(share)) * count)
+
+
+def curves(
+    predict: Predict,
+    x: np.ndarray,
+    y: np.ndarray,
+    a: np.ndarray,
+    index: np.ndarray,
+    *,
+    sparsity: tuple[float, ...] = (0.1, 0.3, 0.5, 0.9),
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    n_samples: int = 1,
+    output: str = "label",
+    element: str = "position",
+    patch_size: int | None = None,
+    segments: np.ndarray | None = None,
+    baseline: float = 0.0,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Return Fid⁺ and Fid⁻, each of shape (n, sizes)."""
+
+    def answers(rows: list[np.ndarray], label: int) -> np.ndarray:
+        outputs = predict(np.stack(rows))
+        return outputs[:, label] if output == "probability" else outputs.argmax(1) == label
+
+    result: dict[str, list[list[float]]] = {"plus": [], "minus": []}
+    for n, (sample, label, phi, i) in enumerate(zip(x, y, a, index, strict=True)):
+        own = None if segments is None else segments[n]
+        elements = positions(sample.shape, element, patch_size, own)
+        t = len(elements)
+        order = np.argsort(-element_scores(phi, elements, element))
+        sample_key = splitmix.nth(splitmix.nth(seed, 0), int(i))
+        differences: dict[str, list[float]] = {"plus": [], "minus": []}
+        for level, share in enumerate(sparsity):
+            s = floor(share, t)
+            cap = max(floor(beta, t), 1)
+            parts = {
+                "plus": (order[:s], min(floor(alpha, s), cap)),
+                "minus": (order[s:], min(ceil(alpha, t - s), cap)),
+            }
+            for sign, (name, (members, k)) in enumerate(parts.items()):
+                cell_key = splitmix.nth(sample_key, 2 * level + sign)
+                rows = []
+                for draw in range(n_samples):
+                    numbers = numbers_of(splitmix.nth(cell_key, draw), t)
+                    row = sample.copy()
+                    for e in sorted(members, key=lambda e: numbers[e])[:k]:
+                        row[tuple(zip(*elements[e], strict=True))] = baseline
+                    rows.append(row)
+                differences[name].append(
+                    float(answers([sample], label)[0] - np.mean(answers(rows, label)))
+                )
+        for name, values in differences.items():
+            result[name].append(values)
+    return {name: np.array(values) for name, values in result.items()}
+
+
+def numbers_of(key: int, t: int) -> list[int]:
+    """Return the elements' random numbers, whose lowest bits are the element."""
+    width = max(t - 1, 1).bit_length()
+    bits = splitmix.bits(key, t, Purpose.SUBSET)
+    return [splitmix.signed(z >> width << width | e) for e, z in enumerate(bits)]
+
+
+def fidelity(
+    predict: Predict,
+    x: np.ndarray,
+    y: np.ndarray,
+    a: np.ndarray,
+    index: np.ndarray,
+    *,
+    score: str = "plus",
+    **settings: object,
+) -> np.ndarray:
+    """Return one score a sample."""
+    both = curves(predict, x, y, a, index, **settings)
+    plus, minus = both["plus"].mean(1), both["minus"].mean(1)
+    return {"plus": plus, "minus": minus, "gap": plus - minus}[score]
