@@ -1,0 +1,98 @@
+"""Explanations made worse by a known amount, so that their true ranking is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantus_ext import checks
+from quantus_ext.engine import sampling
+from quantus_ext.engine.sampling import Purpose
+
+Maps = TypeVar("Maps", np.ndarray, Tensor)
+
+
+def degrade(
+    a_batch: Maps,
+    fractions: float | Sequence[float],
+    *,
+    seed: int = 0,
+    index_batch: np.ndarray | Tensor | None = None,
+) -> Maps:
+    r"""Replace a fraction of each sample's values by a random permutation of those same values.
+
+    A sample keeps the distribution of its values; with a larger fraction more of them, those of
+    the smaller one included, stand in random places. Values are counted as they come: a map of
+    several channels whose positions are the elements should be summed over the channels first.
+
+    Parameters
+    ----------
+    a_batch : array or tensor, shape (n, \*map)
+        Attributions.
+    fractions : float or sequence of float in [0, 1]
+        Noise r: ``⌊r·values⌋`` values change places; 0 changes nothing, 1 is a permutation.
+    seed : int, default 0
+        With a sample's index it decides everything.
+    index_batch : array of int, shape (n,), optional
+        Global indices of the samples, by default 0, …, n - 1.
+
+    Returns
+    -------
+    array or tensor
+        Of ``a_batch``'s kind, shape (n, \*map) for one fraction, (fractions, n, \*map) for a
+        sequence.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a fraction is not a number in [0, 1], or the indices do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quantus_ext.protocols import degrade
+    >>> a = np.arange(10.0)[None]
+    >>> levels = degrade(a, [0, 0.4, 1])
+    >>> [int((level != a).sum()) for level in levels]
+    [0, 4, 10]
+    >>> bool((np.sort(levels[2]) == a).all())
+    True
+    """
+    if isinstance(a_batch, Tensor):
+        return _levels(a_batch, fractions, seed, index_batch)
+    a = torch.from_numpy(np.require(a_batch, requirements=["C", "W"]))
+    return _levels(a, fractions, seed, index_batch).numpy()
+
+
+def _levels(
+    a: Tensor,
+    fractions: float | Sequence[float],
+    seed: int,
+    index_batch: np.ndarray | Tensor | None,
+) -> Tensor:
+    if a.ndim < 2:
+        raise ValueError(f"a_batch must have shape (n, *map), has {tuple(a.shape)}")
+    flat = a.flatten(1)
+    n, count = flat.shape
+    given = np.arange(n) if index_batch is None else index_batch
+    index = torch.from_numpy(checks.sample_indices(given, n)).to(a.device)
+    keys = sampling.sample_keys(seed, index)
+    # The places of a smaller fraction come first in the order of a larger one.
+    places = sampling.distinct(keys, count, Purpose.DEGRADED_PLACE).argsort(1)
+    lots = sampling.distinct(keys, count, Purpose.DEGRADED_VALUE)
+
+    def level(fraction: object) -> Tensor:
+        noise = checks.finite_number("fractions", fraction)
+        if not 0 <= noise <= 1:
+            raise ValueError(f"fractions must be between 0 and 1, holds {fraction}")
+        chosen = places[:, : sampling.snapped_floor(noise * count)]
+        shuffled = chosen.gather(1, lots.gather(1, chosen).argsort(1))
+        return flat.scatter(1, chosen, flat.gather(1, shuffled)).reshape(a.shape)
+
+    if isinstance(fractions, (Sequence, np.ndarray)):
+        return torch.stack([level(fraction) for fraction in fractions])
+    return level(fractions)
