@@ -1,0 +1,90 @@
+"""Memory is that of a chunk, whatever the number of draws."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from quantus_ext.engine import perturb
+from quantus_ext.engine.forward import Forward
+from quantus_ext.functional import infidelity
+
+
+class PeakBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that operations made and that still live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for output in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(output, Tensor):
+                self._note(output.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def peak(n_draws: int, **keywords: Any) -> int:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)).eval()
+    x = torch.linspace(-1, 1, 192).sin().reshape(1, 3, 8, 8)
+    forward = Forward.of_module(model, x.device, chunk_size=4)
+    with PeakBytes() as bytes_:
+        infidelity(forward, x, x, torch.zeros(1, dtype=torch.long), n_draws=n_draws, **keywords)
+    return bytes_.peak
+
+
+NOISE = perturb.gaussian_noise(std=5.0)
+
+
+@pytest.mark.parametrize(
+    ("few", "keywords"),
+    [
+        (4, {"scheme": "patch", "perturbation": perturb.replace_by(0.0)}),
+        (4, {"scheme": "subset", "perturbation": perturb.replace_by("uniform")}),
+        (4, {"scheme": "all", "perturbation": NOISE}),
+        # No sample is ever known as well as that, so all draws are made, in two rounds and more.
+        (12, {"scheme": "all", "perturbation": NOISE, "tolerance": 1e-9}),
+    ],
+)
+def test_a_hundred_times_the_draws_take_the_same_memory(few, keywords):
+    # 4 draws fill a chunk.
+    assert peak(100 * few, **keywords) <= 1.1 * peak(few, **keywords)
+
+
+def test_memory_is_seen_where_it_grows():
+    def hoard(n: int) -> int:
+        with PeakBytes() as bytes_:
+            kept = [torch.zeros(1000).add(1) for _ in range(n)]
+        assert len(kept) == n
+        return bytes_.peak
+
+    assert hoard(100) >= 100 * 4000
+
+
+def test_memory_that_is_freed_does_not_count():
+    with PeakBytes() as bytes_:
+        for _ in range(100):
+            torch.zeros(1000).add(1)
+    assert bytes_.peak <= 3 * 4000
