@@ -63,10 +63,11 @@ def test_blocks_cover_every_draw_once_and_fit_a_chunk(n, n_draws, chunk_size):
             rows = covered[samples, first:last].size
             assert 0 < rows <= chunk_size
             blocks += 1
-    assert (covered == 1).all()
+        # Equal blocks keep every pass as wide as it can be.
         widths = {last - first for first, last in draw_ranges}
         assert max(widths) - min(widths) <= 1
-    # Blocks are near-equal, so at most about twice as many as could be.
+    assert (covered == 1).all()
+    # A block is at least about half of what fits.
     assert blocks <= 2 * -(-n * n_draws // chunk_size) + n
 
 
