@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from quantus_ext import QGE, Infidelity
+from torch import nn
+
+from quantus_ext import QGE, FFidelity, Fidelity, Infidelity, RFidelity
 from tests.harness import Case
-from tests.reference import infidelity, qge
+from tests.reference import fidelity, infidelity, qge
 
 _patches = partial(Infidelity, perturb_patch_sizes=[3], n_perturb_samples=30, perturb_baseline=0.25)
 
@@ -20,6 +22,24 @@ def _reordered(n_perturb_samples: int = 6, **common: object) -> QGE:
     return QGE(inner, reference="random", n_references=n_perturb_samples, **common)
 
 
+_sizes = (0.3, 0.5, 0.9)
+# Probabilities, because labels of few draws often all agree, and then no draw would show.
+_halves = {"sparsity": _sizes, "alpha": 0.5, "output": "probability"}
+
+
+def _halved(n_perturb_samples: int = 6, **common: object) -> RFidelity:
+    return RFidelity(n_samples=n_perturb_samples, **_halves, **common)
+
+
+def untuned(model: nn.Module, mask_sampler: object) -> nn.Module:
+    """Tune nothing, so that F-Fidelity can be re-derived on the model itself."""
+    return model
+
+
+def _capped(n_perturb_samples: int = 6, **common: object) -> FFidelity:
+    return FFidelity(n_samples=n_perturb_samples, fine_tune=untuned, beta=0.3, **_halves, **common)
+
+
 CASES = {
     "Infidelity": Case(_patches, infidelity.infidelity),
     "Infidelity-rescaled": Case(
@@ -29,6 +49,24 @@ CASES = {
     "Infidelity-inputs": Case(
         partial(_patches, multiply_by_inputs=True),
         partial(infidelity.infidelity, multiply_by_inputs=True),
+    ),
+    "Fidelity": Case(
+        partial(Fidelity, _sizes), partial(fidelity.fidelity, sparsity=_sizes), is_random=False
+    ),
+    "Fidelity-minus": Case(
+        partial(Fidelity, _sizes, score="minus", output="probability"),
+        partial(fidelity.fidelity, sparsity=_sizes, score="minus", output="probability"),
+        is_random=False,
+    ),
+    "RFidelity": Case(_halved, partial(fidelity.fidelity, n_samples=6, **_halves)),
+    "RFidelity-gap": Case(
+        partial(_halved, score="gap"),
+        partial(fidelity.fidelity, n_samples=6, score="gap", **_halves),
+    ),
+    "FFidelity": Case(
+        _capped,
+        partial(fidelity.fidelity, n_samples=6, beta=0.3, **_halves),
+        counts_every_row=False,
     ),
     "QGE": Case(_inverted, qge.qge, is_random=False),
     "QGE-random": Case(_reordered, partial(qge.qge, n_random=6)),

@@ -56,21 +56,24 @@ class Case:
     Attributes
     ----------
     metric : callable
-        Makes it; takes the keywords of ``quantus_ext.base.CommonArguments``.
+        Makes it; takes the keywords of ``quantus_ext.base.CommonArguments`` and, where it is
+        random, ``n_perturb_samples``, its number of draws.
     reference : callable
         See :data:`Reference`.
     modalities : tuple of str
         Names of :data:`MODALITIES` on which the case is defined.
     is_random : bool
         Whether scores depend on the seed.
-    n_draws : int
-        Draws a sample, for the check of the standard error.
+    counts_every_row : bool
+        Whether ``n_evaluations`` is all that goes through the model. F-Fidelity's health report
+        asks it too.
     """
 
     metric: Callable[..., TorchMetric]
     reference: Reference
     modalities: tuple[str, ...] = ("image", "series", "table")
     is_random: bool = True
+    counts_every_row: bool = True
 
 
 def _image_net() -> nn.Module:

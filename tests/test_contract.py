@@ -195,7 +195,8 @@ def test_what_a_call_leaves(case: Case, modality: str):
     assert isinstance(scores, list)
     assert all(type(score) is float for score in scores)
     assert len(scores) == len(inputs.x)
-    assert metric.n_evaluations == sum(map(len, seen))
+    if case.counts_every_row:
+        assert metric.n_evaluations == sum(map(len, seen))
     assert metric.standard_errors.shape == (len(scores),)
     assert (metric.standard_errors > 0).all() == case.is_random
     assert metric.details
@@ -313,7 +314,7 @@ def test_one_sample_ties_and_constant_maps(case: Case):
 def test_standard_errors_match_the_spread_over_seeds(case: Case):
     # 200 seeds × 20 samples know the ratio to about 1.1 % for normal scores; 7 % is the claim.
     inputs = make_inputs(case.modalities[-1], n=20)
-    metrics = [case.metric(seed=seed, n_perturb_samples=400) for seed in range(200)]
+    metrics = [case.metric(seed=seed, n_perturb_samples=100) for seed in range(200)]
     scores = np.stack([inputs.call(metric) for metric in metrics])
     mean_squared_error = np.mean([metric.standard_errors**2 for metric in metrics])
     ratio = np.sqrt(mean_squared_error / scores.var(0, ddof=1).mean())

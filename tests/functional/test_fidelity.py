@@ -225,9 +225,7 @@ def test_tolerance_reaches_the_score_with_fewer_evaluations():
 
     def score(**keywords: object):
         forward = Forward(inputs.model)
-        result = fidelity(
-            forward, x, a, y, sparsity=[0.3, 0.6, 0.9], alpha=(0.5, 0.5), **keywords
-        )
+        result = fidelity(forward, x, a, y, sparsity=[0.3, 0.6, 0.9], alpha=(0.5, 0.5), **keywords)
         return result.score, forward.n_evaluations
 
     known, most = score(n_draws=5000)
