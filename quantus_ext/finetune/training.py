@@ -21,7 +21,7 @@ from quantus_ext.engine.global_state import isolated_random_state, seed_global_g
 Corrupt = Callable[[Tensor, int, Tensor], Tensor]
 """(inputs, draw, indices of the samples) -> inputs to train on; a function of its arguments."""
 
-_VALIDATION_ROWS, _VALIDATION_DRAWS = 512, 8
+_VALIDATION_ROWS, _VALIDATION_DRAWS = 1024, 8
 """Small held-out sets are corrupted more than once, up to so many rows or draws."""
 
 
@@ -98,7 +98,7 @@ def train(
     """Train a copy of a model on corrupted inputs, and choose the checkpoint on held-out ones.
 
     The copy with the highest accuracy on held-out corrupted data is kept, of equals the one with
-    the lowest loss; training stops after ``patience`` epochs without a better one.
+    the lowest loss; training stops after ``patience`` epochs without a better one or a lower loss.
 
     Parameters
     ----------
@@ -139,6 +139,7 @@ def train(
                 "model must give finite outputs on masked inputs, gives NaN or infinity"
             )
         best, best_epoch, state, epoch = before, 0, _snapshot(work), 0
+        lowest_loss, waited = before.loss, 0
         epochs = range(1, settings.epochs + 1)
         with tqdm(epochs, desc=description, disable=not display_progressbar) as bar:
             for epoch in bar:
@@ -150,9 +151,13 @@ def train(
                         f"lr={settings.lr}; a smaller lr may help"
                     )
                 bar.set_postfix(accuracy=f"{now.accuracy:.3f}")
-                if (now.accuracy, -now.loss) > (best.accuracy, -best.loss):
+                better = (now.accuracy, -now.loss) > (best.accuracy, -best.loss)
+                # A falling loss foretells an accuracy that a few hundred rows don't show yet.
+                waited = 0 if better or now.loss < lowest_loss else waited + 1
+                lowest_loss = min(lowest_loss, now.loss)
+                if better:
                     best, best_epoch, state = now, epoch, _snapshot(work)
-                if epoch - best_epoch >= settings.patience:
+                if waited >= settings.patience:
                     break
     return Outcome(state, epoch, best_epoch, before.accuracy, best.accuracy)
 

@@ -84,7 +84,7 @@ class FineTuner:
     validation_fraction : float, default 0.1
         Share of the data that is held out to choose the checkpoint, under masks.
     patience : int, default 3
-        Epochs without a better checkpoint after which training stops.
+        Epochs after which training stops if neither accuracy nor loss became better.
     seed : int or None, default 0
         Of the split, the order of batches and dropout. None: fresh, once for this tuner.
     device : str or torch.device, optional

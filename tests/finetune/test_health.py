@@ -1,0 +1,101 @@
+"""The health report: exact counts, accuracies known by hand, a plain sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quantus_ext.engine.perturb import replace_by
+from quantus_ext.finetune import MaskSampler, health_report
+from tests.finetune.problem import data, make_tuner, masks, network
+from tests.harness import rows_seen
+
+
+class Counts(nn.Module):
+    """Answers 1 while no more than ``limit`` features are 0, then 0; ``always`` whatever comes."""
+
+    def __init__(self, limit: int, always: int | None = None) -> None:
+        super().__init__()
+        self.limit, self.always = limit, always
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        right = ((x == 0).flatten(1).sum(1) <= self.limit).long()
+        if self.always is not None:
+            right = torch.full_like(right, self.always)
+        return nn.functional.one_hot(right, 2).float()
+
+
+X, Y = np.ones((30, 20)), np.ones(30, int)
+
+
+def report(original: Counts, tuned: Counts, beta: float = 0.2, fractions=(0.15,)):
+    return health_report(original.eval(), tuned.eval(), X, Y, masks(beta), fractions)
+
+
+def test_accuracies_at_exact_counts():
+    health = report(Counts(1), Counts(3))
+    assert health.fraction == [0, 0.1, 0.15, 0.2]
+    assert health.count == [0, 2, 3, 4]
+    assert health.original_accuracy == [1, 0, 0, 0]
+    assert health.tuned_accuracy == [1, 1, 1, 0]
+    assert health.agreement == [1, 1, 1, 0]
+
+
+def test_agreement_is_with_the_original_on_whole_inputs():
+    health = report(Counts(0, always=0), Counts(2))
+    assert health.tuned_accuracy == [1, 1, 0, 0]
+    assert health.agreement == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("original", "tuned", "said"),
+    [
+        (Counts(20), Counts(20), "The original model is robust already.*1.000.*up to 20.0% masked"),
+        (Counts(1), Counts(20), "robust where the original is not: its accuracy is 1.000 at worst"),
+        (Counts(1), Counts(3), "still not robust: its accuracy is 0.000 with 20.0% masked, 1.000"),
+        (Counts(1), Counts(0, always=0), "still not robust.* in only 0.0% of cases"),
+    ],
+)
+def test_verdicts(original, tuned, said):
+    assert re.search(said, report(original, tuned).verdict)
+
+
+def test_masks_and_only_masks_of_the_stated_sizes_are_seen():
+    model = Counts(20).eval()
+    with rows_seen(model) as seen:
+        health_report(model, network(features=20).double(), X, Y, masks(0.2), [0.15])
+    zeros = (torch.cat(seen) == 0).sum(1)
+    draws = 16
+    sizes, counts = zeros.unique(return_counts=True)
+    assert sizes.tolist() == [0, 2, 3, 4]
+    # Whole inputs twice: for what the original answers there, and for the accuracies.
+    assert counts.tolist() == [60, 30 * draws, 30 * draws, 30 * draws]
+
+
+def test_small_shares_are_left_out():
+    health = report(Counts(1), Counts(1), beta=0.05, fractions=())
+    assert health.fraction == [0, 0.05]
+    assert health.count == [0, 1]
+
+
+def test_segments_cannot_be_masked_at_random():
+    sampler = MaskSampler(perturbation=replace_by(0.0), beta=0.2, element="segment")
+    health = health_report(Counts(1).eval(), Counts(1).eval(), X, Y, sampler, [0.15])
+    assert health.fraction == [0]
+    assert "not known" in health.verdict
+
+
+def test_the_training_is_reported_and_all_of_it_is_plain():
+    x, y = data()
+    model, tuner = network(), make_tuner(x, y)
+    tuned = tuner(model, masks())
+    health = health_report(model, tuned, x, y, masks(), (), tuner.report)
+    plain = json.loads(json.dumps(health.to_dict()))
+    assert plain["report"]["epochs"] == 2
+    assert plain["report"]["cache_hit"] is False
+    assert health.tuned_accuracy[0] > health.original_accuracy[0]
