@@ -27,13 +27,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from quantus_ext import Infidelity
+from quantus_ext import QGE, FFidelity, FineTuner, Infidelity, RFidelity
 from quantus_ext.plotting import plot_maps, plot_scores
 
 N_TRAIN = 4_000
 N_TEST = 1_000
 EPOCHS = 8
 ROWS_DRAWN = 4
+TUNING_EPOCHS = 3
+DRAWS = 10
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,32 @@ def _infidelity(explainer: Explainer, problem: Problem) -> Metric[Any]:
     )
 
 
-METRICS = (Scored("Infidelity", _infidelity, (("faithfulness", ScoreDirection.HIGHER),)),)
+def _qge(explainer: Explainer, problem: Problem) -> Metric[Any]:
+    return QGE(_infidelity(explainer, problem), seed=problem.seed)
+
+
+def _r_fidelity(explainer: Explainer, problem: Problem) -> Metric[Any]:
+    return RFidelity(score="gap", n_samples=DRAWS, seed=problem.seed)
+
+
+def _f_fidelity(explainer: Explainer, problem: Problem) -> Metric[Any]:
+    # Each explainer's metric has a tuner of its own; the copy is tuned once, for its content.
+    tuner = FineTuner(
+        problem.x_train,
+        problem.y_train,
+        epochs=TUNING_EPOCHS,
+        seed=problem.seed,
+        display_progressbar=False,
+    )
+    return FFidelity(fine_tune=tuner, score="gap", n_samples=DRAWS, seed=problem.seed)
+
+
+METRICS = (
+    Scored("Infidelity", _infidelity, (("faithfulness", ScoreDirection.HIGHER),)),
+    Scored("QGE of Infidelity", _qge),
+    Scored("R-Fidelity gap", _r_fidelity),
+    Scored("F-Fidelity gap", _f_fidelity),
+)
 
 
 def prepare(seed: int) -> Problem:

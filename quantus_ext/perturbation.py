@@ -170,7 +170,7 @@ def _convention(perturb_func: Callable[..., Any]) -> Convention:
 
 
 def markdown_table() -> str:
-    """Return the table of functions and paths as it stands in the docs."""
+    """Return the table of functions, paths and metrics as it stands in the docs."""
     rows = ["| Quantus function | what it does | path | metrics |", "|---|---|---|---|"]
     for entry in TABLE:
         if entry.native is not None:
@@ -179,5 +179,8 @@ def markdown_table() -> str:
             path = "bridge, row by row"
         else:
             path = "that of the inner function"
-        rows.append(f"| `{entry.name}` | {entry.does} | {path} | Infidelity |")
+        # What moves the whole input removes no chosen element, so only Infidelity can use it.
+        whole = entry.convention in ("whole", "whole_batch")
+        metrics = "Infidelity" if whole else "Infidelity, Fidelity, R-Fidelity, F-Fidelity"
+        rows.append(f"| `{entry.name}` | {entry.does} | {path} | {metrics} |")
     return "\n".join(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -354,3 +355,8 @@ def test_an_unhashable_callable_is_a_function_too():
 def test_keywords_that_do_not_fit(function, keywords, error, message):
     with pytest.raises(error, match=message):
         perturbation.resolve(function, keywords)
+
+
+def test_the_table_in_the_docs_is_the_table_in_the_code():
+    page = Path(__file__).parents[1] / "docs" / "perturbations.md"
+    assert perturbation.markdown_table() in page.read_text(encoding="utf-8")
