@@ -190,7 +190,7 @@ def run(quick: bool = False, repeats: int = 5) -> str:
     """Return the whole comparison as a markdown table."""
     lenet = lenet_on_digits(4 if quick else 64)
     cnn = cnn_on_noise(2 if quick else 16)
-    draws, bare_rows = (20, 64) if quick else (200, 2048)
+    draws, bare_rows = (20, 64) if quick else (200, 1024)
     columns = {}
     for case, target in ((lenet, Target(15, 1.5)), (cnn, Target(10, 1.8))):
         print(f"{case.name} …", file=sys.stderr)
