@@ -2,12 +2,13 @@
 
 from quantus_ext import functional
 from quantus_ext.finetune import FineTuner
-from quantus_ext.metrics import QGE, FFidelity, Fidelity, Infidelity, RFidelity
+from quantus_ext.metrics import QGE, ROAR, FFidelity, Fidelity, Infidelity, RFidelity
 
 __version__ = "0.1.0"
 
 __all__ = [
     "QGE",
+    "ROAR",
     "FFidelity",
     "Fidelity",
     "FineTuner",

@@ -115,7 +115,7 @@ def all_finite(name: str, values: Tensor) -> None:
         raise ValueError(f"{name} must be finite, holds NaN or infinity first in sample {sample}")
 
 
-def attributions(a: Tensor, x: Tensor) -> Tensor:
+def attributions(a: Tensor, x: Tensor, name: str = "a_batch") -> Tensor:
     """Return attributions with a channel axis where the inputs have one.
 
     Parameters
@@ -123,6 +123,8 @@ def attributions(a: Tensor, x: Tensor) -> Tensor:
     a : Tensor
         Of ``x``'s shape, with one channel, or without the channel axis.
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    name : str, default "a_batch"
+        Of the argument, for errors.
 
     Returns
     -------
@@ -141,8 +143,8 @@ def attributions(a: Tensor, x: Tensor) -> Tensor:
             a = a.unsqueeze(1)
     if tuple(a.shape) not in allowed:
         shapes = " or ".join(map(str, sorted(allowed, key=len, reverse=True)))
-        raise ValueError(f"a_batch must have shape {shapes} for these inputs, has {tuple(a.shape)}")
-    all_finite("a_batch", a)
+        raise ValueError(f"{name} must have shape {shapes} for these inputs, has {tuple(a.shape)}")
+    all_finite(name, a)
     return a
 
 

@@ -21,6 +21,7 @@ from quantus_ext.finetune import cache, data
 from quantus_ext.finetune.identity import content_key
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import (
+    Corrupt,
     Settings,
     as_input,
     copy_model,
@@ -157,7 +158,7 @@ class FineTuner:
         self.display_progressbar = display_progressbar
         self.report: TuningReport | None = None
 
-    def __call__(self, model: nn.Module, mask_sampler: MaskSampler) -> nn.Module:
+    def __call__(self, model: nn.Module, mask_sampler: Corrupt) -> nn.Module:
         """Return a copy of ``model``, tuned under the masks of ``mask_sampler``.
 
         Parameters
@@ -165,7 +166,8 @@ class FineTuner:
         model : nn.Module
             In evaluation mode. It is not changed; all weights of the copy are trained, also
             where the model's are frozen.
-        mask_sampler : MaskSampler
+        mask_sampler : MaskSampler or callable
+            From (inputs, draw, indices of the samples) to the inputs that it is trained on.
 
         Returns
         -------
@@ -218,9 +220,7 @@ class FineTuner:
         )
         return self(model, masks)
 
-    def _train(
-        self, model: nn.Module, mask_sampler: MaskSampler, device: torch.device
-    ) -> cache.Entry:
+    def _train(self, model: nn.Module, mask_sampler: Corrupt, device: torch.device) -> cache.Entry:
         started = time.perf_counter()
         x, y = self.data.x, self.data.y
         outcome = train(

@@ -1,0 +1,231 @@
+"""ROAR, RemOve And Retrain (Hooker et al., 2019), as the F-Fidelity paper compares with it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from quantus_ext import checks, perturbation
+from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.sampling import Purpose
+from quantus_ext.finetune import FineTuner, TuningReport
+from quantus_ext.finetune.training import as_input, copy_model, isolated_training
+from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
+
+
+class ROAR(Fidelity):
+    r"""ROAR: Fidelity of a model that never saw what the explanation holds to be relevant.
+
+    For each explainer a model is trained from scratch on data whose top ``⌊u·t⌋`` elements, by
+    that explainer's own maps, are removed, u uniform on (0, 1) for each sample and epoch. It
+    answers in place of the explained model: ``1(y = f_roar(x)) - 1(y = f_roar(x without the top
+    s))``, averaged over explanation sizes; higher is better. ``details["minus"]`` asks the same
+    model for the top s alone.
+
+    Parameters
+    ----------
+    trainer : FineTuner
+        Training data and settings; give it more epochs than a fine-tuning needs. Trained models
+        are found again by content, the maps' included.
+    a_train : array or tensor, shape of the training data or with one channel or none
+        The explainer's attributions for the training data, prepared as those to be scored.
+    sparsity : float or sequence of float
+        See :class:`Fidelity`.
+    build_model : callable, optional
+        Makes an untrained model. By default a copy of the explained one with its weights drawn
+        anew by ``reset_parameters``.
+    retrain : {"once", "per_sparsity"}, default "once"
+        ``"per_sparsity"`` trains a model for each size, with exactly the top s removed, as first
+        published. Its cost is that of as many trainings; a warning says so before they begin.
+    **fidelity
+        See :class:`Fidelity`; ``element="segment"`` is not possible.
+
+    Attributes
+    ----------
+    reports : list of TuningReport
+        After a call: of each training.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks one of these rules; on a call, if a part of the model has weights
+        and no ``reset_parameters``.
+    """
+
+    name = "ROAR"
+
+    def __init__(
+        self,
+        trainer: FineTuner,
+        a_train: np.ndarray | Tensor,
+        sparsity: float | Sequence[float] = SPARSITY,
+        *,
+        build_model: Callable[[], nn.Module] | None = None,
+        retrain: Literal["once", "per_sparsity"] = "once",
+        **fidelity: Unpack[FidelityArguments],
+    ) -> None:
+        super().__init__(sparsity, **fidelity)
+        if not isinstance(trainer, FineTuner):
+            raise TypeError(f"trainer must be a FineTuner, is {trainer!r}")
+        if build_model is not None and not callable(build_model):
+            raise TypeError(f"build_model must be callable, is {build_model!r}")
+        checks.one_of("retrain", retrain, ("once", "per_sparsity"))
+        if self.element == "segment":
+            raise ValueError(
+                "element='segment' needs segment maps, which training data do not have: use "
+                "element='patch'"
+            )
+        self.trainer = trainer
+        self.a_train = checks.attributions(torch.as_tensor(a_train), trainer.data.x, "a_train")
+        self.build_model = build_model
+        self.retrain = retrain
+        self.reports: list[TuningReport] = []
+        self._share: float | None = None
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> list[float]:
+        """See :meth:`quantus_ext.base.TorchMetric.__call__`.
+
+        With ``retrain="per_sparsity"`` maps that are not passed are computed for each size.
+        """
+        if self.retrain == "once":
+            return super().__call__(*arguments, **keywords)
+        warnings.warn(
+            f"retrain='per_sparsity' trains {len(self.sparsity)} models from scratch for this "
+            "explainer",
+            UserWarning,
+            stacklevel=2,
+        )
+        parts = [self._at(share) for share in self.sparsity]
+        for part in parts:
+            part(*arguments, **keywords)
+        return self._merge(parts)
+
+    def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+        """Return the model that was trained without the most relevant elements."""
+        device = checks.resolve_device(model, None)
+        with isolated_training(device, self.trainer.settings.seed):
+            fresh = _fresh(model) if self.build_model is None else self.build_model()
+        if not isinstance(fresh, nn.Module):
+            raise TypeError(f"build_model must return a torch.nn.Module, returned {fresh!r}")
+        maps = self._prepared(
+            self.a_train, as_input(self.trainer.data.x, model, torch.device("cpu"))
+        )
+        remove = RemoveTop(
+            maps,
+            perturbation=perturbation.resolve(self.perturb_func),
+            element=self.element,
+            patch_size=self.patch_size,
+            share=self._share,
+            seed=self.seed or 0,
+        )
+        trained = self.trainer(fresh.to(device).eval(), remove)
+        if self.trainer.report is not None:
+            self.reports = [self.trainer.report]
+        return trained
+
+    def _at(self, share: float) -> ROAR:
+        """Return a metric of one size, with a model of its own."""
+        part = copy.copy(self)
+        part.sparsity, part.retrain, part._share = [share], "once", share
+        part.return_aggregate, part.all_evaluation_scores = False, []
+        return part
+
+    def _merge(self, parts: Sequence[ROAR]) -> list[float]:
+        self.reports = [report for part in parts for report in part.reports]
+        self.n_evaluations = sum(part.n_evaluations for part in parts)
+        squared = np.square([part.standard_errors for part in parts])
+        self.standard_errors = np.sqrt(squared.sum(0)) / len(parts)
+        self.details = {
+            # Curves side by side, and what is one number a sample averaged.
+            name: np.concatenate(values, 1) if values[0].ndim == 2 else np.mean(values, 0)
+            for name in parts[0].details
+            for values in [[part.details[name] for part in parts]]
+        }
+        scores = np.mean([part.evaluation_scores for part in parts], 0).tolist()
+        if self.return_aggregate:
+            scores = [self.aggregate_func(scores)]
+        self.evaluation_scores = scores
+        self.all_evaluation_scores.extend(scores)
+        return list(scores)
+
+
+class RemoveTop:
+    """Removes the elements that maps of the training data rank highest.
+
+    Parameters
+    ----------
+    maps : Tensor, shape (n, \\*sample) or with one channel
+    perturbation : Perturbation
+        What removed elements become.
+    element, patch_size
+        See :func:`quantus_ext.engine.elements.elements_of`.
+    share : float, optional
+        Of the elements; by default uniform on (0, 1) for each sample and draw.
+    seed : int, default 0
+    """
+
+    def __init__(
+        self,
+        maps: Tensor,
+        *,
+        perturbation: Perturbation,
+        element: str = "position",
+        patch_size: int | None = None,
+        share: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.maps = maps
+        self.perturbation = perturbation
+        self.element = element
+        self.patch_size = patch_size
+        self.share = share
+        self.seed = seed
+
+    def __call__(self, x: Tensor, draw: int, index: Tensor) -> Tensor:
+        """Return a copy without the top ``⌊share·t⌋`` elements.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, \\*sample)
+        draw : int
+        index : Tensor, int64, shape (n,)
+            Rows of ``maps``.
+        """
+        elements = elements_of(x, self.element, patch_size=self.patch_size)
+        keys = sampling.sample_keys(self.seed, index.to(x.device))
+        ranks = elements.ranks(self.maps[index].to(x.device), keys)
+        draws = sampling.draw_keys(keys, draw, draw + 1)
+        if self.share is None:
+            u = sampling.uniform(draws, 1, Purpose.MASK_SIZE).squeeze(1)
+            count: int | Tensor = (u * elements.largest).floor()
+        else:
+            count = sampling.snapped_floor(self.share * elements.largest)
+        everything = slice(None)
+        mask = elements.expand((ranks < count).unsqueeze(1), everything)
+        buffer = torch.empty_like(x).unsqueeze(1)
+        return self.perturbation.prepare(x)(everything, mask, draws, buffer).squeeze(1)
+
+
+def _fresh(model: nn.Module) -> nn.Module:
+    """Return a copy with all weights drawn anew."""
+    fresh = copy_model(model)
+    for name, module in fresh.named_modules():
+        # Attention has its own name for it.
+        reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        if callable(reset):
+            reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise ValueError(
+                f"build_model must make an untrained model, because the model's part {name!r} "
+                f"({type(module).__name__}) has weights and no reset_parameters"
+            )
+    return fresh
