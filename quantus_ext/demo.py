@@ -282,7 +282,7 @@ def score(problem: Problem, maps: dict[str, NDArray[np.float32]]) -> list[Result
                 evaluations.append(metric.n_evaluations)
                 values.append([scores, *(metric.details[name] for name, _ in details)])
                 progress.update()
-            shown = ((metric_name.lower(), metric.score_direction), *details)
+            shown = ((metric_name, metric.score_direction), *details)
             columns = [
                 _column(name, direction, np.asarray(digits, dtype=np.float64))
                 for (name, direction), digits in zip(shown, zip(*values, strict=True), strict=True)

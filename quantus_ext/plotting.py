@@ -92,7 +92,8 @@ def plot_maps(
     if columns:
         figure.colorbar(
             drawn,
-            ax=axes[:, 1:],
+            # Under all of them: under the maps alone it would push these out of their rows.
+            ax=axes,
             location="bottom",
             fraction=0.04,
             pad=0.02,
