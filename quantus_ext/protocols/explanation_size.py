@@ -1,0 +1,231 @@
+r"""How many elements the explanation has, from where F-Fidelity turns (Theorem 1 and D.8).
+
+With the c₁ elements that matter ranked first, ``FFid⁺(s)`` rises until ⌊βt⌋ elements are removed,
+at s = βt/α. If that is below c₁ it stays level up to c₁, as all that is removed matters, and falls
+from there on, as ever less of it does. So the end of the level part is the size, if the level
+part begins before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from quantus_ext import checks, functional
+from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.perturb import replace_by
+from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model
+
+GRID = tuple(round(0.01 * step, 2) for step in (*range(1, 61), *range(65, 101, 5)))
+"""Sizes looked at: a hundredth apart up to .6, and beyond that whether the curve has fallen."""
+
+_EQUAL = 2.0
+"""Standard errors within which a size counts as level with the maximum."""
+_FALLEN = 4.0
+"""Standard errors by which the curve must fall in the end. The highest of some seventy equal but
+noisy points lies up to three above any of them."""
+_LONGER = 1.25
+"""A plateau must end at least that much later than it may begin, or it is only a peak."""
+
+
+@dataclass(frozen=True)
+class ExplanationSize:
+    """What a sweep over (α, β) found.
+
+    Attributes
+    ----------
+    sparsity : float or None
+        The explanation's size as a share of all elements, the median over the pairs kept; None
+        if no pair shows a plateau.
+    ends : dict of (float, float) to float or None
+        For each (α, β) the end of the part that is level with the maximum, None where the curve
+        never falls.
+    kept : tuple of (float, float)
+        The pairs that count: β/α below the size, and a plateau from there on.
+    """
+
+    sparsity: float | None
+    ends: dict[tuple[float, float], float | None]
+    kept: tuple[tuple[float, float], ...]
+
+
+def explanation_size(
+    model: nn.Module,
+    x_batch: np.ndarray | Tensor,
+    y_batch: np.ndarray | Tensor,
+    a_batch: np.ndarray | Tensor,
+    *,
+    fine_tune: FineTuner | nn.Module | Callable[..., nn.Module],
+    alphas: Sequence[float] = (0.5, 0.7, 0.9),
+    betas: Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2),
+    sparsity: Sequence[float] = GRID,
+    n_samples: int = 10,
+    element: str = "position",
+    patch_size: int | None = None,
+    perturb_baseline: float = 0.0,
+    seed: int = 0,
+) -> ExplanationSize:
+    """Find the size of explanations whose ranking is right.
+
+    Nothing is known of the size but the ranking, and if that is wrong, so is the size. A ranking
+    that says nothing gives none.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The explained model, in evaluation mode.
+    x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    y_batch : array or tensor of int, shape (n,)
+        Explained classes.
+    a_batch : array or tensor, shape of ``x_batch`` or with one channel
+        Attributions; only their ranks count.
+    fine_tune : FineTuner, torch.nn.Module or callable
+        See :class:`quantus_ext.FFidelity`; tuned once, under masks of the largest β.
+    alphas, betas : sequence of float in (0, 1]
+        All pairs with β/α below 1 are tried.
+    sparsity : sequence of float in (0, 1]
+        Increasing sizes; the answer is one of them or lies between two.
+    n_samples : int, default 10
+        Draws for each sample, size and pair.
+    element, patch_size, perturb_baseline
+        See :class:`quantus_ext.Fidelity`.
+    seed : int, default 0
+
+    Returns
+    -------
+    ExplanationSize
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks a rule.
+
+    Examples
+    --------
+    A model that reads the first 20 of 100 features, ranked first:
+
+    >>> import torch
+    >>> from quantus_ext.protocols import explanation_size
+    >>> class Twenty(torch.nn.Module):
+    ...     def forward(self, x):
+    ...         mean = x[:, :20].mean(1)
+    ...         return torch.stack([1 - mean, mean], 1)
+    >>> model = Twenty().eval()
+    >>> x, y = torch.ones(30, 100), torch.ones(30, dtype=torch.int64)
+    >>> a = (torch.arange(100) < 20).float().expand(30, -1)
+    >>> found = explanation_size(
+    ...     model, x, y, a, fine_tune=model, alphas=[0.9], betas=[0.1], n_samples=5
+    ... )
+    >>> found.sparsity
+    0.2
+    """
+    checks.evaluation_mode(model)
+    device = checks.resolve_device(model, None)
+    x = torch.as_tensor(x_batch).to(device)
+    checks.inputs(x)
+    y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
+    a = checks.attributions(torch.as_tensor(a_batch).to(device), x)
+    shares = checks.fractions("sparsity", sparsity)
+    checks.positive_integer("n_samples", n_samples)
+    pairs = [
+        (alpha, beta)
+        for alpha in checks.fractions("alphas", alphas)
+        for beta in checks.fractions("betas", betas)
+        if beta < alpha
+    ]
+    perturbation = replace_by(perturb_baseline)
+    masks = MaskSampler(
+        perturbation=perturbation,
+        beta=max(betas),
+        element=element,
+        patch_size=patch_size,
+        seed=seed,
+    )
+    tuned, _ = resolve_tuned_model(fine_tune, model, masks)
+    forward = Forward.of_module(tuned, device, softmax=True)
+    clean = forward.clean(x)
+    elements = elements_of(x, element, patch_size=patch_size)
+    curves = {}
+    for alpha, beta in pairs:
+        scores = functional.fidelity(
+            forward,
+            x,
+            a,
+            y,
+            sparsity=shares,
+            elements=elements,
+            perturbation=perturbation,
+            # Fid⁻ is not looked at, so nothing is removed for it.
+            alpha=(alpha, 0.0),
+            beta=beta,
+            n_draws=n_samples,
+            output="probability",
+            seed=seed,
+            clean=clean,
+        )
+        curves[alpha, beta] = scores.details["curve_plus"].cpu().numpy()
+    return size_from_curves(curves, shares)
+
+
+def size_from_curves(
+    curves: Mapping[tuple[float, float], ArrayLike], sparsity: Sequence[float]
+) -> ExplanationSize:
+    """Find the size that curves for several (α, β) agree on.
+
+    Parameters
+    ----------
+    curves : mapping of (float, float) to array, shape (n, S)
+        For each (α, β) the samples' FFid⁺, in its probability form, at each sparsity.
+    sparsity : sequence of float, S of them
+        Increasing.
+
+    Returns
+    -------
+    ExplanationSize
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quantus_ext.protocols.explanation_size import size_from_curves
+    >>> sizes = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    >>> noise = 0.01 * np.random.default_rng(0).normal(size=(50, 5))
+    >>> size_from_curves({(0.9, 0.1): [0.3, 0.5, 0.5, 0.4, 0.3] + noise}, sizes).sparsity
+    0.3
+    >>> size_from_curves({(0.9, 0.1): [0.1, 0.2, 0.2, 0.2, 0.2] + noise}, sizes).sparsity is None
+    True
+    """
+    places = np.asarray(sparsity, dtype=np.float64)
+    if places.ndim != 1 or (np.diff(places) <= 0).any():
+        raise ValueError(f"sparsity must increase, is {sparsity}")
+    ends = {pair: _plateau_end(np.asarray(c, float), places) for pair, c in curves.items()}
+    kept: list[tuple[float, float]] = []
+    sizes: list[float] = []
+    for alpha, beta in sorted(ends, key=lambda pair: pair[1] / pair[0]):
+        begin, end = beta / alpha, ends[alpha, beta]
+        if sizes and begin >= np.median(sizes):
+            # From here on the level part ends at β/α, wherever the explanation does.
+            break
+        if end is not None and end >= _LONGER * begin:
+            kept.append((alpha, beta))
+            sizes.append(end)
+    return ExplanationSize(float(np.median(sizes)) if sizes else None, ends, tuple(kept))
+
+
+def _plateau_end(curve: NDArray[np.float64], places: NDArray[np.float64]) -> float | None:
+    """Return the last size level with the maximum, None if the curve does not fall after it."""
+    if curve.ndim != 2 or curve.shape[1] != len(places) or len(curve) < 2:
+        raise ValueError(
+            f"curves must have shape (n, {len(places)}) with n at least 2, one has {curve.shape}"
+        )
+    # Differences sample by sample: how much samples differ from each other does not blur them.
+    below = curve[:, [curve.mean(0).argmax()]] - curve
+    mean, error = below.mean(0), below.std(0, ddof=1) / np.sqrt(len(curve))
+    if mean[-1] <= _FALLEN * error[-1]:
+        return None
+    return float(places[np.flatnonzero(mean <= _EQUAL * error)[-1]])

@@ -1,0 +1,88 @@
+"""Explanation size: Theorem 1 on a model whose tiers are known, and rankings that say nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quantus_ext.protocols import explanation_size
+from quantus_ext.protocols.explanation_size import GRID, size_from_curves
+
+FEATURES, SAMPLES = 200, 25
+
+
+class ReadsSome(nn.Module):
+    """Its probability of class 1 rises with the mean of each sample's marked features."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Marked features are 2, others 1, removed ones 0.
+        share = (x == 2).sum(1) / 50
+        return torch.stack([-4 * share, 4 * share - 2], 1)
+
+
+def marked(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return inputs with ``size`` marked features in random places, and an ideal ranking."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.rand(SAMPLES, FEATURES, generator=generator).argsort(1)
+    x = 1 + (places < size).float()
+    return x, x + 0.5 * torch.rand(x.shape, generator=generator)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.2, 0.25])
+def test_recovers_the_size_of_the_first_tier(share):
+    model = ReadsSome().eval()
+    x, a = marked(round(share * FEATURES))
+    y = torch.ones(SAMPLES, dtype=torch.int64)
+    found = explanation_size(
+        model, x, y, a, fine_tune=model, alphas=[0.5, 0.9], betas=[0.05, 0.1, 0.2], n_samples=4
+    )
+    assert found.sparsity == pytest.approx(share, rel=0.1)
+    assert all(beta / alpha < found.sparsity for alpha, beta in found.kept)
+
+
+def test_one_pair_alone_gives_the_cap_and_the_sweep_does_not_count_it():
+    model = ReadsSome().eval()
+    x, a = marked(20)
+    y = torch.ones(SAMPLES, dtype=torch.int64)
+    found = explanation_size(
+        model, x, y, a, fine_tune=model, alphas=[0.5], betas=[0.02, 0.2], n_samples=4
+    )
+    assert found.ends[0.5, 0.2] >= 0.38
+    assert found.kept == ((0.5, 0.02),)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shuffled_ranking_gives_none(seed):
+    model = ReadsSome().eval()
+    x, _ = marked(40)
+    a = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
+    y = torch.ones(SAMPLES, dtype=torch.int64)
+    found = explanation_size(
+        model, x, y, a, fine_tune=model, alphas=[0.5, 0.9], betas=[0.05, 0.2], n_samples=4
+    )
+    assert found.sparsity is None
+
+
+def test_a_peak_without_a_plateau_gives_none():
+    places = np.array(GRID)
+    noise = 0.001 * np.random.default_rng(0).normal(size=(50, len(places)))
+    curves = {
+        (0.5, beta): 0.3 - np.abs(places - 2 * beta) * 0.2 + noise for beta in (0.05, 0.1, 0.2)
+    }
+    found = size_from_curves(curves, GRID)
+    assert found.sparsity is None
+    assert found.ends[0.5, 0.1] == pytest.approx(0.2, abs=0.02)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="sparsity must increase"):
+        size_from_curves({}, [0.2, 0.1])
+    with pytest.raises(ValueError, match="curves must have shape"):
+        size_from_curves({(0.5, 0.1): np.ones((3, 4))}, [0.1, 0.2])
+    x, a = marked(20)
+    with pytest.raises(ValueError, match="betas must be above 0"):
+        explanation_size(
+            ReadsSome().eval(), x, torch.ones(SAMPLES).long(), a, fine_tune=nn.Identity(), betas=[0]
+        )
