@@ -88,7 +88,12 @@ class ForeignMetric:
     """
 
     def __init__(self, metric: Metric[Any], call: Call, prepare: Maps, reduce: Reduce) -> None:
-        self.metric = cast(Any, copy.deepcopy(metric))
+        # Past results can be long, and the copy has no use for them.
+        past = (metric.evaluation_scores, metric.all_evaluation_scores)
+        without = {
+            id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))
+        }
+        self.metric = cast(Any, copy.deepcopy(metric, without))
         self.metric.abs = self.metric.normalise = self.metric.return_aggregate = False
         self.metric._display_progressbar = False
         if isinstance(metric, ROAD):
