@@ -1,0 +1,104 @@
+"""What the studies of QGE share: rank correlations before and after, and the page they go on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, spearmanr
+
+from benchmarks.timing import environment, write_atomically
+
+Values = NDArray[np.float64]
+
+
+class Order(NamedTuple):
+    """How well q's order survives: rank correlations of q and what is made of it."""
+
+    tau: float
+    rho: float
+
+
+class Gain(NamedTuple):
+    """The order kept by QGE and by the comparison with one random explanation."""
+
+    qge: Order
+    random: Order
+
+    @property
+    def tau(self) -> float:
+        return self.qge.tau - self.random.tau
+
+    @property
+    def rho(self) -> float:
+        return self.qge.rho - self.random.rho
+
+
+def order(q: Values, reference: Values) -> Order:
+    """Return the order that is kept by ``q - reference``."""
+    transformed = q - reference
+    if np.ptp(q) == 0 or np.ptp(transformed) == 0:
+        return Order(np.nan, np.nan)
+    return Order(float(kendalltau(q, transformed)[0]), float(spearmanr(q, transformed)[0]))
+
+
+def gain(q: Values, q_inverse: Values, q_random: Values) -> Gain:
+    """Compare the two references of the same explanations, all for one input."""
+    return Gain(order(q, q_inverse), order(q, q_random))
+
+
+def mean_and_spread(values: Sequence[float], digits: int = 3) -> str:
+    """Return the mean and the standard deviation over inputs."""
+    kept = [value for value in values if not np.isnan(value)]
+    text = f"{np.mean(kept):.{digits}f} ± {np.std(kept):.{digits}f}"
+    return text if len(kept) == len(values) else f"{text} ({len(values) - len(kept)} undefined)"
+
+
+def gain_cells(gains: Sequence[Gain]) -> list[str]:
+    """Return τ of QGE, of one random reference, Δτ and Δρ over inputs."""
+    return [
+        mean_and_spread([g.qge.tau for g in gains]),
+        mean_and_spread([g.random.tau for g in gains]),
+        mean_and_spread([g.tau for g in gains]),
+        mean_and_spread([g.rho for g in gains]),
+    ]
+
+
+GAIN_HEADER = ["τ(q, QGE)", "τ(q, one random)", "Δτ", "Δρ"]
+
+
+def parser(script: str, description: str | None) -> argparse.ArgumentParser:
+    """Return the options that every study has."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{script}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--quick", action="store_true", help="a small part of it, and no file")
+    made.add_argument("--threads", type=int, help="of torch; its own choice by default")
+    return made
+
+
+def options(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line."""
+    parsed = made.parse_args()
+    if parsed.threads:
+        torch.set_num_threads(parsed.threads)
+    return parsed
+
+
+def publish(script: str, packages: Sequence[str], text: str, *, quick: bool) -> None:
+    """Print the results and, unless it was a quick run, write them beside the script."""
+    print(text)
+    if quick:
+        return
+    command = " ".join([f"python -m benchmarks.{script}", *sys.argv[1:]])
+    versions = environment(("torch", "numpy", "scipy", "quantus", *packages))
+    path = Path(__file__).with_name(f"{script}.md")
+    write_atomically(path, f"`{command}`\n\n{versions}\n\n{text}\n")
