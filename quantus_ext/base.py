@@ -70,7 +70,7 @@ class TorchMetric(Metric[list[float]]):
     details : dict of numpy.ndarray
         After a call: what else the same evaluations gave.
     n_evaluations : int
-        After a call: rows sent through the model.
+        After a call: rows sent through the model for the scores.
     """
 
     default_softmax: ClassVar[bool] = False
@@ -163,13 +163,15 @@ class TorchMetric(Metric[list[float]]):
         x = inputs if channel_first or inputs.ndim == 2 else inputs.movedim(-1, 1)
         n = len(x)
         y = None if y_batch is None else checks.labels(y_batch, n)
+        if index_batch is not None and custom_batch is not None:
+            raise ValueError("index_batch and custom_batch are one argument, both are given")
         given = next((i for i in (index_batch, custom_batch) if i is not None), np.arange(n))
         index = torch.from_numpy(checks.sample_indices(given, n)).to(torch_device)
         a = None
         if a_batch is not None:
             checks.on_device("a_batch", a_batch, torch_device)
-            a = _tensor("a_batch", a_batch, torch_device, x.dtype)
-            if not channel_first and a.shape == inputs.shape:
+            a = _tensor("a_batch", a_batch, torch_device, _map_dtype(x))
+            if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
             a = self._prepared(a, x)
         elif not callable(explain_func):
@@ -187,16 +189,18 @@ class TorchMetric(Metric[list[float]]):
             )
 
         forward = forward_of(model)
+        known = None
         if y is None:
-            y = forward.clean(x).argmax(1).cpu().numpy()
+            known = forward.clean(x)
+            y = known.argmax(1).cpu().numpy()
         asked = self.model_to_ask(model, x, torch.from_numpy(y).to(torch_device))
         if asked is not model:
-            forward = forward_of(asked)
+            forward, known = forward_of(asked), None
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         batches = []
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, start + batch_size)
-            clean = forward.clean(x[rows])
+            clean = forward.clean(x[rows]) if known is None else known[rows]
             checks.labels_below(y, clean.shape[1])
             labels = torch.from_numpy(y[rows]).to(torch_device)
             if a is not None:
@@ -210,7 +214,7 @@ class TorchMetric(Metric[list[float]]):
                     explain_func_kwargs,
                     device,
                 )
-                attributions = self._prepared(explained, x[rows])
+                attributions = self._prepared(explained, x[rows], first=start)
             batches.append(
                 self.evaluate_batch(
                     forward,
@@ -273,9 +277,12 @@ class TorchMetric(Metric[list[float]]):
         Scores
         """
 
-    def _prepared(self, a: Tensor, x: Tensor) -> Tensor:
-        """Return checked attributions with a channel axis, normalised and absolute if asked."""
-        a = checks.attributions(a, x)
+    def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
+        """Return checked attributions with a channel axis, normalised and absolute if asked.
+
+        ``first`` is the index of the first sample, for errors.
+        """
+        a = checks.attributions(a, x, first=first)
         if self.normalise and self.normalise_func is not None:
             # One sample at a time: Quantus's functions divide by the maximum of what they get.
             maps = a.cpu().numpy()
@@ -284,6 +291,7 @@ class TorchMetric(Metric[list[float]]):
                 for i in range(len(maps))
             ]
             a = torch.from_numpy(np.concatenate(normalised)).to(a)
+            checks.all_finite("a_batch after normalise_func", a, first)
         return a.abs() if self.abs else a
 
     def _finish(self, batches: list[Scores], forward: Forward) -> list[float]:
@@ -297,10 +305,10 @@ class TorchMetric(Metric[list[float]]):
             for name in batches[0].details
         }
         self.n_evaluations = forward.n_evaluations
-        unknown = np.flatnonzero(np.isnan(score))
+        unknown = np.flatnonzero(~np.isfinite(score))
         if len(unknown):
             warnings.warn(
-                f"scores of samples {unknown.tolist()} are NaN: {self.nan_reason}",
+                f"scores of samples {unknown.tolist()} are not finite: {self.nan_reason}",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -331,6 +339,11 @@ def _dtype(model: nn.Module) -> torch.dtype | None:
     return next(floating, None)
 
 
+def _map_dtype(x: Tensor) -> torch.dtype:
+    """Return the type of attributions: the inputs', but at least single precision."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def _explain(
     explain_func: Callable[..., Any],
     model: nn.Module,
@@ -346,7 +359,7 @@ def _explain(
     explained = explain_func(
         model=model, inputs=x.cpu().numpy(), targets=labels.cpu().numpy(), **with_device
     )
-    return _tensor("a_batch", explained, x.device, x.dtype)
+    return _tensor("a_batch", explained, x.device, _map_dtype(x))
 
 
 def _tensor(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:

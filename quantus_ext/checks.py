@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,9 @@ def positive_integer(name: str, value: object) -> int:
 
 def positive_integers(name: str, values: object) -> list[int]:
     """Return a non-empty list of integers of at least 1; a single integer makes a list of one."""
-    if isinstance(values, (Integral, str)) or not isinstance(values, (Sequence, np.ndarray)):
+    if isinstance(values, (np.ndarray, Tensor)):
+        values = values.tolist()
+    if isinstance(values, str) or not isinstance(values, Sequence):
         values = [values]
     if len(values) == 0:
         raise ValueError(f"{name} must hold at least one integer, is empty")
@@ -62,9 +64,11 @@ def fraction(name: str, value: object) -> float:
 
 def fractions(name: str, values: object) -> list[float]:
     """Return a non-empty list of floats in (0, 1]; a single number makes a list of one."""
+    if isinstance(values, (np.ndarray, Tensor)):
+        values = values.tolist()
     if isinstance(values, Real):
         values = [values]
-    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str):
+    if not isinstance(values, Sequence) or isinstance(values, str):
         raise TypeError(f"{name} must be a number or a sequence of them, is {values!r}")
     if len(values) == 0:
         raise ValueError(f"{name} must hold at least one number, is empty")
@@ -107,15 +111,18 @@ def inputs(x: Tensor, name: str = "x_batch") -> None:
     all_finite(name, x)
 
 
-def all_finite(name: str, values: Tensor) -> None:
-    """Raise ValueError naming the first sample with a value that is NaN or infinite."""
+def all_finite(name: str, values: Tensor, first: int = 0) -> None:
+    """Raise ValueError naming the first sample with a value that is NaN or infinite.
+
+    ``first`` is the index of the first of these samples.
+    """
     finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
-        sample = int((~finite).nonzero()[0, 0])
+        sample = first + int((~finite).nonzero()[0, 0])
         raise ValueError(f"{name} must be finite, holds NaN or infinity first in sample {sample}")
 
 
-def attributions(a: Tensor, x: Tensor, name: str = "a_batch") -> Tensor:
+def attributions(a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0) -> Tensor:
     """Return attributions with a channel axis where the inputs have one.
 
     Parameters
@@ -125,6 +132,8 @@ def attributions(a: Tensor, x: Tensor, name: str = "a_batch") -> Tensor:
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
     name : str, default "a_batch"
         Of the argument, for errors.
+    first : int, default 0
+        Index of the first sample, for errors.
 
     Returns
     -------
@@ -144,7 +153,7 @@ def attributions(a: Tensor, x: Tensor, name: str = "a_batch") -> Tensor:
     if tuple(a.shape) not in allowed:
         shapes = " or ".join(map(str, sorted(allowed, key=len, reverse=True)))
         raise ValueError(f"{name} must have shape {shapes} for these inputs, has {tuple(a.shape)}")
-    all_finite(name, a)
+    all_finite(name, a, first)
     return a
 
 
@@ -205,17 +214,25 @@ def resolve_device(model: torch.nn.Module, device: str | torch.device | None) ->
         If ``device`` is another than the model's.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    wanted = None if device is None else torch.device(device)
+    try:
+        wanted = None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must name a torch device, is {device!r}") from error
     if not tensors:
         return wanted or torch.device("cpu")
     actual = tensors[0].device
-    same_type = wanted is not None and wanted.type == actual.type
-    if wanted is not None and not (same_type and wanted.index in (None, actual.index)):
+    if wanted is not None and not _same_device(wanted, actual):
         raise ValueError(f"device is {str(wanted)!r} but the model is on {str(actual)!r}")
     return actual
 
 
+def _same_device(one: torch.device, other: torch.device) -> bool:
+    # "cuda" without a number is whichever it is.
+    numbers = {one.index, other.index} - {None}
+    return one.type == other.type and len(numbers) <= 1
+
+
 def on_device(name: str, values: object, device: torch.device) -> None:
     """Raise ValueError if ``values`` is a tensor on another device; arrays go anywhere."""
-    if isinstance(values, Tensor) and values.device != device:
+    if isinstance(values, Tensor) and not _same_device(values.device, device):
         raise ValueError(f"{name} is on {str(values.device)!r} but the model is on {str(device)!r}")

@@ -151,6 +151,14 @@ def test_global_random_states_are_neither_read_nor_changed(case: Case):
     np.testing.assert_array_equal(*scores)
 
 
+def attributes(model: torch.nn.Module) -> dict[str, dict[str, object]]:
+    """Everything a model's modules hold, hooks and buffers included."""
+    return {
+        name: {key: dict(v) if isinstance(v, dict) else v for key, v in vars(module).items()}
+        for name, module in model.named_modules()
+    }
+
+
 @each_case
 def test_nothing_of_the_callers_changes(case: Case):
     inputs = first_inputs(case)
@@ -161,7 +169,7 @@ def test_nothing_of_the_callers_changes(case: Case):
     for array in arrays:
         array.setflags(write=False)
     model_before = copy.deepcopy(model.state_dict())
-    modules_before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    modules_before = attributes(model)
     flags = [p.requires_grad for p in model.parameters()]
     strides = [p.stride() for p in model.parameters()]
     explain_keywords: dict[str, object] = {"scale": 1.0}
@@ -181,7 +189,7 @@ def test_nothing_of_the_callers_changes(case: Case):
         np.testing.assert_array_equal(array, original)
     assert explain_keywords == {"scale": 1.0}
     assert predict_keywords == {}
-    assert {n: dict(vars(m)) for n, m in model.named_modules()} == modules_before
+    assert attributes(model) == modules_before
     assert all(torch.equal(v, model_before[k]) for k, v in model.state_dict().items())
     assert [p.requires_grad for p in model.parameters()] == flags
     assert [p.stride() for p in model.parameters()] == strides
@@ -272,10 +280,15 @@ def test_normalise_then_abs_sample_by_sample(case: Case):
     scores = inputs.call(case.metric(normalise=True, abs=True))
     plain = inputs.call(case.metric(), a_batch=expected)
     np.testing.assert_allclose(scores, plain, rtol=1e-10)
+    last = axes[-1:]
+    inputs.a[2] = 1.0
+    by_row = np.abs(inputs.a / np.abs(inputs.a).max(last, keepdims=True))
     axes_given = case.metric(
-        normalise=True, abs=True, normalise_func_kwargs={"normalise_axes": axes}
+        normalise=True, abs=True, normalise_func_kwargs={"normalise_axes": last}
     )
-    np.testing.assert_array_equal(inputs.call(axes_given), scores)
+    np.testing.assert_allclose(
+        inputs.call(axes_given), inputs.call(case.metric(), a_batch=by_row), rtol=1e-10
+    )
 
 
 @each_case
@@ -294,7 +307,7 @@ def test_a_sample_whose_outputs_are_nan_costs_no_other_its_score(case: Case):
             same = (rows == torch.from_numpy(bad)).flatten(1).double().mean(1) > 0.2
             return self.model(rows).masked_fill(same[:, None], torch.nan)
 
-    with pytest.warns(RuntimeWarning, match=r"scores of samples \[3\] are NaN"):
+    with pytest.warns(RuntimeWarning, match=r"scores of samples \[3\] are not finite"):
         partly = inputs.call(case.metric(), model=Fails().eval())
     assert np.isnan(partly[3])
     np.testing.assert_allclose(np.delete(partly, 3), np.delete(scores, 3), rtol=1e-10)
@@ -340,6 +353,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Inputs], dict[str, object]], type[Exception
         "evaluation mode",
     ),
     "device": (lambda i: {"device": "cuda"}, ValueError, "device is 'cuda' but the model is on"),
+    "device name": (lambda i: {"device": "nope"}, ValueError, "device must name .* is 'nope'"),
     "x device": (
         lambda i: {"x_batch": torch.from_numpy(i.x).to("meta")},
         ValueError,
@@ -370,6 +384,22 @@ BAD_CALLS: dict[str, tuple[Callable[[Inputs], dict[str, object]], type[Exception
         "below 4, the model's number of classes; sample 3 has 9",
     ),
     "index": (lambda i: {"index_batch": np.arange(3)}, ValueError, "index_batch must have shape"),
+    "index twice": (
+        lambda i: {"index_batch": np.arange(5), "custom_batch": np.arange(5)},
+        ValueError,
+        "index_batch and custom_batch are one argument",
+    ),
+    "explained nan": (
+        lambda i: {
+            "a_batch": None,
+            "explain_func": lambda model, inputs, targets: np.where(
+                inputs == i.x[4], np.nan, inputs
+            ),
+            "batch_size": 2,
+        },
+        ValueError,
+        "a_batch must be finite.* first in sample 4",
+    ),
     "index floats": (
         lambda i: {"index_batch": np.arange(5.0)},
         TypeError,
@@ -442,6 +472,33 @@ def test_runs_in_quantus_evaluate_beside_its_metrics(case: Case):
     np.testing.assert_allclose(results["given"]["ours"]["plain"], single.call(case.metric()))
     made = single.call(case.metric(), a_batch=single.x, softmax=True)
     np.testing.assert_allclose(results["made"]["ours"]["softmax"], made, rtol=1e-4)
+
+
+@each_case
+def test_models_that_work_in_place_score_as_others(case: Case):
+    inputs = first_inputs(case)
+    kept = inputs.x.copy()
+
+    class Shifts(torch.nn.Module):
+        def __init__(self, in_place: bool) -> None:
+            super().__init__()
+            self.model, self.in_place = inputs.model, in_place
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.model(rows.sub_(0.5) if self.in_place else rows - 0.5)
+
+    np.testing.assert_array_equal(
+        inputs.call(case.metric(), model=Shifts(True).eval()),
+        inputs.call(case.metric(), model=Shifts(False).eval()),
+    )
+    np.testing.assert_array_equal(inputs.x, kept)
+
+
+@each_case
+def test_empty_segmentations_are_taken(case: Case):
+    inputs = first_inputs(case)
+    scores = inputs.call(case.metric(), s_batch=[None] * len(inputs.x))
+    np.testing.assert_array_equal(scores, inputs.call(case.metric()))
 
 
 def test_clean_outputs_are_computed_once(monkeypatch: pytest.MonkeyPatch):

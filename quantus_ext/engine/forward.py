@@ -98,6 +98,7 @@ class Forward:
         self.plan: Plan | None = None
         self._chunk_size = chunk_size
         self._channels_last = channels_last
+        self._writes_to_input = False
 
     @classmethod
     def of_module(
@@ -220,7 +221,9 @@ class Forward:
             # another reason fails again below, and that error reaches the caller.
             with suppress(RuntimeError):
                 return self._observe(rows, torch.channels_last)
-        return self._observe(x.contiguous(), torch.contiguous_format)
+        return self._observe(
+            x.clone(memory_format=torch.contiguous_format), torch.contiguous_format
+        )
 
     def _observe(self, rows: Tensor, layout: torch.memory_format) -> tuple[Tensor, Plan]:
         with _WidestTensor() as widest:
@@ -232,8 +235,12 @@ class Forward:
         return outputs, Plan(chunk, layout)
 
     def _checked(self, rows: Tensor) -> Tensor:
+        version = rows._version
         with torch.no_grad():
-            outputs = self.predict(rows)
+            outputs = self.predict(rows.clone() if self._writes_to_input else rows)
+        # The rows are compared with the inputs afterwards, so a model that works in place (a
+        # first ReLU, a normalisation) gets copies. The first pass, on a copy anyway, finds it out.
+        self._writes_to_input |= rows._version != version
         if not isinstance(outputs, Tensor):
             raise TypeError(f"model must return a tensor, returned {type(outputs).__name__}")
         if outputs.ndim != 2 or len(outputs) != len(rows):
@@ -253,7 +260,8 @@ def resolve_softmax(model: nn.Module, softmax: bool) -> nn.Module:
     """Return a view of ``model`` that gives probabilities or logits; ``model`` stays as it is.
 
     A model counts as ending in a softmax when the last of its ``modules()`` is an ``nn.Softmax``,
-    nested or not. With ``softmax=True`` one is added unless it is there; with ``softmax=False``
+    nested or not, as Quantus takes it; one that is used elsewhere (in attention) must not be
+    registered last. With ``softmax=True`` one is added unless it is there; with ``softmax=False``
     it is left out. Weights and hooks are shared with ``model``, nothing is copied.
 
     Examples

@@ -39,6 +39,10 @@ class Perturbation(Protocol):
     def replaces(self) -> bool:
         """Whether chosen elements lose their value entirely, so that ``I`` can be the mask."""
 
+    @property
+    def uses_mask(self) -> bool:
+        """Whether it matters which elements are chosen."""
+
     def prepare(self, x: Tensor) -> Apply:
         """Compute once what depends on the samples ``x``, shape (n, \\*sample), alone."""
 
@@ -58,6 +62,11 @@ class Native:
     replacement: Callable[[Tensor], Replacement]
     random: bool
     replaces: bool
+
+    @property
+    def uses_mask(self) -> bool:
+        """See :class:`Perturbation`."""
+        return True
 
     def prepare(self, x: Tensor) -> Apply:
         """See :class:`Perturbation`."""
@@ -196,6 +205,8 @@ def baseline_values(
         raise TypeError(
             f"{name} must be a number, a name or an array, is {type(baseline).__name__}"
         )
+    if not np.isfinite(np.asarray(torch.as_tensor(baseline).cpu())).all():
+        raise ValueError(f"{name} must be finite, is {baseline}")
     if isinstance(baseline, (int, float)):
         return torch.full((1, *ones), baseline, dtype=x.dtype, device=x.device)
     values = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
@@ -317,6 +328,11 @@ class Bridge:
     random: bool = True
     replaces: bool = False
 
+    @property
+    def uses_mask(self) -> bool:
+        """See :class:`Perturbation`."""
+        return self.convention not in ("whole", "whole_batch")
+
     def prepare(self, x: Tensor) -> Apply:
         """See :class:`Perturbation`."""
         arrays = x.detach().cpu().numpy()
@@ -350,6 +366,8 @@ class Bridge:
                 f"perturb_func {name} must keep the shape {arguments['arr'].shape}, "
                 f"returned {result.shape}"
             )
+        if not np.isfinite(result).all():
+            raise ValueError(f"perturb_func {name} must return finite values, returned {result}")
         return result.reshape(arr.shape).astype(arr.dtype, copy=False)
 
     def _arguments(self, arr: np.ndarray, mask: np.ndarray) -> dict[str, Any]:

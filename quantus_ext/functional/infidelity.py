@@ -6,6 +6,7 @@ infidelity is ``E_I[(a - b)²]``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import Block, Sampler, sum_draws, sum_until_known
 from quantus_ext.engine.forward import Forward, Predict
@@ -23,7 +25,7 @@ from quantus_ext.functional.scores import Scores
 Scheme = Literal["patch", "subset", "all"]
 
 _ORDERS = 5
-"""Powers 0 to 4 of a and of b: their products up to fourth order give the standard errors."""
+"""Powers 0 to 4 of a and of b: products up to the fourth order give the standard errors."""
 
 
 def infidelity(
@@ -68,8 +70,8 @@ def infidelity(
         Share of the elements in a subset, rounded down, at least one element.
     multiply_by_inputs : bool, default False
         The attributions already carry the input factor (Integrated Gradients, SHAP, …), so ``I``
-        is the mask where elements are replaced, else ``(x - x̃) / (x - inputs_baseline)``.
-        Otherwise ``I = x - x̃``.
+        is the mask where elements are replaced, which should be by the attributions' own
+        baseline, else ``(x - x̃) / (x - inputs_baseline)``. Otherwise ``I = x - x̃``.
     inputs_baseline : float, default 0.0
         The baseline of that input factor. Values equal to it count as unperturbed.
     rescale : bool, default False
@@ -115,11 +117,12 @@ def infidelity(
     perturbation = perturbation or replace_by("black")
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
-    sampler = _sampler(scheme, x, patch_sizes, subset_fraction)
-    is_random = scheme != "all" or perturbation.random
+    checks.positive_integer("n_draws", n_draws)
+    chosen = _sampler(scheme, x, patch_sizes, subset_fraction)
+    is_random = (scheme != "all" and perturbation.uses_mask) or perturbation.random
     clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
 
-    def sum_rows(rows: Tensor | slice, start: int, stop: int) -> Tensor:
+    def sum_with(sampler: Sampler, rows: Tensor | slice, start: int, stop: int) -> Tensor:
         predicted = _predicted_change(
             x[rows], a[rows], perturbation.replaces, multiply_by_inputs, inputs_baseline
         )
@@ -144,13 +147,19 @@ def infidelity(
     def variance(sums: Tensor, counts: Tensor) -> Tensor:
         return _Moments(sums, counts).loss(rescale)[1]
 
+    spread = torch.zeros_like(clean).squeeze(1)
+    if tolerance is not None:
+        # How far apart losses can plausibly be: what perturbing everything at once does.
+        extreme = sum_with(_sampler("all", x, patch_sizes, 1.0), slice(None), 0, 1)
+        moments = _Moments(extreme, torch.ones_like(extreme[:, 0]))
+        spread = torch.maximum(moments.product(2, 0), moments.product(0, 2))
     sums, counts = sum_until_known(
-        sum_rows,
+        functools.partial(sum_with, chosen),
         len(x),
         n_draws=n_draws if is_random else 1,
         tolerance=tolerance,
         variance=variance,
-        spread=clean.squeeze(1).double() ** 2,
+        spread=spread,
         device=x.device,
     )
     return _scores(sums, counts, rescale=rescale, is_random=is_random)
@@ -236,8 +245,14 @@ def _sampler(
     scheme: Scheme, x: Tensor, patch_sizes: Sequence[int], subset_fraction: float
 ) -> Sampler:
     """Return the scheme's masks: one channel stands for all, tables have none."""
+    checks.one_of("scheme", scheme, ("patch", "subset", "all"))
     spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
     count = int(np.prod(spatial))
+    if scheme == "patch" and not 1 <= min(patch_sizes) <= max(patch_sizes) <= min(spatial):
+        raise ValueError(
+            f"patch sizes must be between 1 and the shortest axis of {spatial}, "
+            f"has {list(patch_sizes)}"
+        )
 
     def shaped(mask: Tensor) -> Tensor:
         channel = () if x.ndim == 2 else (1,)

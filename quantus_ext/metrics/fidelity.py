@@ -70,7 +70,8 @@ class Fidelity(TorchMetric):
     patch_size : int, optional
         For ``element="patch"``.
     perturb_func : callable, optional
-        Any of Quantus's, or one's own; by default ``baseline_replacement_by_indices``.
+        Any of Quantus's, or one's own; by default ``baseline_replacement_by_indices``. Fidelity
+        makes one draw, so that a random one leaves its standard error unknown (NaN).
     perturb_baseline : float, str or array, default 0.0
         As in Quantus, where ``"black"`` is the sample's minimum.
     perturb_func_kwargs : dict, optional
@@ -140,7 +141,8 @@ class Fidelity(TorchMetric):
         seed: int,
     ) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        segments = None if s_batch is None else torch.as_tensor(s_batch)
+        # MetaQuantus passes a list of None where there are no segmentations.
+        segments = _segments(s_batch) if self.element == "segment" else None
         return functional.fidelity(
             model,
             x_batch,
@@ -161,6 +163,15 @@ class Fidelity(TorchMetric):
             index=index_batch,
             clean=clean_batch,
         )
+
+
+def _segments(s_batch: np.ndarray | Tensor | None) -> Tensor | None:
+    if s_batch is None:
+        return None
+    ids = s_batch if isinstance(s_batch, Tensor) else torch.from_numpy(np.asarray(s_batch))
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"s_batch must hold integer segment ids, has dtype {ids.dtype}")
+    return ids
 
 
 class RFidelity(Fidelity):

@@ -43,8 +43,9 @@ class Infidelity(TorchMetric):
         Share of the elements in a ``"subset"``.
     multiply_by_inputs : bool, default False
         The attributions already carry the input factor (Integrated Gradients, Input×Gradient,
-        SHAP, LRP): ``I`` is the 0/1 mask of replaced elements, else
-        ``(x - x̃) / (x - inputs_baseline)``. False for gradients: ``I = x - x̃``.
+        SHAP, LRP): ``I`` is the 0/1 mask of replaced elements, so ``perturb_baseline`` should
+        be the explainer's own baseline; else ``(x - x̃) / (x - inputs_baseline)``. False for
+        gradients: ``I = x - x̃``.
     inputs_baseline : float, default 0.0
         The baseline of that input factor.
     rescale : bool, default False
@@ -152,7 +153,7 @@ class Infidelity(TorchMetric):
     ) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)
-        self._check_patch_sizes(x_batch)
+        self._check_quantus_scheme(x_batch)
         if self.scheme == "quantus":
             return cumulative_infidelity(
                 model,
@@ -187,19 +188,16 @@ class Infidelity(TorchMetric):
             clean=clean_batch,
         )
 
-    def _check_patch_sizes(self, x: Tensor) -> None:
-        axes = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
-        if self.scheme == "quantus" and x.ndim != 4:
+    def _check_quantus_scheme(self, x: Tensor) -> None:
+        if self.scheme != "quantus":
+            return
+        if x.ndim != 4:
             raise ValueError(
                 f'scheme="quantus" needs images (n, C, H, W), x_batch has {tuple(x.shape)}'
             )
         for size in self.perturb_patch_sizes:
-            if self.scheme == "patch" and size > min(axes):
-                raise ValueError(
-                    f"perturb_patch_sizes must be at most the shortest axis of {axes}, has {size}"
-                )
-            if self.scheme == "quantus" and any(length % size for length in axes):
+            if any(length % size for length in x.shape[2:]):
                 raise ValueError(
                     'perturb_patch_sizes must divide height and width with scheme="quantus", '
-                    f"has {size} for {axes}"
+                    f"has {size} for {tuple(x.shape[2:])}"
                 )

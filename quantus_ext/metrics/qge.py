@@ -258,10 +258,10 @@ class QGE(TorchMetric):
     ) -> Scores:
         """Return what the metric says of m maps of each of n samples, shape (m, n, …)."""
         m, n = maps.shape[:2]
-        if isinstance(s, np.ndarray):
-            s = np.concatenate([s] * m)
-        elif s is not None:
+        if isinstance(s, Tensor):
             s = torch.cat([s] * m)
+        elif s is not None:
+            s = np.concatenate([s] * m)
         metric = cast("TorchMetric", copy.copy(self.metric))
         scores = metric.evaluate_batch(
             model,
@@ -346,10 +346,10 @@ class QGE(TorchMetric):
             details[f"reference_{name}"] = value[1:].double().mean(0)
         return Scores(gap, torch.where(is_fixed, order_error, torch.nan), details)
 
-    def _prepared(self, a: Tensor, x: Tensor) -> Tensor:
+    def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
         if self.is_native:
-            return super()._prepared(a, x)
-        maps = checks.attributions(a, x).cpu().numpy()
+            return super()._prepared(a, x, first)
+        maps = checks.attributions(a, x, first=first).cpu().numpy()
         return torch.from_numpy(self._as_metric_sees(maps)).to(a)
 
     def _as_metric_sees(self, maps: np.ndarray) -> np.ndarray:

@@ -195,21 +195,23 @@ def test_a_map_of_zeros_predicts_nothing():
     result = infidelity(model, x, torch.zeros_like(x), zeros(4), patch_sizes=[2])
     assert (result.details["scale"] == 0).all()
     assert (result.details["faithfulness"] == 0).all()
-    assert torch.equal(result.details["rescaled_infidelity"], result.score)
+    torch.testing.assert_close(result.details["rescaled_infidelity"], result.score)
 
 
-def test_values_at_the_inputs_baseline_count_as_unperturbed():
-    x = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+@pytest.mark.parametrize("baseline", [0.0, 0.5])
+def test_values_at_the_inputs_baseline_count_as_unperturbed(baseline: float):
+    x = torch.tensor([[2.0, baseline]], dtype=torch.float64)
     result = infidelity(
         lambda rows: rows,
         x,
-        torch.tensor([[2.0, 5.0]], dtype=torch.float64),
+        torch.tensor([[2.0 - baseline, 5.0]], dtype=torch.float64),
         zeros(1),
         scheme="all",
         perturbation=gaussian_noise(1.0, 0.0),
         multiply_by_inputs=True,
+        inputs_baseline=baseline,
     )
-    # I = ((2 − 3) / 2, 0), so I·Φ = −1 = f(x) − f(x̃).
+    # I = ((2 − 3) / (2 − baseline), 0), so I·Φ = −1 = f(x) − f(x̃).
     assert result.score.item() == 0
 
 
@@ -245,10 +247,11 @@ def test_tolerance_stops_each_sample_when_its_score_is_known(chunk_size: int, re
         torch.testing.assert_close(result.score[chosen], fixed.score[chosen])
 
 
-def test_a_few_equal_answers_are_not_certainty():
+@pytest.mark.parametrize("offset", [0.0, -10.0])
+def test_a_few_equal_answers_are_not_certainty(offset: float):
     # One feature of 100 matters: the first 8 windows of most samples miss it, and all agree.
     def only_one_feature(rows: Tensor) -> Tensor:
-        return rows[:, :1] * 10
+        return rows[:, :1] * 10 + offset
 
     x = torch.ones(20, 100, dtype=torch.float64)
     result = infidelity(

@@ -363,7 +363,7 @@ def test_a_sample_without_a_score_is_nan_and_warns():
     problem = quantus_metrics.problem()
     s = problem.s.copy()
     s[2] = False
-    with pytest.warns(RuntimeWarning, match=r"samples \[2\] are NaN: their metric gives NaN"):
+    with pytest.warns(RuntimeWarning, match=r"samples \[2\] .*: their metric gives NaN"):
         scores = QGE(quantus.TopKIntersection(k=30))(**problem.arguments(s_batch=s))
     assert np.flatnonzero(np.isnan(scores)).tolist() == [2]
 
@@ -529,3 +529,15 @@ def test_in_quantus_evaluate():
     )
     expected = QGE(make("Pixel-Flipping"))(**problem.arguments())
     np.testing.assert_allclose(results["gradients"]["gap"], expected, rtol=1e-5)
+
+
+def test_past_results_are_not_copied():
+    class Heavy(list[float]):
+        def __deepcopy__(self, memo: dict[int, object]) -> list[float]:
+            raise AssertionError("past results are copied")
+
+    problem, inner = quantus_metrics.problem(), make("Pixel-Flipping")
+    scores = QGE(inner)(**problem.arguments())
+    inner.evaluation_scores = inner.all_evaluation_scores = Heavy([1.0])
+    assert QGE(inner)(**problem.arguments()) == scores
+    assert inner.all_evaluation_scores == [1.0]
