@@ -505,7 +505,7 @@ def test_clean_outputs_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     calls = []
     clean = Forward.clean
     monkeypatch.setattr(Forward, "clean", lambda self, x: calls.append(len(x)) or clean(self, x))
-    for case in CASES.values():
+    for case in (case for case in CASES.values() if case.counts_every_row):
         calls.clear()
         first_inputs(case).call(case.metric())
         assert sum(calls) == 5

@@ -224,22 +224,22 @@ def test_deterministic_work_is_done_once():
     assert (result.details["n_draws"] == 1).all()
 
 
-@pytest.mark.parametrize("chunk_size", [1, 7, 1000])
-@pytest.mark.parametrize("rescale", [False, True])
-def test_tolerance_stops_each_sample_when_its_score_is_known(chunk_size: int, rescale: bool):
+@pytest.mark.parametrize("chunk_size", [7, 50, 1000])
+@pytest.mark.parametrize(("rescale", "tolerance"), [(False, 0.4), (True, 0.02)])
+def test_tolerance_stops_each_sample_when_its_score_is_known(chunk_size, rescale, tolerance):
     inputs = make_inputs("table", n=12)
     x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
 
     def score(**keywords: object) -> object:
         forward = Forward(inputs.model, chunk_size=chunk_size)
-        keywords = {"patch_sizes": [2], "rescale": rescale, "n_draws": 4096, **keywords}
+        keywords = {"patch_sizes": [2], "rescale": rescale, "n_draws": 512, **keywords}
         return infidelity(forward, x, a, y, **keywords)
 
-    result = score(tolerance=0.2)
+    result = score(tolerance=tolerance)
     counts = result.details["n_draws"]
-    assert set(counts.tolist()) <= {2.0**k for k in range(3, 13)}
+    assert set(counts.tolist()) <= {2.0**k for k in range(3, 10)}
     assert len(set(counts.tolist())) > 1
-    assert ((result.standard_error <= 0.2) | (counts == 4096)).all()
+    assert ((result.standard_error <= tolerance) | (counts == 512)).all()
     # Stopping changes which draws are made for nobody else: each count alone gives its scores.
     for count in counts.unique():
         chosen = counts == count
