@@ -22,13 +22,13 @@ from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model
 
-GRID = tuple(round(0.01 * step, 2) for step in (*range(1, 61), *range(65, 101, 5)))
-"""Sizes looked at: a hundredth apart up to .6, and beyond that whether the curve has fallen."""
+GRID = tuple(round(0.01 * step, 2) for step in (*range(1, 51), *range(60, 101, 10)))
+"""Sizes looked at: a hundredth apart up to .5; beyond, only whether the curve has fallen."""
 
 _EQUAL = 2.0
 """Standard errors within which a size counts as level with the maximum."""
 _FALLEN = 4.0
-"""Standard errors by which the curve must fall in the end. The highest of some seventy equal but
+"""Standard errors by which the curve must fall in the end. The highest of some fifty equal but
 noisy points lies up to three above any of them."""
 _LONGER = 1.25
 """A plateau must end at least that much later than it may begin, or it is only a peak."""
