@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+import torch
 from torch import nn
 
-from quantus_ext import QGE, FFidelity, Fidelity, Infidelity, RFidelity
-from tests.harness import Case
+from quantus_ext import QGE, ROAR, FFidelity, Fidelity, FineTuner, Infidelity, RFidelity
+from tests.harness import Case, Inputs, Predict, make_inputs
 from tests.reference import fidelity, infidelity, qge
 
 _patches = partial(Infidelity, perturb_patch_sizes=[3], n_perturb_samples=30, perturb_baseline=0.25)
@@ -40,6 +42,25 @@ def _capped(n_perturb_samples: int = 6, **common: object) -> FFidelity:
     return FFidelity(n_samples=n_perturb_samples, fine_tune=untuned, beta=0.3, **_halves, **common)
 
 
+# Each size has a training of its own, so that no random share of elements comes into it.
+_training = make_inputs("table", n=40)
+_share = 0.5
+
+
+def _retrained(**common: object) -> ROAR:
+    tuner = FineTuner(_training.x, _training.y, epochs=1, display_progressbar=False)
+    return ROAR(tuner, _training.a, [_share], retrain="per_sparsity", **common)
+
+
+def _fidelity_of_the_retrained(predict: Predict, *data: np.ndarray) -> np.ndarray:
+    """Re-derive the scores on the model that answers; its training has tests of its own."""
+    inputs = make_inputs("table")
+    x, y = torch.from_numpy(inputs.x), torch.from_numpy(inputs.y)
+    asked = _retrained()._at(_share).model_to_ask(inputs.model, x, y)
+    answers = Inputs(asked, inputs.x, inputs.y, inputs.a).predict(softmax=True)
+    return fidelity.fidelity(answers, *data, sparsity=(_share,))
+
+
 CASES = {
     "Infidelity": Case(_patches, infidelity.infidelity),
     "Infidelity-rescaled": Case(
@@ -67,6 +88,14 @@ CASES = {
         _capped,
         partial(fidelity.fidelity, n_samples=6, beta=0.3, **_halves),
         counts_every_row=False,
+    ),
+    "ROAR": Case(
+        _retrained,
+        _fidelity_of_the_retrained,
+        modalities=("table",),
+        is_random=False,
+        counts_every_row=False,
+        trains=True,
     ),
     "QGE": Case(_inverted, qge.qge, is_random=False),
     "QGE-random": Case(_reordered, partial(qge.qge, n_random=6)),

@@ -66,7 +66,9 @@ class Case:
         Whether scores depend on the seed.
     counts_every_row : bool
         Whether ``n_evaluations`` is all that goes through the model. F-Fidelity's health report
-        asks it too.
+        and trainings ask it too.
+    trains : bool
+        Whether a call trains a model, for which outputs that are NaN are an error.
     """
 
     metric: Callable[..., TorchMetric]
@@ -74,6 +76,7 @@ class Case:
     modalities: tuple[str, ...] = ("image", "series", "table")
     is_random: bool = True
     counts_every_row: bool = True
+    trains: bool = False
 
 
 def _image_net() -> nn.Module:

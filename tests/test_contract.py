@@ -76,7 +76,8 @@ def test_scores_and_draws_do_not_depend_on_batches_and_chunks(case, modality, dt
         np.testing.assert_allclose(
             standard_errors, results[0][1], rtol=100 * rtol, atol=rtol * scale
         )
-        np.testing.assert_array_equal(rows, results[0][2])
+        if case.counts_every_row:
+            np.testing.assert_array_equal(rows, results[0][2])
 
 
 @case_and_modality
@@ -291,7 +292,9 @@ def test_normalise_then_abs_sample_by_sample(case: Case):
     )
 
 
-@each_case
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name) for name, case in CASES.items() if not case.trains]
+)
 def test_a_sample_whose_outputs_are_nan_costs_no_other_its_score(case: Case):
     inputs = first_inputs(case)
     scores = inputs.call(case.metric())
