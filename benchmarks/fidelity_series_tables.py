@@ -62,7 +62,7 @@ def breast_cancer() -> tuple[nn.Module, Split]:
 
 def main() -> None:
     quick = options("fidelity_series_tables", __doc__).quick
-    n, n_samples, epochs = (20, 2, 5) if quick else (None, 30, 60)
+    n, n_samples, epochs = (20, 2, 5) if quick else (None, 15, 60)
     page = Page("fidelity_series_tables", ("aeon", "scikit-learn"), quick=quick)
     for name, make in (("GunPoint", gunpoint), ("Breast cancer", breast_cancer)):
         with torch.random.fork_rng(devices=[]):
