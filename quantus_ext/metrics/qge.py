@@ -236,6 +236,7 @@ class QGE(TorchMetric):
             for draw in range(self.n_references)
         ]
         maps = torch.stack([a_batch, *references])
+        s_batch = _segments(s_batch)
         if self._foreign is None:
             quality = self._in_one_pass(
                 model, x_batch, y_batch, maps, s_batch, clean_batch, index_batch
@@ -357,6 +358,13 @@ class QGE(TorchMetric):
         if self.normalise and self.normalise_func is not None:
             maps = self.normalise_func(maps.copy())
         return np.abs(maps) if self.abs else maps
+
+
+def _segments(s: Any) -> np.ndarray | Tensor | None:
+    """Make an array of the list that MetaQuantus passes, of None where there are no masks."""
+    if isinstance(s, list):
+        return None if s[0] is None else np.stack(s)
+    return cast("np.ndarray | Tensor | None", s)
 
 
 def _direction(metric: Metric[Any], direction: Direction | ScoreDirection | None) -> ScoreDirection:

@@ -541,3 +541,12 @@ def test_past_results_are_not_copied():
     inner.evaluation_scores = inner.all_evaluation_scores = Heavy([1.0])
     assert QGE(inner)(**problem.arguments()) == scores
     assert inner.all_evaluation_scores == [1.0]
+
+
+def test_masks_come_as_lists_too():
+    problem = quantus_metrics.problem()
+    for inner in (make("Pixel-Flipping"), Infidelity(n_perturb_samples=4)):
+        expected = QGE(inner)(**problem.arguments())
+        assert QGE(inner)(**problem.arguments(s_batch=[None] * N)) == expected
+    expected = QGE(make("AUC"))(**problem.arguments())
+    assert QGE(make("AUC"))(**problem.arguments(s_batch=list(problem.s))) == expected
