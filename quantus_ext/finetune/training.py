@@ -58,8 +58,7 @@ def isolated_training(device: torch.device, seed: int) -> Iterator[None]:
     with (
         isolated_random_state(),
         torch.random.fork_rng(devices=[device] if cuda else []),
-        torch.inference_mode(False),
-        torch.enable_grad(),
+        torch.inference_mode(False),  # records gradients under no_grad, too
     ):
         seed_global_generators(seed % 2**32)
         if cuda:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from quantus_ext.engine.perturb import Bridge, gaussian_noise, replace_by, shift_by
-from quantus_ext.finetune import cache, clear_memory
+from quantus_ext.finetune import cache, clear_memory, training
 from tests.finetune.problem import data, make_tuner, masks, network, removed, weights
 
 
@@ -293,6 +293,28 @@ def test_a_damaged_file_is_survived(damage, trainings, tmp_path):
     assert len(trainings) == 2, "the damaged file was replaced"
 
 
+class Intruder:
+    """What it does when it is unpickled, no cache may do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    tuner = make_tuner(cache_dir=tmp_path, epochs=1)
+    tuner(network(), masks())
+    (file,) = files(tmp_path)
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "record": Intruder(tmp_path / "intruder")}, file)
+    clear_memory()
+    with pytest.warns(UserWarning, match="is ignored"):
+        tuner(network(), masks())
+    assert files(tmp_path) == [file]
+
+
 def test_a_write_that_fails_leaves_nothing_and_loses_nothing(monkeypatch, tmp_path):
     tuner = make_tuner(cache_dir=tmp_path, epochs=1)
 
@@ -357,3 +379,9 @@ def test_a_diverged_training_is_not_cached(trainings, tmp_path):
     assert len(trainings) == 2
     assert files(tmp_path) == []
     assert tuner.report is None
+
+
+def test_an_infinite_loss_is_an_error_though_the_weights_are_finite(monkeypatch):
+    monkeypatch.setattr(training._Run, "epoch", lambda run, optimiser, draw: float("inf"))
+    with pytest.raises(RuntimeError, match="diverged"):
+        make_tuner()(network(), masks())
