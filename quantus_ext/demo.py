@@ -35,7 +35,7 @@ N_TEST = 1_000
 EPOCHS = 8
 ROWS_DRAWN = 4
 TUNING_EPOCHS = 3
-DRAWS = 10
+DRAWS = 5
 
 
 @dataclass(frozen=True)
