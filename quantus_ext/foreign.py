@@ -119,7 +119,7 @@ class ForeignMetric:
         ----------
         batch : Batch
         a : numpy.ndarray, shape of ``batch.x`` or with one channel
-            Attributions, as the metric's formula shall see them.
+            Attributions, as the metric's formula shall see them; it may write into them.
         compare : callable
             Done to all attributions that the metric has made of its own accord, once prepared.
         seed : int
@@ -162,7 +162,7 @@ class ForeignMetric:
             # Some metrics write into what they are given.
             "x_batch": batch.x.copy(),
             "y_batch": batch.y.copy(),
-            "a_batch": a.copy(),
+            "a_batch": a,
             "s_batch": None if batch.s is None else batch.s.copy(),
             "channel_first": True,
             "explain_func": self._explain_func(batch, compare),

@@ -207,6 +207,11 @@ def test_what_is_not_per_sample_is_refused():
                 QGE(make(name))
 
 
+def shown_modules(model: nn.Module) -> dict[str, str]:
+    """Everything that modules hold, hooks included, as text: their dicts change in place."""
+    return {path: repr(vars(module)) for path, module in model.named_modules()}
+
+
 def test_nothing_of_the_callers_changes_around_any_metric():
     problem = quantus_metrics.problem()
     keywords: dict[str, Any] = {}
@@ -218,7 +223,7 @@ def test_nothing_of_the_callers_changes_around_any_metric():
             explain_func_kwargs=keywords, model_predict_kwargs=keywords, device="cpu"
         )
         arrays = {key: arguments[key].copy() for key in ("x_batch", "y_batch", "a_batch")}
-        modules = {path: dict(vars(module)) for path, module in problem.model.named_modules()}
+        modules = shown_modules(problem.model)
         states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # noqa: NPY002
         QGE(metric)(**arguments)
         assert all(vars(metric)[key] is value for key, value in before.items())
@@ -226,7 +231,7 @@ def test_nothing_of_the_callers_changes_around_any_metric():
         assert keywords == {}
         for key, array in arrays.items():
             np.testing.assert_array_equal(arguments[key], array)
-        assert {p: dict(vars(m)) for p, m in problem.model.named_modules()} == modules
+        assert shown_modules(problem.model) == modules
         assert random.getstate() == states[0]
         assert np.random.get_state()[1].tobytes() == states[1]  # noqa: NPY002
         assert torch.equal(torch.get_rng_state(), states[2])
@@ -341,9 +346,22 @@ def test_maps_are_made_where_none_are_given():
         given = QGE(make(name))(**problem.arguments())
         made = QGE(make(name))(**problem.arguments(a_batch=None))
         np.testing.assert_allclose(made, given, rtol=1e-5, atol=1e-6)
-    metric = make("Smooth MPRT")
-    np.random.seed(0)  # noqa: NPY002
-    assert np.isfinite(QGE(metric)(**problem.arguments(a_batch=None))).all()
+
+
+def test_smooth_mprt_makes_its_own_first_maps(monkeypatch: pytest.MonkeyPatch):
+    problem, states, seed_by = quantus_metrics.problem(), [], foreign.seed_global_generators
+    monkeypatch.setattr(
+        foreign, "seed_global_generators", lambda seed: states.append(seed) or seed_by(seed)
+    )
+    metric, arguments = QGE(make("Smooth MPRT")), problem.arguments(a_batch=None)
+    metric(**arguments)
+    seed_by(states[0])
+    np.testing.assert_allclose(
+        metric.details["score"], reduced(make("Smooth MPRT")(**arguments)), rtol=1e-5
+    )
+    given = QGE(make("Smooth MPRT"))
+    given(**problem.arguments())
+    assert not np.allclose(given.details["score"], metric.details["score"])
 
 
 def test_ties_in_maps_made_again_break_alike():
@@ -550,3 +568,50 @@ def test_masks_come_as_lists_too():
         assert QGE(inner)(**problem.arguments(s_batch=[None] * N)) == expected
     expected = QGE(make("AUC"))(**problem.arguments())
     assert QGE(make("AUC"))(**problem.arguments(s_batch=list(problem.s))) == expected
+
+
+class Takes(Returns):
+    """A metric that scores a map by its first value and writes into what it is given."""
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(None)
+        self.abs, self.normalise = common.get("abs", False), common.get("normalise", False)
+        self.normalise_func = lambda maps: 2 * maps + 1
+
+    def evaluate_batch(self, x_batch: Any, y_batch: Any, a_batch: Any, s_batch: Any, **_: Any):
+        scores = a_batch.reshape(len(a_batch), -1)[:, 0].tolist()
+        for given in (x_batch, y_batch, a_batch, s_batch):
+            given[:] = 0
+        return scores
+
+
+def test_what_a_metric_writes_into_is_not_the_callers():
+    problem = quantus_metrics.problem()
+    arguments = problem.arguments()
+    metric = QGE(Takes())
+    metric(**arguments)
+    first = problem.a.reshape(N, -1)[:, 0]
+    np.testing.assert_array_equal(metric.details["score"], first)
+    np.testing.assert_array_equal(
+        metric.details["reference"], inverses(problem.a).reshape(N, -1)[:, 0]
+    )
+    for name in ("x", "y", "a", "s"):
+        np.testing.assert_array_equal(arguments[f"{name}_batch"], getattr(problem, name))
+
+
+def test_maps_are_prepared_once_and_before_they_are_compared():
+    problem = quantus_metrics.problem()
+    metric = QGE(Takes(abs=True, normalise=True), "negated", direction="higher")
+    a = problem.a.copy()
+    # Quantus refuses maps that are negative throughout; this value becomes 0.
+    a[:, 0, 0, 1] = -0.5
+    metric(**problem.arguments(a_batch=a))
+    first = np.abs(2 * a + 1).reshape(N, -1)[:, 0]
+    np.testing.assert_allclose(metric.details["score"], first, rtol=1e-6)
+    np.testing.assert_allclose(metric.details["reference"], -first, rtol=1e-6)
+
+
+def test_the_inner_metrics_own_custom_batch_goes_along_with_the_samples():
+    problem, entry = quantus_metrics.problem(), ENTRIES["Focus"]
+    whole = QGE(entry.make())(**problem.arguments(**entry.call))
+    assert QGE(entry.make())(**problem.arguments(**entry.call, batch_size=4)) == whole
