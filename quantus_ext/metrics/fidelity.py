@@ -285,8 +285,12 @@ class FFidelity(RFidelity):
             )
             fine_tune = FineTuner(x, y, display_progressbar=self.display_progressbar)
         tuned, report = resolve_tuned_model(fine_tune, model, masks)
+        fractions = [] if self.element == "segment" else [self._largest_removal(x)]
+        self.health = health_report(model, tuned, x, y, masks, fractions, report)
+        return tuned
+
+    def _largest_removal(self, x: Tensor) -> float:
+        """Return the largest share of a sample's elements that a draw removes."""
         t = elements_of(x[:1], self.element, patch_size=self.patch_size).largest
         counts = [removal_counts(t, share, self.alpha, self.beta) for share in self.sparsity]
-        fractions = sorted({k / t for count in counts for k in (count.plus, count.minus)})
-        self.health = health_report(model, tuned, x, y, masks, fractions[-1:], report)
-        return tuned
+        return max(max(count.plus, count.minus) for count in counts) / t
