@@ -106,10 +106,15 @@ def replace_by(
     Raises
     ------
     ValueError
-        If ``baseline`` is an unknown name or an array that fits neither channels nor samples.
+        If ``baseline`` is an unknown name, not finite, or an array that fits neither channels
+        nor samples.
     TypeError
         If ``baseline`` is something else.
     """
+    # Tensors may be on a device that nothing should wait for.
+    known = isinstance(baseline, (int, float, np.generic, np.ndarray))
+    if known and not np.isfinite(baseline).all():
+        raise ValueError(f"perturb_baseline must be finite, is {baseline}")
     if isinstance(baseline, str) and baseline.lower() not in BASELINES:
         raise ValueError(f"perturb_baseline must be one of {BASELINES}, is {baseline!r}")
     if isinstance(baseline, str) and baseline.lower() == "uniform":
@@ -205,8 +210,6 @@ def baseline_values(
         raise TypeError(
             f"{name} must be a number, a name or an array, is {type(baseline).__name__}"
         )
-    if not np.isfinite(np.asarray(torch.as_tensor(baseline).cpu())).all():
-        raise ValueError(f"{name} must be finite, is {baseline}")
     if isinstance(baseline, (int, float)):
         return torch.full((1, *ones), baseline, dtype=x.dtype, device=x.device)
     values = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
