@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,10 +14,7 @@ import torch
 from torch import Tensor
 
 from quantus_ext.finetune.identity import content_key
-
-_ENTRIES = 16
-_BYTES = 2 * 2**30
-"""What memory holds at most; the newest entry stays whatever its size."""
+from quantus_ext.memory import Memory
 
 
 class Entry(NamedTuple):
@@ -29,36 +24,8 @@ class Entry(NamedTuple):
     record: dict[str, Any]
 
 
-class _Memory:
-    """The entries used last, shared by all tuners: copies of a metric have copies of its tuner."""
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str) -> Entry | None:
-        with self._lock:
-            if key in self._entries:
-                self._entries.move_to_end(key)
-            return self._entries.get(key)
-
-    def put(self, key: str, entry: Entry) -> None:
-        with self._lock:
-            self._entries[key] = entry
-            self._entries.move_to_end(key)
-            while len(self._entries) > 1 and self._full():
-                self._entries.popitem(last=False)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._entries.clear()
-
-    def _full(self) -> bool:
-        held = sum(_size(entry.state) for entry in self._entries.values())
-        return len(self._entries) > _ENTRIES or held > _BYTES
-
-
-_memory = _Memory()
+# Shared by all tuners: copies of a metric have copies of its tuner.
+_memory: Memory[Entry] = Memory(lambda e: _size(e.state), most_entries=16, most_bytes=2 * 2**30)
 
 
 def clear_memory() -> None:

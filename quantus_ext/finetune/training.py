@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,14 +40,14 @@ class Settings:
 
 
 class Outcome(NamedTuple):
-    """Weights of the best checkpoint, on the processor, and how the training went.
+    """Weights of the chosen checkpoint, on the processor, and how the training went.
 
-    Accuracies are those on held-out corrupted data; checkpoint 0 is the model as it came.
+    Accuracies are those on held-out corrupted data, before training and of the checkpoint.
     """
 
     state: dict[str, Any]
     epochs: int
-    best_epoch: int
+    kept_epoch: int
     accuracy_before: float
     accuracy: float
 
@@ -96,8 +97,11 @@ def train(
 ) -> Outcome:
     """Train a copy of a model on corrupted inputs, and choose the checkpoint on held-out ones.
 
-    The copy with the highest accuracy on held-out corrupted data is kept, of equals the one with
-    the lowest loss; training stops after ``patience`` epochs without a better one or a lower loss.
+    The latest epoch is kept whose accuracy on held-out corrupted data is within a standard error
+    of the best. The model as it came is no candidate, and earlier epochs are not preferred: what
+    is held out here was not from the training of the model that is tuned, so the fewer the steps
+    the more its memory flatters it. Training stops after ``patience`` epochs without a higher
+    accuracy or a lower loss.
 
     Parameters
     ----------
@@ -137,8 +141,7 @@ def train(
             raise ValueError(
                 "model must give finite outputs on masked inputs, gives NaN or infinity"
             )
-        best, best_epoch, state, epoch = before, 0, _snapshot(work), 0
-        lowest_loss, waited = before.loss, 0
+        best_accuracy, lowest_loss, waited = -math.inf, math.inf, 0
         epochs = range(1, settings.epochs + 1)
         with tqdm(epochs, desc=description, disable=not display_progressbar) as bar:
             for epoch in bar:
@@ -150,15 +153,24 @@ def train(
                         f"lr={settings.lr}; a smaller lr may help"
                     )
                 bar.set_postfix(accuracy=f"{now.accuracy:.3f}")
-                better = (now.accuracy, -now.loss) > (best.accuracy, -best.loss)
                 # A falling loss foretells an accuracy that a few hundred rows don't show yet.
-                waited = 0 if better or now.loss < lowest_loss else waited + 1
+                better = now.accuracy > best_accuracy or now.loss < lowest_loss
+                waited = 0 if better else waited + 1
+                best_accuracy = max(best_accuracy, now.accuracy)
                 lowest_loss = min(lowest_loss, now.loss)
-                if better:
-                    best, best_epoch, state = now, epoch, _snapshot(work)
+                error = math.sqrt(best_accuracy * (1 - best_accuracy) / len(run.validation))
+                if now.accuracy >= best_accuracy - error:
+                    kept, kept_epoch, state = now, epoch, _snapshot(work)
                 if waited >= settings.patience:
                     break
-    return Outcome(state, epoch, best_epoch, before.accuracy, best.accuracy)
+    if before.accuracy - kept.accuracy > error:
+        warnings.warn(
+            f"training lowered the accuracy on held-out masked data from {before.accuracy:.3f} to "
+            f"{kept.accuracy:.3f}; a smaller lr than {settings.lr} may help",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return Outcome(state, epoch, kept_epoch, before.accuracy, kept.accuracy)
 
 
 def with_weights(model: nn.Module, state: dict[str, Any]) -> nn.Module:

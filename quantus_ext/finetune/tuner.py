@@ -42,8 +42,8 @@ class TuningReport:
     ----------
     epochs : int
         Epochs trained.
-    best_epoch : int
-        The epoch whose weights were kept, 0 for those of the original model.
+    kept_epoch : int
+        The epoch whose weights were kept.
     accuracy_before, accuracy : float
         On held-out masked training data, of the original and of the kept weights.
     seconds : float
@@ -53,7 +53,7 @@ class TuningReport:
     """
 
     epochs: int
-    best_epoch: int
+    kept_epoch: int
     accuracy_before: float
     accuracy: float
     seconds: float

@@ -39,10 +39,8 @@ def masks(beta: float = 0.3, **settings) -> MaskSampler:
 def make_tuner(x=None, y=None, **settings) -> FineTuner:
     if x is None:
         x, y = data()
-    # So many held-out rows that training wins over the weights as they came.
-    held_out = {"validation_fraction": 0.25}
     quick = {"epochs": 2, "lr": 0.02, "batch_size": 16, "display_progressbar": False}
-    return FineTuner(x, y, **{**quick, **held_out, **settings})
+    return FineTuner(x, y, **{**quick, **settings})
 
 
 def weights(model: nn.Module) -> np.ndarray:

@@ -180,7 +180,7 @@ def test_other_masks_train_again(other, trainings):
 
 
 def test_memory_is_bounded(monkeypatch, trainings):
-    monkeypatch.setattr(cache, "_ENTRIES", 2)
+    monkeypatch.setattr(cache._memory, "most_entries", 2)
     first, second, third = (make_tuner(seed=seed, epochs=1) for seed in range(3))
     for tuner in (first, second, first, third, first):
         tuner(network(), masks())
@@ -188,7 +188,7 @@ def test_memory_is_bounded(monkeypatch, trainings):
     second(network(), masks())
     assert len(trainings) == 4, "the one used longest ago was forgotten"
     size = cache._size(network().state_dict())
-    monkeypatch.setattr(cache, "_BYTES", size - 1)
+    monkeypatch.setattr(cache._memory, "most_bytes", size - 1)
     for tuner in (third, third):
         tuner(network(), masks())
     assert len(cache._memory._entries) == 1, "the newest stays though it is too large"

@@ -57,7 +57,7 @@ def test_it_improves_accuracy_under_masks():
     assert accuracy(model) < 0.65
     assert accuracy(tuned) > 0.75
     assert tuner.report.accuracy > tuner.report.accuracy_before
-    assert 1 <= tuner.report.best_epoch <= tuner.report.epochs <= 5
+    assert 1 <= tuner.report.kept_epoch <= tuner.report.epochs <= 5
     assert tuner.report.seconds > 0
 
 
@@ -122,13 +122,14 @@ def test_training_rows_are_seen_masked_and_held_out_rows_never_trained_on():
     assert all(torch.equal(later, passes[0]) for later in passes[1:])
 
 
-def test_the_checkpoint_is_the_best_on_held_out_data(monkeypatch):
+def test_the_checkpoint_is_the_latest_that_is_as_good_as_the_best(monkeypatch):
     x, y = data()
     outcomes = iter(
         [
             *[(0.5, 1.0), (0.7, 0.9), (0.7, 0.8)],
-            (0.6, 0.1),  # not better, but its loss is the lowest: patience starts anew
-            *[(0.7, 0.8), (0.2, 0.1), (0.6, 0.2)],
+            (0.3, 0.1),  # not better, but its loss is the lowest: patience starts anew
+            # Held-out data are few: 0.68 is within a standard error of 0.7.
+            *[(0.68, 0.8), (0.2, 0.1), (0.3, 0.2)],
         ]
     )
     snapshots: list[np.ndarray] = []
@@ -141,18 +142,18 @@ def test_the_checkpoint_is_the_best_on_held_out_data(monkeypatch):
     tuner = make_tuner(x, y, epochs=10)
     tuned = tuner(network(), masks())
     report = tuner.report
-    assert (report.epochs, report.best_epoch) == (6, 2), "patience is 3, an equal is not better"
-    assert (report.accuracy_before, report.accuracy) == (0.5, 0.7)
-    assert np.array_equal(weights(tuned), snapshots[2])
+    assert (report.epochs, report.kept_epoch) == (6, 4), "patience is 3, an equal is not better"
+    assert (report.accuracy_before, report.accuracy) == (0.5, 0.68)
+    assert np.array_equal(weights(tuned), snapshots[4])
 
 
-def test_a_training_that_only_harms_gives_the_original_weights(monkeypatch):
+def test_a_training_that_only_harms_is_told(monkeypatch):
     tuner = make_tuner(lr=5.0)
     outcomes = iter([(0.9, 1.0), (0.2, 5.0), (0.3, 5.0)])
     monkeypatch.setattr(training._Run, "held_out", lambda run: training._HeldOut(*next(outcomes)))
-    model = network()
-    assert np.array_equal(weights(tuner(model, masks())), weights(model))
-    assert tuner.report.best_epoch == 0
+    with pytest.warns(RuntimeWarning, match=r"from 0.900 to 0.300; a smaller lr than 5.0"):
+        tuner(network(), masks())
+    assert tuner.report.kept_epoch == 2
 
 
 @pytest.mark.parametrize("n", [3, 4, 17, 19, 36, 37])
@@ -181,7 +182,7 @@ def test_running_statistics_are_of_the_copy():
     tuned = make_tuner()(model, masks())
     assert torch.equal(model[1].running_mean, before)
     assert not torch.equal(tuned[1].running_mean, before)
-    assert int(tuned[1].num_batches_tracked) == 16
+    assert int(tuned[1].num_batches_tracked) == 18
 
 
 def test_dropout_is_on_in_training():
@@ -208,7 +209,7 @@ class OwnMode(nn.Module):
 def test_a_network_without_its_softmax_is_in_training_mode_too():
     OwnMode.seen.clear()
     tuned = make_tuner(epochs=1)(OwnMode().eval(), masks())
-    n_batches = 8
+    n_batches = 9
     assert OwnMode.seen.count(True) == n_batches
     assert modes(tuned) == [False] * len(modes(tuned))
 
