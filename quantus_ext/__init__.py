@@ -2,17 +2,38 @@
 
 from quantus_ext import functional
 from quantus_ext.finetune import FineTuner
-from quantus_ext.metrics import QGE, ROAR, FFidelity, Fidelity, Infidelity, RFidelity
+from quantus_ext.metrics import (
+    ABPC,
+    QGE,
+    ROAR,
+    Deletion,
+    FFidelity,
+    Fidelity,
+    Infidelity,
+    Insertion,
+    LeRF,
+    MoRF,
+    PScore,
+    RFidelity,
+    SynScore,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ABPC",
     "QGE",
     "ROAR",
+    "Deletion",
     "FFidelity",
     "Fidelity",
     "FineTuner",
     "Infidelity",
+    "Insertion",
+    "LeRF",
+    "MoRF",
+    "PScore",
     "RFidelity",
+    "SynScore",
     "functional",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypedDict, cast
 
 import numpy as np
@@ -35,6 +36,74 @@ class CommonArguments(TypedDict, total=False):
     display_progressbar: bool
     seed: int | None
     chunk_size: int | None
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """The explanation function of a call, called as Quantus does, on a copy of its keywords."""
+
+    function: Callable[..., Any] | None
+    keywords: Mapping[str, Any]
+
+    @classmethod
+    def of_call(
+        cls,
+        function: Callable[..., Any] | None,
+        keywords: Mapping[str, Any] | None,
+        device: str | torch.device | None,
+    ) -> Explainer:
+        """Take the arguments of a metric's call."""
+        given = {} if device is None else {"device": device}
+        return cls(function, {**given, **(keywords or {})})
+
+    def require(self) -> Callable[..., Any]:
+        """Return the function, or raise TypeError if there is none."""
+        if not callable(self.function):
+            raise TypeError(f"explain_func must be callable, is {self.function!r}")
+        return self.function
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Explain ``y`` of ``x``, both on the model's device."""
+        explained = self.require()(
+            model=model, inputs=x.cpu().numpy(), targets=y.cpu().numpy(), **self.keywords
+        )
+        return _tensor("a_batch", explained, x.device, _map_dtype(x))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of a call: checked tensors on the model's device.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        Inputs.
+    y : Tensor, int64, shape (n,)
+        Explained classes.
+    a : Tensor, shape of ``x`` or with one channel
+        Attributions, normalised and absolute if asked.
+    s : array or tensor, optional
+        What the call has as ``s_batch`` for these samples.
+    clean : Tensor, shape (n, classes)
+        The model's outputs for ``x``.
+    index : Tensor, int64, shape (n,)
+        Global sample indices.
+    seed : int
+    model : torch.nn.Module
+        The explained model.
+    explain : Explainer
+        Explains other models as this one was explained.
+    """
+
+    x: Tensor
+    y: Tensor
+    a: Tensor
+    s: np.ndarray | Tensor | None
+    clean: Tensor
+    index: Tensor
+    seed: int
+    model: nn.Module
+    explain: Explainer
 
 
 class TorchMetric(Metric[list[float]]):
@@ -174,10 +243,11 @@ class TorchMetric(Metric[list[float]]):
             if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
             a = self._prepared(a, x)
-        elif not callable(explain_func):
-            raise TypeError(
-                f"a_batch is None, so explain_func must be callable, is {explain_func!r}"
-            )
+        segments = _segmentations(s_batch)
+        explain = Explainer.of_call(explain_func, explain_func_kwargs, device)
+        if a is None:
+            # Before anything is trained or evaluated.
+            explain.require()
 
         def forward_of(module: nn.Module) -> Forward:
             return Forward.of_module(
@@ -203,30 +273,22 @@ class TorchMetric(Metric[list[float]]):
             clean = forward.clean(x[rows]) if known is None else known[rows]
             checks.labels_below(y, clean.shape[1])
             labels = torch.from_numpy(y[rows]).to(torch_device)
-            if a is not None:
-                attributions = a[rows]
-            else:
-                explained = _explain(
-                    cast("Callable[..., Any]", explain_func),
-                    model,
-                    x[rows],
-                    labels,
-                    explain_func_kwargs,
-                    device,
-                )
-                attributions = self._prepared(explained, x[rows], first=start)
-            batches.append(
-                self.evaluate_batch(
-                    forward,
-                    x[rows],
-                    labels,
-                    attributions,
-                    None if s_batch is None else s_batch[rows],
-                    clean_batch=clean,
-                    index_batch=index[rows],
-                    seed=seed,
-                )
+            batch = Batch(
+                x=x[rows],
+                y=labels,
+                a=(
+                    self._prepared(explain(model, x[rows], labels), x[rows], first=start)
+                    if a is None
+                    else a[rows]
+                ),
+                s=None if segments is None else segments[rows],
+                clean=clean,
+                index=index[rows],
+                seed=seed,
+                model=model,
+                explain=explain,
             )
+            batches.append(self.evaluate_batch(forward, batch))
         return self._finish(batches, forward)
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
@@ -244,37 +306,15 @@ class TorchMetric(Metric[list[float]]):
         return model
 
     @abstractmethod
-    def evaluate_batch(
-        self,
-        model: Forward,
-        x_batch: Tensor,
-        y_batch: Tensor,
-        a_batch: Tensor,
-        s_batch: np.ndarray | Tensor | None = None,
-        *,
-        clean_batch: Tensor,
-        index_batch: Tensor,
-        seed: int,
-    ) -> Scores:
-        """Score one batch of checked tensors on the model's device.
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        """Score one batch.
 
         Parameters
         ----------
-        model : Forward
-            The model.
-        x_batch : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
-        y_batch : Tensor, int64, shape (n,)
-        a_batch : Tensor, shape of ``x_batch`` or with one channel
-        s_batch : array or tensor, optional
-        clean_batch : Tensor, shape (n, classes)
-            The model's outputs for ``x_batch``.
-        index_batch : Tensor, int64, shape (n,)
-            Global sample indices.
-        seed : int
-
-        Returns
-        -------
-        Scores
+        forward : Forward
+            The model that answers.
+        batch : Batch
+            The samples and their explanations.
         """
 
     def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
@@ -333,6 +373,13 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
 }
 
 
+def _segmentations(s: Any) -> np.ndarray | Tensor | None:
+    """Make an array of the list that MetaQuantus passes, None of its list of None."""
+    if isinstance(s, list):
+        return None if any(each is None for each in s) else np.stack(s)
+    return cast("np.ndarray | Tensor | None", s)
+
+
 def _dtype(model: nn.Module) -> torch.dtype | None:
     """Return the floating type of the model's weights, None for a model without any."""
     floating = (p.dtype for p in model.parameters() if p.is_floating_point())
@@ -342,24 +389,6 @@ def _dtype(model: nn.Module) -> torch.dtype | None:
 def _map_dtype(x: Tensor) -> torch.dtype:
     """Return the type of attributions: the inputs', but at least single precision."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _explain(
-    explain_func: Callable[..., Any],
-    model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
-    keywords: Mapping[str, Any] | None,
-    device: str | torch.device | None,
-) -> Tensor:
-    """Call an explanation function as Quantus does, on a copy of its keywords."""
-    with_device = dict(keywords or {})
-    if device is not None:
-        with_device.setdefault("device", device)
-    explained = explain_func(
-        model=model, inputs=x.cpu().numpy(), targets=labels.cpu().numpy(), **with_device
-    )
-    return _tensor("a_batch", explained, x.device, _map_dtype(x))
 
 
 def _tensor(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:

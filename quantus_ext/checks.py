@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -73,6 +74,24 @@ def fractions(name: str, values: object) -> list[float]:
     if len(values) == 0:
         raise ValueError(f"{name} must hold at least one number, is empty")
     return [fraction(name, value) for value in values]
+
+
+def grid(name: str, steps: object) -> list[float]:
+    """Return increasing fractions from 0 to 1.
+
+    A number of equal steps, or the fractions, to which 0 and 1 are added where they are missing.
+    """
+    if isinstance(steps, (np.ndarray, Tensor)):
+        steps = steps.tolist()
+    if isinstance(steps, str) or not isinstance(steps, Sequence):
+        count = positive_integer(name, steps)
+        return [step / count for step in range(count + 1)]
+    inner = [finite_number(name, value) for value in steps]
+    if any(not 0 <= value <= 1 for value in inner):
+        raise ValueError(f"{name} must lie between 0 and 1, is {inner}")
+    if any(second <= first for first, second in pairwise(inner)):
+        raise ValueError(f"{name} must increase, is {inner}")
+    return sorted({0.0, *inner, 1.0})
 
 
 def seed(value: object) -> int | None:

@@ -40,7 +40,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Arrays:
     """Samples as arrays, channels first; nothing in them is the caller's."""
 
     x: np.ndarray
@@ -112,12 +112,12 @@ class ForeignMetric:
         is_rows = isinstance(custom, (Sequence, np.ndarray)) and not isinstance(custom, str)
         return custom[start : self._start] if is_rows else custom
 
-    def score(self, batch: Batch, a: np.ndarray, compare: Maps, seed: int) -> Answer:
+    def score(self, batch: Arrays, a: np.ndarray, compare: Maps, seed: int) -> Answer:
         """Call the metric on a batch.
 
         Parameters
         ----------
-        batch : Batch
+        batch : Arrays
         a : numpy.ndarray, shape of ``batch.x`` or with one channel
             Attributions, as the metric's formula shall see them; it may write into them.
         compare : callable
@@ -151,7 +151,7 @@ class ForeignMetric:
             return Answer(values, None, is_random, sum(rows))
         return Answer(self._reduced(values), values, is_random, sum(rows))
 
-    def _arguments(self, batch: Batch, a: np.ndarray, compare: Maps) -> dict[str, Any]:
+    def _arguments(self, batch: Arrays, a: np.ndarray, compare: Maps) -> dict[str, Any]:
         call = self.call
         device = call.device
         if device is None and batch.device.type != "cpu":
@@ -190,7 +190,7 @@ class ForeignMetric:
             and (value is not None or self._parameters[name].default is inspect.Parameter.empty)
         }
 
-    def _explain_func(self, batch: Batch, compare: Maps) -> Callable[..., np.ndarray] | None:
+    def _explain_func(self, batch: Arrays, compare: Maps) -> Callable[..., np.ndarray] | None:
         explain_func, n = self.call.explain_func, len(batch.x)
         if explain_func is None:
             return None

@@ -8,9 +8,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from quantus_ext import QGE, ROAR, FFidelity, Fidelity, FineTuner, Infidelity, RFidelity
-from tests.harness import Case, Inputs, Predict, make_inputs
-from tests.reference import fidelity, infidelity, qge
+from quantus_ext import (
+    ABPC,
+    QGE,
+    ROAR,
+    Deletion,
+    FFidelity,
+    Fidelity,
+    FineTuner,
+    Infidelity,
+    Insertion,
+    LeRF,
+    MoRF,
+    PScore,
+    RFidelity,
+    SynScore,
+)
+from tests.harness import MODALITIES, Case, Inputs, Predict, make_inputs
+from tests.reference import fidelity, infidelity, p_score, qge, removal_curves, syn_score
 
 _patches = partial(Infidelity, perturb_patch_sizes=[3], n_perturb_samples=30, perturb_baseline=0.25)
 
@@ -61,6 +76,22 @@ def _fidelity_of_the_retrained(predict: Predict, *data: np.ndarray) -> np.ndarra
     return fidelity.fidelity(answers, *data, sparsity=(_share,))
 
 
+_quarters = [0.0, 0.25, 0.5, 0.75, 1.0]
+_thirds = [0.0, 0.3, 0.7, 1.0]
+
+
+def _ensemble(modality: str) -> list[nn.Module]:
+    """Make three networks as the harness's, each with other weights."""
+    models = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            models.append(MODALITIES[modality][0]().double().eval())
+    return models
+
+
+_others = _ensemble("series")
+
 CASES = {
     "Infidelity": Case(_patches, infidelity.infidelity),
     "Infidelity-rescaled": Case(
@@ -96,6 +127,49 @@ CASES = {
         is_random=False,
         counts_every_row=False,
         trains=True,
+    ),
+    "MoRF": Case(
+        partial(MoRF, 4),
+        partial(removal_curves.removal_score, name="morf", fractions=_quarters),
+        is_random=False,
+    ),
+    "LeRF": Case(
+        partial(LeRF, [0.3, 0.7], perturb_baseline=0.5),
+        partial(removal_curves.removal_score, name="lerf", fractions=_thirds, baseline=0.5),
+        is_random=False,
+    ),
+    "ABPC": Case(
+        partial(ABPC, 4),
+        partial(removal_curves.removal_score, name="abpc", fractions=_quarters),
+        is_random=False,
+    ),
+    "Deletion": Case(
+        partial(Deletion, [0.3, 0.7]),
+        partial(removal_curves.removal_score, name="deletion", fractions=_thirds),
+        is_random=False,
+    ),
+    "Insertion": Case(
+        partial(Insertion, 4, baseline="black"),
+        partial(removal_curves.removal_score, name="insertion", fractions=_quarters),
+        is_random=False,
+    ),
+    "PScore": Case(
+        partial(PScore, _others),
+        partial(p_score.p_score, models=_others),
+        modalities=("series",),
+        is_random=False,
+        asks=False,
+        explains=True,
+    ),
+    "SynScore": Case(
+        SynScore, syn_score.syn_score, is_random=False, asks=False, needs_segmentations=True
+    ),
+    "SynScore-ap": Case(
+        partial(SynScore, "ap"),
+        partial(syn_score.syn_score, measure="ap"),
+        is_random=False,
+        asks=False,
+        needs_segmentations=True,
     ),
     "QGE": Case(_inverted, qge.qge, is_random=False),
     "QGE-random": Case(_reordered, partial(qge.qge, n_random=6)),

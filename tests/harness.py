@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +41,32 @@ class Inputs:
     def rows(self, chosen: slice) -> Inputs:
         return Inputs(self.model, self.x[chosen], self.y[chosen], self.a[chosen])
 
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "x_batch": self.x,
+            "y_batch": self.y,
+            "a_batch": self.a,
+            "s_batch": planted(self.x),
+            "explain_func": gradients,
+        }
+
     def call(self, metric: TorchMetric, **keywords: object) -> np.ndarray:
-        arguments = {"model": self.model, "x_batch": self.x, "y_batch": self.y, "a_batch": self.a}
-        return np.array(metric(**{**arguments, **keywords}))
+        return np.array(metric(**{**self.arguments(), **keywords}))
+
+
+def planted(x: np.ndarray) -> np.ndarray:
+    """Mark some of the elements of each sample, by their values alone."""
+    return (x if x.ndim == 2 else x.sum(1)) > 0
+
+
+def gradients(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, **_: object) -> np.ndarray:
+    """Explain by the gradient of the explained output."""
+    dtype = next(model.parameters()).dtype
+    with torch.enable_grad():
+        x = torch.from_numpy(np.array(inputs)).to(dtype).requires_grad_()
+        outputs = model(x).gather(1, torch.from_numpy(np.array(targets))[:, None])
+        return torch.autograd.grad(outputs.sum(), x)[0].numpy()
 
 
 Reference = Callable[[Predict, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -69,6 +93,12 @@ class Case:
         and trainings ask it too.
     trains : bool
         Whether a call trains a model, for which outputs that are NaN are an error.
+    asks : bool
+        Whether scores depend on the model's outputs.
+    explains : bool
+        Whether a call explains other models, also where attributions are passed.
+    needs_segmentations : bool
+        Whether a call needs ``s_batch``.
     """
 
     metric: Callable[..., TorchMetric]
@@ -77,6 +107,9 @@ class Case:
     is_random: bool = True
     counts_every_row: bool = True
     trains: bool = False
+    asks: bool = True
+    explains: bool = False
+    needs_segmentations: bool = False
 
 
 def _image_net() -> nn.Module:

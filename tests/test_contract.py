@@ -19,7 +19,7 @@ import quantus_ext
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine.forward import Forward
 from tests.cases import CASES
-from tests.harness import Case, Inputs, make_inputs, rows_seen, sorted_rows
+from tests.harness import Case, Inputs, make_inputs, planted, rows_seen, sorted_rows
 
 case_and_modality = pytest.mark.parametrize(
     ("case", "modality"),
@@ -200,7 +200,7 @@ def test_nothing_of_the_callers_changes(case: Case):
 def test_what_a_call_leaves(case: Case, modality: str):
     inputs, metric = make_inputs(modality), case.metric()
     with rows_seen(inputs.model) as seen:
-        scores = metric(inputs.model, inputs.x, inputs.y, inputs.a)
+        scores = metric(**inputs.arguments())
     assert isinstance(scores, list)
     assert all(type(score) is float for score in scores)
     assert len(scores) == len(inputs.x)
@@ -211,7 +211,7 @@ def test_what_a_call_leaves(case: Case, modality: str):
     assert metric.details
     assert all(len(value) == len(scores) for value in metric.details.values())
     assert metric.evaluation_scores == metric.all_evaluation_scores == scores
-    aggregated = case.metric(return_aggregate=True)(inputs.model, inputs.x, inputs.y, inputs.a)
+    aggregated = case.metric(return_aggregate=True)(**inputs.arguments())
     np.testing.assert_allclose(aggregated, [np.mean(scores)])
 
 
@@ -251,11 +251,12 @@ def test_labels_default_to_the_predictions(case: Case):
 @each_case
 def test_explanations_are_made_batch_by_batch(case: Case):
     inputs = first_inputs(case)
-    sizes = []
+    scored, sizes = inputs.model, []
 
     def explain(model, inputs, targets, factor, device=None):
         assert device == "cpu"
-        sizes.append(len(inputs))
+        if model is scored:
+            sizes.append(len(inputs))
         return torch.from_numpy(inputs * factor).requires_grad_()
 
     made = inputs.call(
@@ -266,12 +267,20 @@ def test_explanations_are_made_batch_by_batch(case: Case):
         batch_size=2,
         device="cpu",
     )
-    passed = inputs.call(case.metric(), a_batch=2.0 * inputs.x)
+    passed = inputs.call(
+        case.metric(),
+        a_batch=2.0 * inputs.x,
+        explain_func=explain,
+        explain_func_kwargs={"factor": 2.0},
+        device="cpu",
+    )
     np.testing.assert_allclose(made, passed, rtol=1e-10)
     assert sizes == [2, 2, 1]
 
 
-@each_case
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name) for name, case in CASES.items() if not case.explains]
+)
 def test_normalise_then_abs_sample_by_sample(case: Case):
     inputs = first_inputs(case)
     axes = tuple(range(1, inputs.x.ndim))
@@ -293,7 +302,8 @@ def test_normalise_then_abs_sample_by_sample(case: Case):
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, id=name) for name, case in CASES.items() if not case.trains]
+    "case",
+    [pytest.param(case, id=name) for name, case in CASES.items() if case.asks and not case.trains],
 )
 def test_a_sample_whose_outputs_are_nan_costs_no_other_its_score(case: Case):
     inputs = first_inputs(case)
@@ -377,7 +387,11 @@ BAD_CALLS: dict[str, tuple[Callable[[Inputs], dict[str, object]], type[Exception
     ),
     "a nan": (lambda i: {"a_batch": with_nan(i.a, 4)}, ValueError, "a_batch must be .* sample 4"),
     "a shape": (lambda i: {"a_batch": i.a[..., :-1]}, ValueError, "a_batch must have shape"),
-    "a missing": (lambda i: {"a_batch": None}, TypeError, "explain_func must be callable, is None"),
+    "a missing": (
+        lambda i: {"a_batch": None, "explain_func": None},
+        TypeError,
+        "explain_func must be callable, is None",
+    ),
     "y length": (lambda i: {"y_batch": i.y[:-1]}, ValueError, r"y_batch must have shape \(5,\)"),
     "y floats": (lambda i: {"y_batch": i.y / 2}, TypeError, "y_batch must hold integers"),
     "y negative": (lambda i: {"y_batch": i.y - 9}, ValueError, "at least 0, sample 0 has"),
@@ -463,17 +477,26 @@ def test_declares_itself_as_quantus_expects(case: Case):
 def test_runs_in_quantus_evaluate_beside_its_metrics(case: Case):
     inputs = first_inputs(case)
     single = Inputs(inputs.model.float(), inputs.x.astype("f4"), inputs.y, inputs.a.astype("f4"))
+    # Maps that are passed come with no function to explain other models.
+    given = {} if case.explains else {"given": single.a}
     results = quantus.evaluate(
         metrics={"ours": case.metric(), "theirs": quantus.Complexity()},
-        xai_methods={"given": single.a, "made": lambda model, inputs, targets, **_: inputs},
+        s_batch=planted(inputs.x),
+        xai_methods={**given, "made": lambda model, inputs, targets, **_: inputs},
         model=single.model,
         x_batch=single.x,
         y_batch=single.y,
         explain_func_kwargs={},
         call_kwargs={"plain": {}, "softmax": {"softmax": True, "batch_size": 2}},
     )
-    np.testing.assert_allclose(results["given"]["ours"]["plain"], single.call(case.metric()))
-    made = single.call(case.metric(), a_batch=single.x, softmax=True)
+    if given:
+        np.testing.assert_allclose(results["given"]["ours"]["plain"], single.call(case.metric()))
+    made = single.call(
+        case.metric(),
+        a_batch=single.x,
+        softmax=True,
+        explain_func=lambda model, inputs, targets: inputs,
+    )
     np.testing.assert_allclose(results["made"]["ours"]["softmax"], made, rtol=1e-4)
 
 
@@ -500,6 +523,10 @@ def test_models_that_work_in_place_score_as_others(case: Case):
 @each_case
 def test_empty_segmentations_are_taken(case: Case):
     inputs = first_inputs(case)
+    if case.needs_segmentations:
+        with pytest.raises(ValueError, match=r"s_batch must .*, is None"):
+            inputs.call(case.metric(), s_batch=[None] * len(inputs.x))
+        return
     scores = inputs.call(case.metric(), s_batch=[None] * len(inputs.x))
     np.testing.assert_array_equal(scores, inputs.call(case.metric()))
 

@@ -13,8 +13,8 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import Perturbation
 
-Sampler = Callable[[slice, Tensor], Tensor]
-"""(samples, keys (b, d)) -> mask (b, d, \\*mask) of the elements that a draw perturbs."""
+Sampler = Callable[[slice, slice, Tensor], Tensor]
+"""(samples, draws, keys (b, d)) -> mask (b, d, \\*mask) of the elements that a draw perturbs."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Block:
     ----------
     samples : slice
         Which samples, b of them.
+    draws : slice
+        Which draws, d of them.
     mask : Tensor, bool, shape (b, d, \\*mask)
         Which elements were perturbed.
     perturbed : Tensor, shape (b, d, \\*sample)
@@ -34,6 +36,7 @@ class Block:
     """
 
     samples: slice
+    draws: slice
     mask: Tensor
     perturbed: Tensor
     outputs: Tensor
@@ -83,12 +86,13 @@ def sum_draws(
         total: Tensor | None = None
         for first, last in draw_ranges:
             block_keys = sampling.draw_keys(keys[samples], start + first, start + last)
-            mask = sampler(samples, block_keys)
+            draws = slice(start + first, start + last)
+            mask = sampler(samples, draws, block_keys)
             b, d = block_keys.shape
             rows = buffer[: b * d]
             perturbed = apply(samples, mask, block_keys, rows.unflatten(0, (b, d)))
             outputs = forward(rows).unflatten(0, (b, d))
-            part = statistic(Block(samples, mask, perturbed, outputs))
+            part = statistic(Block(samples, draws, mask, perturbed, outputs))
             total = part if total is None else total + part
         if total is not None:
             sums.append(total)

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from quantus_ext.engine import sampling
-from quantus_ext.engine.draws import Block, sum_draws, sum_until_known
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.functional.removal import Output, Region, answer, answers_without
 from quantus_ext.functional.scores import Scores
 
 Sign = Literal["plus", "minus", "gap"]
-Output = Literal["label", "probability"]
 
 
 class Counts(NamedTuple):
@@ -139,7 +138,7 @@ def fidelity(
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     ranks = elements.ranks(a, keys)
-    original = _answer(forward.clean(x) if clean is None else clean, y[:, None], output)
+    clean = forward.clean(x) if clean is None else clean
     # Counts are known on the host, so that nothing waits for the device.
     totals = elements.totals()
     if beta < 1 and sampling.snapped_floor(beta * min(totals)) == 0:
@@ -152,120 +151,34 @@ def fidelity(
     cells = 2 * len(sparsity) if score == "gap" else len(sparsity)
     cell_tolerance = None if tolerance is None else tolerance * len(sparsity) / cells**0.5
 
-    def answer_without(region: _Region, stream: int) -> tuple[Tensor, Tensor]:
-        """Return the mean answer, shape (n,), and its squared standard error."""
-        if not any(region.removed):
-            return original, torch.zeros_like(original)
-        cell_keys = sampling.draw_keys(keys, stream, stream + 1).squeeze(1)
-        members = region.members(ranks)
-        size = region.size(x.device)
-
-        def sum_rows(rows: Tensor | slice, start: int, stop: int) -> Tensor:
-            inside, targets, grouping = members[rows], y[rows], elements.take(rows)
-            sizes = size if isinstance(size, int) else size[rows]
-
-            def sampler(samples: slice, block_keys: Tensor) -> Tensor:
-                among = inside[samples]
-                if region.all_removed:
-                    chosen = among.unsqueeze(1).expand(-1, block_keys.shape[1], -1)
-                else:
-                    count = sizes if isinstance(sizes, int) else sizes[samples]
-                    chosen = sampling.subsets(block_keys, elements.largest, count, among)
-                return grouping.expand(chosen, samples)
-
-            def statistic(block: Block) -> Tensor:
-                answers = _answer(block.outputs, targets[block.samples][:, None, None], output)
-                return torch.stack([answers.sum(1), (answers**2).sum(1)], 1)
-
-            return sum_draws(
-                forward,
-                x[rows],
-                cell_keys[rows],
-                sampler=sampler,
-                perturbation=perturbation,
-                statistic=statistic,
-                start=start,
-                stop=stop,
-            )
-
-        is_random = perturbation.random or not region.all_removed
-        sums, counts = sum_until_known(
-            sum_rows,
-            len(x),
-            n_draws=n_draws if is_random else 1,
-            tolerance=cell_tolerance,
-            variance=_variance,
-            spread=torch.ones_like(original),
-            device=x.device,
-        )
-        error = _variance(sums, counts) / counts if is_random else torch.zeros_like(original)
-        return sums[:, 0] / counts, error
-
-    curves: dict[str, list[Tensor]] = {"plus": [], "minus": []}
-    errors: dict[str, list[Tensor]] = {"plus": [], "minus": []}
-    sizes = []
-    for level, share in enumerate(sparsity):
+    sizes, regions = [], []
+    for share in sparsity:
         counts = [removal_counts(t, share, alpha, beta) for t in totals]
         sizes.append(torch.tensor([count.size for count in counts], device=x.device))
-        regions = {
-            "plus": _Region([(0, count.size, count.plus) for count in counts]),
-            "minus": _Region(
-                [(count.size, t, count.minus) for count, t in zip(counts, totals, strict=True)]
+        regions += [
+            Region.of((0, count.size, count.plus) for count in counts),
+            Region.of(
+                (count.size, t, count.minus) for count, t in zip(counts, totals, strict=True)
             ),
-        }
-        for sign, (name, region) in enumerate(regions.items()):
-            answer, squared_error = answer_without(region, 2 * level + sign)
-            curves[name].append(original - answer)
-            errors[name].append(squared_error)
-    return _scores(curves, errors, sparsity, torch.stack(sizes, 1), score)
-
-
-class _Region:
-    """Part of each sample's ranking, from ``first`` to before ``past``, and how many go."""
-
-    def __init__(self, bounds: list[tuple[int, int, int]]) -> None:
-        self.first, self.past, self.removed = map(list, zip(*bounds, strict=True))
-        self.all_removed = all(past - first == removed for first, past, removed in bounds)
-
-    def members(self, ranks: Tensor) -> Tensor:
-        """Return which elements belong to it, shape (n, T)."""
-        first, past = (
-            torch.tensor(bound, device=ranks.device).unsqueeze(1)
-            for bound in (self.first, self.past)
-        )
-        return (ranks >= first) & (ranks < past)
-
-    def size(self, device: torch.device) -> int | Tensor:
-        """Return how many elements go, one number where it is the same for all samples."""
-        if len(set(self.removed)) == 1:
-            return int(self.removed[0])
-        return torch.tensor(self.removed, device=device).reshape(-1, 1, 1)
-
-
-def _answer(outputs: Tensor, y: Tensor, output: Output) -> Tensor:
-    """Return 1(y = f(·)) or the probability of y; NaN where an output is not a number."""
-    labels = y.expand(*outputs.shape[:-1], 1)
-    if output == "probability":
-        return outputs.gather(-1, labels).squeeze(-1).double()
-    right = (outputs.argmax(-1, keepdim=True) == labels).squeeze(-1).double()
-    return right.masked_fill(outputs.isnan().any(-1), torch.nan)
-
-
-def _variance(sums: Tensor, counts: Tensor) -> Tensor:
-    """Return the variance of one draw's answer from the sums of answers and their squares."""
-    mean, square = (sums / counts[:, None]).unbind(1)
-    return (square - mean**2).clamp(min=0) * counts / (counts - 1)
-
-
-def _scores(
-    curves: dict[str, list[Tensor]],
-    errors: dict[str, list[Tensor]],
-    sparsity: Sequence[float],
-    sizes: Tensor,
-    score: Sign,
-) -> Scores:
-    plus, minus = (torch.stack(curves[name], 1) for name in ("plus", "minus"))
-    error_plus, error_minus = (torch.stack(errors[name], 1) for name in ("plus", "minus"))
+        ]
+    answers, squared_errors = answers_without(
+        forward,
+        x,
+        y,
+        ranks,
+        regions,
+        elements=elements,
+        perturbation=perturbation,
+        keys=keys,
+        clean=clean,
+        output=output,
+        n_draws=n_draws,
+        tolerance=cell_tolerance,
+    )
+    # Streams alternate: plus and minus of the first size, of the second, …
+    change = answer(clean, y, output)[:, None] - answers
+    plus, minus = (change[:, sign::2] for sign in (0, 1))
+    error_plus, error_minus = (squared_errors[:, sign::2] for sign in (0, 1))
     squared = {"plus": error_plus, "minus": error_minus, "gap": error_plus + error_minus}[score]
     means = {"plus": plus.mean(1), "minus": minus.mean(1)}
     means["gap"] = means["plus"] - means["minus"]
@@ -278,6 +191,6 @@ def _scores(
         "sparsity": torch.tensor(list(sparsity), dtype=plus.dtype, device=plus.device).expand(
             len(plus), -1
         ),
-        "size": sizes,
+        "size": torch.stack(sizes, 1),
     }
     return Scores(means[score], squared.sum(1).sqrt() / len(sparsity), details)

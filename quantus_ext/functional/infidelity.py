@@ -258,18 +258,18 @@ def _sampler(
         channel = () if x.ndim == 2 else (1,)
         return mask.reshape(*mask.shape[:2], *channel, *spatial)
 
-    def patch(samples: slice, keys: Tensor) -> Tensor:
+    def patch(samples: slice, draws: slice, keys: Tensor) -> Tensor:
         if x.ndim == 2:
             sizes = torch.tensor(list(patch_sizes), device=x.device)
             choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
             return sampling.subsets(keys, count, sizes[choice])
         return shaped(sampling.windows(keys, spatial, patch_sizes))
 
-    def subset(samples: slice, keys: Tensor) -> Tensor:
+    def subset(samples: slice, draws: slice, keys: Tensor) -> Tensor:
         size = max(sampling.snapped_floor(subset_fraction * count), 1)
         return shaped(sampling.subsets(keys, count, size))
 
-    def everything(samples: slice, keys: Tensor) -> Tensor:
+    def everything(samples: slice, draws: slice, keys: Tensor) -> Tensor:
         return torch.ones((*keys.shape, *(1,) * (x.ndim - 1)), dtype=torch.bool, device=x.device)
 
     return {"patch": patch, "subset": subset, "all": everything}[scheme]

@@ -2,7 +2,24 @@
 
 from quantus_ext.metrics.fidelity import FFidelity, Fidelity, RFidelity
 from quantus_ext.metrics.infidelity import Infidelity
+from quantus_ext.metrics.p_score import PScore
 from quantus_ext.metrics.qge import QGE
+from quantus_ext.metrics.removal_curves import ABPC, Deletion, Insertion, LeRF, MoRF
 from quantus_ext.metrics.roar import ROAR
+from quantus_ext.metrics.syn_score import SynScore
 
-__all__ = ["QGE", "ROAR", "FFidelity", "Fidelity", "Infidelity", "RFidelity"]
+__all__ = [
+    "ABPC",
+    "QGE",
+    "ROAR",
+    "Deletion",
+    "FFidelity",
+    "Fidelity",
+    "Infidelity",
+    "Insertion",
+    "LeRF",
+    "MoRF",
+    "PScore",
+    "RFidelity",
+    "SynScore",
+]

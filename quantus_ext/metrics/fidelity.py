@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
-from quantus.functions.perturb_func import baseline_replacement_by_indices
-from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from quantus.helpers.enums import ScoreDirection
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional, perturbation
-from quantus_ext.base import CommonArguments, TorchMetric
-from quantus_ext.engine.elements import ELEMENTS, elements_of
+from quantus_ext.base import Batch
+from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.finetune import (
     FineTuner,
@@ -24,30 +21,25 @@ from quantus_ext.finetune import (
     health_report,
     resolve_tuned_model,
 )
-from quantus_ext.functional.fidelity import Output, Sign, removal_counts
+from quantus_ext.functional.fidelity import Sign, removal_counts
+from quantus_ext.functional.removal import Output
 from quantus_ext.functional.scores import Scores
+from quantus_ext.metrics.removal import RemovalArguments, RemovalMetric
 
 SPARSITY = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Explanation sizes of the paper: 5 % to 95 % in steps of 5 %."""
 
 _AUTO_TOLERANCE, _AUTO_DRAWS = 0.02, 1000
 
-Element = Literal["position", "channel_value", "patch", "segment"]
 
-
-class FidelityArguments(CommonArguments, total=False):
+class FidelityArguments(RemovalArguments, total=False):
     """Keyword arguments of every metric of the family; see :class:`Fidelity`."""
 
     score: Sign
     output: Output
-    element: Element
-    patch_size: int | None
-    perturb_func: Callable[..., Any] | None
-    perturb_baseline: float | str | np.ndarray
-    perturb_func_kwargs: dict[str, Any] | None
 
 
-class Fidelity(TorchMetric):
+class Fidelity(RemovalMetric):
     r"""Fidelity: the answer should change without the explanation and stay with it alone.
 
     ``Fid⁺ = 1(y = f(x)) - 1(y = f(x without the top s))``, higher is better, and
@@ -63,21 +55,9 @@ class Fidelity(TorchMetric):
         Which one is returned; one call computes both, see ``details``. Gap is plus - minus.
     output : {"label", "probability"}, default "label"
         ``1(y = f(·))``, or the softmax probability of y in its place.
-    element : {"position", "channel_value", "patch", "segment"}, default "position"
-        What is removed at once: a pixel, time step or feature over all channels; every channel
-        value by itself; a patch of side ``patch_size`` (a window in time); or the segments
-        whose ids ``s_batch`` holds, shape (n, \*spatial).
-    patch_size : int, optional
-        For ``element="patch"``.
-    perturb_func : callable, optional
-        Any of Quantus's, or one's own; by default ``baseline_replacement_by_indices``. Fidelity
-        makes one draw, so that a random one leaves its standard error unknown (NaN).
-    perturb_baseline : float, str or array, default 0.0
-        As in Quantus, where ``"black"`` is the sample's minimum.
-    perturb_func_kwargs : dict, optional
-        Its keywords.
-    **common
-        See :class:`quantus_ext.base.TorchMetric`.
+    **removal
+        See :class:`quantus_ext.metrics.removal.RemovalMetric`. Fidelity makes one draw, so that a
+        random ``perturb_func`` leaves its standard error unknown (NaN).
 
     Raises
     ------
@@ -86,11 +66,7 @@ class Fidelity(TorchMetric):
     """
 
     name = "Fidelity"
-    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
-    model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
-    evaluation_category = EvaluationCategory.FAITHFULNESS
-    default_softmax = True
 
     alpha: tuple[float, float] = (1.0, 1.0)
     beta: float = 1.0
@@ -103,55 +79,27 @@ class Fidelity(TorchMetric):
         *,
         score: Sign = "plus",
         output: Output = "label",
-        element: Element = "position",
-        patch_size: int | None = None,
-        perturb_func: Callable[..., Any] | None = None,
-        perturb_baseline: float | str | np.ndarray = 0.0,
-        perturb_func_kwargs: dict[str, Any] | None = None,
-        **common: Unpack[CommonArguments],
+        **removal: Unpack[RemovalArguments],
     ) -> None:
-        super().__init__(**common)
+        super().__init__(**removal)
         self.sparsity = checks.fractions("sparsity", sparsity)
         checks.one_of("score", score, ("plus", "minus", "gap"))
         checks.one_of("output", output, ("label", "probability"))
-        checks.one_of("element", element, ELEMENTS)
-        if element == "patch":
-            patch_size = checks.positive_integer("patch_size", patch_size)
         self.score = score
         self.output = output
-        self.element = element
-        self.patch_size = patch_size
-        self.perturb_func = perturbation.bind(
-            perturb_func or baseline_replacement_by_indices, perturb_baseline, perturb_func_kwargs
-        )
         if score == "minus":
             # Quantus declares it for the class; here it depends on which score is returned.
             self.score_direction = ScoreDirection.LOWER  # type: ignore[misc]
 
-    def evaluate_batch(
-        self,
-        model: Forward,
-        x_batch: Tensor,
-        y_batch: Tensor,
-        a_batch: Tensor,
-        s_batch: np.ndarray | Tensor | None = None,
-        *,
-        clean_batch: Tensor,
-        index_batch: Tensor,
-        seed: int,
-    ) -> Scores:
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        # MetaQuantus passes a list of None where there are no segmentations.
-        segments = _segments(s_batch) if self.element == "segment" else None
         return functional.fidelity(
-            model,
-            x_batch,
-            a_batch,
-            y_batch,
+            forward,
+            batch.x,
+            batch.a,
+            batch.y,
             sparsity=self.sparsity,
-            elements=elements_of(
-                x_batch, self.element, patch_size=self.patch_size, segments=segments
-            ),
+            elements=self.elements(batch),
             perturbation=perturbation.resolve(self.perturb_func),
             alpha=self.alpha,
             beta=self.beta,
@@ -159,19 +107,10 @@ class Fidelity(TorchMetric):
             score=self.score,
             output=self.output,
             tolerance=self.tolerance,
-            seed=seed,
-            index=index_batch,
-            clean=clean_batch,
+            seed=batch.seed,
+            index=batch.index,
+            clean=batch.clean,
         )
-
-
-def _segments(s_batch: np.ndarray | Tensor | None) -> Tensor | None:
-    if s_batch is None:
-        return None
-    ids = s_batch if isinstance(s_batch, Tensor) else torch.from_numpy(np.asarray(s_batch))
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"s_batch must hold integer segment ids, has dtype {ids.dtype}")
-    return ids
 
 
 class RFidelity(Fidelity):

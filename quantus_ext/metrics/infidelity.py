@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional, perturbation
-from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.infidelity import cumulative_infidelity
 from quantus_ext.functional.scores import Scores
@@ -139,41 +139,30 @@ class Infidelity(TorchMetric):
             None if tolerance is None else checks.positive_number("tolerance", tolerance)
         )
 
-    def evaluate_batch(
-        self,
-        model: Forward,
-        x_batch: Tensor,
-        y_batch: Tensor,
-        a_batch: Tensor,
-        s_batch: np.ndarray | Tensor | None = None,
-        *,
-        clean_batch: Tensor,
-        index_batch: Tensor,
-        seed: int,
-    ) -> Scores:
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)
-        self._check_quantus_scheme(x_batch)
+        self._check_quantus_scheme(batch.x)
         if self.scheme == "quantus":
             return cumulative_infidelity(
-                model,
-                x_batch,
-                a_batch,
-                y_batch,
+                forward,
+                batch.x,
+                batch.a,
+                batch.y,
                 perturb_func=self.perturb_func,
                 loss_func=self.loss_func,
                 patch_sizes=self.perturb_patch_sizes,
                 n_repeats=self.n_perturb_samples,
                 is_random=resolved.random,
-                seed=seed,
-                index=index_batch,
-                clean=clean_batch,
+                seed=batch.seed,
+                index=batch.index,
+                clean=batch.clean,
             )
         return functional.infidelity(
-            model,
-            x_batch,
-            a_batch,
-            y_batch,
+            forward,
+            batch.x,
+            batch.a,
+            batch.y,
             perturbation=resolved,
             scheme=self.scheme,
             patch_sizes=self.perturb_patch_sizes,
@@ -183,9 +172,9 @@ class Infidelity(TorchMetric):
             rescale=self.rescale,
             n_draws=self.n_perturb_samples,
             tolerance=self.tolerance,
-            seed=seed,
-            index=index_batch,
-            clean=clean_batch,
+            seed=batch.seed,
+            index=batch.index,
+            clean=batch.clean,
         )
 
     def _check_quantus_scheme(self, x: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks
-from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
-from quantus_ext.foreign import Batch, Call, ForeignMetric, Reduce
+from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
 
@@ -218,61 +219,38 @@ class QGE(TorchMetric):
             return self.metric.model_to_ask(model, x, y)
         return model
 
-    def evaluate_batch(
-        self,
-        model: Forward,
-        x_batch: Tensor,
-        y_batch: Tensor,
-        a_batch: Tensor,
-        s_batch: np.ndarray | Tensor | None = None,
-        *,
-        clean_batch: Tensor,
-        index_batch: Tensor,
-        seed: int,
-    ) -> Scores:
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         references = [
-            make_reference(a_batch, self.reference, draw=draw, seed=seed, index=index_batch)
+            make_reference(batch.a, self.reference, draw=draw, seed=batch.seed, index=batch.index)
             for draw in range(self.n_references)
         ]
-        maps = torch.stack([a_batch, *references])
-        s_batch = _segments(s_batch)
+        maps = torch.stack([batch.a, *references])
         if self._foreign is None:
-            quality = self._in_one_pass(
-                model, x_batch, y_batch, maps, s_batch, clean_batch, index_batch
-            )
-        else:
-            quality = self._one_by_one(
-                self._foreign, model, x_batch, y_batch, maps, s_batch, index_batch, seed
-            )
-        return self._gap(quality)
+            return self._gap(self._in_one_pass(forward, batch, maps))
+        return self._gap(self._one_by_one(self._foreign, forward, batch, maps))
 
-    def _in_one_pass(
-        self,
-        model: Forward,
-        x: Tensor,
-        y: Tensor,
-        maps: Tensor,
-        s: np.ndarray | Tensor | None,
-        clean: Tensor,
-        index: Tensor,
-    ) -> Scores:
+    def _in_one_pass(self, forward: Forward, batch: Batch, maps: Tensor) -> Scores:
         """Return what the metric says of m maps of each of n samples, shape (m, n, …)."""
         m, n = maps.shape[:2]
+        s = batch.s
         if isinstance(s, Tensor):
             s = torch.cat([s] * m)
         elif s is not None:
             s = np.concatenate([s] * m)
         metric = cast("TorchMetric", copy.copy(self.metric))
         scores = metric.evaluate_batch(
-            model,
-            torch.cat([x] * m),
-            torch.cat([y] * m),
-            maps.flatten(0, 1),
-            s,
-            clean_batch=torch.cat([clean] * m),
-            index_batch=torch.cat([index] * m),
-            seed=sampling.fresh_seed() if metric.seed is None else metric.seed,
+            forward,
+            replace(
+                batch,
+                x=torch.cat([batch.x] * m),
+                y=torch.cat([batch.y] * m),
+                a=maps.flatten(0, 1),
+                s=s,
+                clean=torch.cat([batch.clean] * m),
+                index=torch.cat([batch.index] * m),
+                seed=sampling.fresh_seed() if metric.seed is None else metric.seed,
+            ),
         )
         return Scores(
             scores.score.unflatten(0, (m, n)),
@@ -281,26 +259,18 @@ class QGE(TorchMetric):
         )
 
     def _one_by_one(
-        self,
-        foreign: ForeignMetric,
-        model: Forward,
-        x: Tensor,
-        y: Tensor,
-        maps: Tensor,
-        s: np.ndarray | Tensor | None,
-        index: Tensor,
-        seed: int,
+        self, foreign: ForeignMetric, forward: Forward, batch: Batch, maps: Tensor
     ) -> Scores:
         """Return the same as :meth:`_in_one_pass`, from calls of the copied metric."""
-        first_key = sampling.sample_keys(seed, index[:1])
+        first_key = sampling.sample_keys(batch.seed, batch.index[:1])
         state = int(sampling.bits(first_key, 1, sampling.Purpose.REFERENCE_STATE)) & (2**32 - 1)
-        batch = Batch(
-            x=x.cpu().numpy(),
-            y=y.cpu().numpy(),
-            s=s.cpu().numpy() if isinstance(s, Tensor) else s,
-            custom=foreign.next_custom(len(x)),
-            index=index.cpu().numpy(),
-            device=x.device,
+        arrays = Arrays(
+            x=batch.x.cpu().numpy(),
+            y=batch.y.cpu().numpy(),
+            s=batch.s.cpu().numpy() if isinstance(batch.s, Tensor) else batch.s,
+            custom=foreign.next_custom(len(batch.x)),
+            index=batch.index.cpu().numpy(),
+            device=batch.x.device,
         )
 
         def compared(draw: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -309,18 +279,18 @@ class QGE(TorchMetric):
                     torch.from_numpy(made),
                     self.reference,
                     draw=draw,
-                    seed=seed,
-                    index=index.cpu().expand(len(made)),
+                    seed=batch.seed,
+                    index=batch.index.cpu().expand(len(made)),
                 ).numpy()
 
             return compare
 
         comparisons = [lambda made: made, *(compared(draw) for draw in range(self.n_references))]
         answers = [
-            foreign.score(batch, a, compare, state)
+            foreign.score(arrays, a, compare, state)
             for a, compare in zip(maps.cpu().numpy(), comparisons, strict=True)
         ]
-        model.n_evaluations += sum(answer.rows for answer in answers)
+        forward.n_evaluations += sum(answer.rows for answer in answers)
         scores = torch.from_numpy(np.stack([answer.score for answer in answers]))
         error = torch.nan if any(answer.is_random for answer in answers) else 0.0
         curves = [answer.curve for answer in answers if answer.curve is not None]
@@ -358,13 +328,6 @@ class QGE(TorchMetric):
         if self.normalise and self.normalise_func is not None:
             maps = self.normalise_func(maps.copy())
         return np.abs(maps) if self.abs else maps
-
-
-def _segments(s: Any) -> np.ndarray | Tensor | None:
-    """Make an array of the list that MetaQuantus passes, of None where there are no masks."""
-    if isinstance(s, list):
-        return None if s[0] is None else np.stack(s)
-    return cast("np.ndarray | Tensor | None", s)
 
 
 def _direction(metric: Metric[Any], direction: Direction | ScoreDirection | None) -> ScoreDirection:

@@ -19,7 +19,7 @@ from quantus_ext.engine.perturb import gaussian_noise
 DTYPE = torch.float64
 
 
-def sampler(samples: slice, keys: Tensor) -> Tensor:
+def sampler(samples: slice, draws: slice, keys: Tensor) -> Tensor:
     return sampling.subsets(keys, 6, 2)
 
 

@@ -51,7 +51,7 @@ def test_segments_take_a_ready_model():
     with pytest.raises(TypeError, match="s_batch must hold integer segment ids"):
         inputs.call(metric, s_batch=segments / 2)
     with pytest.raises(ValueError, match="s_batch must hold segment ids of shape"):
-        inputs.call(metric)
+        inputs.call(metric, s_batch=None)
 
 
 def test_the_direction_is_that_of_the_score():

@@ -1,0 +1,256 @@
+r"""Remove parts of each sample's ranking of elements and ask the model again.
+
+Every metric that removes or restores what an explanation ranks stands on :func:`answers_without`:
+Fidelity and its kin with random parts of the explanation or of the rest, and the removal curves
+(MoRF, LeRF, Deletion, Insertion) with the top or the bottom of the ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quantus_ext.engine import sampling
+from quantus_ext.engine.draws import Block, sum_draws, sum_until_known
+from quantus_ext.engine.elements import Elements
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.perturb import Perturbation
+
+Output = Literal["label", "probability"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Part of each sample's ranking, from ``first`` to before ``past``, and how many go."""
+
+    first: tuple[int, ...]
+    past: tuple[int, ...]
+    removed: tuple[int, ...]
+
+    @classmethod
+    def of(cls, bounds: Iterable[tuple[int, int, int]]) -> Region:
+        """Take (first, past, removed) of each sample."""
+        return cls(*zip(*bounds, strict=True))
+
+    @property
+    def all_removed(self) -> bool:
+        """Whether all of it goes, so that there is nothing to draw."""
+        bounds = zip(self.first, self.past, self.removed, strict=True)
+        return all(past - first == removed for first, past, removed in bounds)
+
+    @property
+    def size(self) -> int | None:
+        """How many elements go, where that is the same for all samples."""
+        return self.removed[0] if len(set(self.removed)) == 1 else None
+
+
+def answer(outputs: Tensor, y: Tensor, output: Output) -> Tensor:
+    """Return 1(y = f(·)) or the output for y; NaN where an output is not a number.
+
+    Parameters
+    ----------
+    outputs : Tensor, shape (\\*rows, classes)
+    y : Tensor, int64, of one axis less than ``outputs``, or with axes of length 1
+    output : {"label", "probability"}
+    """
+    labels = y.expand(outputs.shape[:-1]).unsqueeze(-1)
+    if output == "probability":
+        return outputs.gather(-1, labels).squeeze(-1).double()
+    right = (outputs.argmax(-1, keepdim=True) == labels).squeeze(-1).double()
+    return right.masked_fill(outputs.isnan().any(-1), torch.nan)
+
+
+def answers_without(
+    forward: Forward,
+    x: Tensor,
+    y: Tensor,
+    ranks: Tensor,
+    regions: list[Region],
+    *,
+    elements: Elements,
+    perturbation: Perturbation,
+    keys: Tensor,
+    clean: Tensor,
+    output: Output,
+    n_draws: int = 1,
+    tolerance: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the model's mean answer without each region, and its squared standard error.
+
+    Parameters
+    ----------
+    forward : Forward
+    x : Tensor, shape (n, \\*sample)
+    y : Tensor, int64, shape (n,)
+    ranks : Tensor, int64, shape (n, T)
+        From :meth:`quantus_ext.engine.elements.Elements.ranks`.
+    regions : list of Region
+        A draw removes a random part of each, or all of it.
+    elements, perturbation
+        What is removed and what it becomes.
+    keys : Tensor, int64, shape (n,)
+        From :func:`quantus_ext.engine.sampling.sample_keys`.
+    clean : Tensor, shape (n, classes)
+        The model's outputs for ``x``, which are those without nothing.
+    output : {"label", "probability"}
+        See :func:`answer`.
+    n_draws, tolerance
+        For the regions where something is random; see
+        :func:`quantus_ext.engine.draws.sum_until_known`.
+
+    Returns
+    -------
+    means, squared_errors : Tensor, float64, shape (n, regions)
+    """
+    original = answer(clean, y, output)
+    fixed = {
+        region: number
+        for number, region in enumerate(
+            dict.fromkeys(
+                region
+                for region in regions
+                if region.all_removed and any(region.removed) and not perturbation.random
+            )
+        )
+    }
+    known = torch.empty(0)
+    if fixed:
+        known = _answers_in_one_pass(
+            forward, x, y, ranks, list(fixed), elements, perturbation, keys, output
+        )
+    means, squared_errors = [], []
+    for stream, region in enumerate(regions):
+        mean, squared_error = original, torch.zeros_like(original)
+        if region in fixed:
+            mean = known[:, fixed[region]]
+        elif any(region.removed):
+            mean, squared_error = _mean_answer(
+                forward,
+                x,
+                y,
+                ranks,
+                region,
+                elements,
+                perturbation,
+                sampling.draw_keys(keys, stream, stream + 1).squeeze(1),
+                output,
+                n_draws,
+                tolerance,
+            )
+        means.append(mean)
+        squared_errors.append(squared_error)
+    return torch.stack(means, 1), torch.stack(squared_errors, 1)
+
+
+def _answers_in_one_pass(
+    forward: Forward,
+    x: Tensor,
+    y: Tensor,
+    ranks: Tensor,
+    regions: list[Region],
+    elements: Elements,
+    perturbation: Perturbation,
+    keys: Tensor,
+    output: Output,
+) -> Tensor:
+    """Return the answers without regions all of which go, shape (n, regions).
+
+    The regions are the engine's draws, so that a chunk is full however few the samples are.
+    """
+    first, past = (
+        torch.tensor(bounds, device=x.device).T
+        for bounds in ([r.first for r in regions], [r.past for r in regions])
+    )
+
+    def sampler(samples: slice, draws: slice, keys: Tensor) -> Tensor:
+        rank = ranks[samples].unsqueeze(1)
+        lower, upper = (bound[samples, draws].unsqueeze(-1) for bound in (first, past))
+        return elements.expand((rank >= lower) & (rank < upper), samples)
+
+    def statistic(block: Block) -> Tensor:
+        answers = answer(block.outputs, y[block.samples][:, None], output)
+        columns = answers.new_zeros(len(answers), len(regions))
+        columns[:, block.draws] = answers
+        return columns
+
+    return sum_draws(
+        forward,
+        x,
+        keys,
+        sampler=sampler,
+        perturbation=perturbation,
+        statistic=statistic,
+        start=0,
+        stop=len(regions),
+    )
+
+
+def _mean_answer(
+    forward: Forward,
+    x: Tensor,
+    y: Tensor,
+    ranks: Tensor,
+    region: Region,
+    elements: Elements,
+    perturbation: Perturbation,
+    keys: Tensor,
+    output: Output,
+    n_draws: int,
+    tolerance: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the mean over draws without a random part of a region, and its squared error."""
+    first, past, removed = (
+        torch.tensor(values, device=x.device).unsqueeze(1)
+        for values in (region.first, region.past, region.removed)
+    )
+    members = (ranks >= first) & (ranks < past)
+    count = removed.unsqueeze(2) if region.size is None else region.size
+
+    def sum_rows(rows: Tensor | slice, start: int, stop: int) -> Tensor:
+        inside, targets, grouping = members[rows], y[rows], elements.take(rows)
+        counts = count if isinstance(count, int) else count[rows]
+
+        def sampler(samples: slice, draws: slice, block_keys: Tensor) -> Tensor:
+            among = inside[samples]
+            if region.all_removed:
+                chosen = among.unsqueeze(1).expand(-1, block_keys.shape[1], -1)
+            else:
+                size = counts if isinstance(counts, int) else counts[samples]
+                chosen = sampling.subsets(block_keys, elements.largest, size, among)
+            return grouping.expand(chosen, samples)
+
+        def statistic(block: Block) -> Tensor:
+            answers = answer(block.outputs, targets[block.samples][:, None], output)
+            return torch.stack([answers.sum(1), (answers**2).sum(1)], 1)
+
+        return sum_draws(
+            forward,
+            x[rows],
+            keys[rows],
+            sampler=sampler,
+            perturbation=perturbation,
+            statistic=statistic,
+            start=start,
+            stop=stop,
+        )
+
+    sums, counts = sum_until_known(
+        sum_rows,
+        len(x),
+        n_draws=n_draws,
+        tolerance=tolerance,
+        variance=_variance,
+        spread=torch.ones(len(x), dtype=torch.float64, device=x.device),
+        device=x.device,
+    )
+    return sums[:, 0] / counts, _variance(sums, counts) / counts
+
+
+def _variance(sums: Tensor, counts: Tensor) -> Tensor:
+    """Return the variance of one draw's answer from the sums of answers and their squares."""
+    mean, square = (sums / counts[:, None]).unbind(1)
+    return (square - mean**2).clamp(min=0) * counts / (counts - 1)

@@ -1,0 +1,82 @@
+"""PScore (M4) as a Quantus metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from quantus_ext import checks, functional
+from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.engine.forward import Forward
+from quantus_ext.finetune.identity import content_key
+from quantus_ext.functional.scores import Scores
+from quantus_ext.memory import Memory
+
+_maps: Memory[Tensor] = Memory(
+    lambda maps: maps.numel() * maps.element_size(), most_entries=256, most_bytes=512 * 2**20
+)
+
+
+class PScore(TorchMetric):
+    r"""PScore: agreement of the map with those of other good models, by the same explainer.
+
+    The cosine between the map and the mean of the unit-length maps that the call's own
+    ``explain_func`` makes of an ensemble of well-trained models (M4); higher is better. Where
+    models agree on what matters, an explainer that finds it gives similar maps for all of them.
+
+    The ensemble's maps are found again by the content of model, explainer and data, so that a
+    second metric or call does not explain again; an explainer that draws from a global random
+    state is called once for each of these.
+
+    Parameters
+    ----------
+    models : sequence of torch.nn.Module
+        The ensemble, in evaluation mode and on the scored model's device. The scored model itself,
+        known by its weights, is left out.
+    **common
+        See :class:`quantus_ext.base.TorchMetric`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks one of these rules; on a call, if there is no ``explain_func`` or no
+        other model in ``models``.
+    """
+
+    name = "PScore"
+    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
+    model_applicability = {ModelType.TORCH}  # noqa: RUF012
+    score_direction = ScoreDirection.HIGHER
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+    def __init__(self, models: Sequence[nn.Module], **common: Unpack[CommonArguments]) -> None:
+        super().__init__(**common)
+        self.models = list(models)
+        for number, model in enumerate(self.models):
+            if not isinstance(model, nn.Module):
+                raise TypeError(f"models[{number}] must be a torch.nn.Module, is {model!r}")
+        if not self.models:
+            raise ValueError("models must hold at least one model, is empty")
+
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        scored = content_key(batch.model)
+        others = [model for model in self.models if content_key(model) != scored]
+        if not others:
+            raise ValueError("models must hold another model than the scored one, holds only that")
+        explained = [self._explained(model, batch) for model in others]
+        return functional.p_score(batch.a, [self._prepared(a, batch.x) for a in explained])
+
+    def _explained(self, model: nn.Module, batch: Batch) -> Tensor:
+        explainer = (batch.explain.require(), batch.explain.keywords)
+        key = content_key(model, explainer, batch.x, batch.y)
+        maps = _maps.get(key)
+        if maps is None:
+            checks.evaluation_mode(model)
+            checks.resolve_device(model, batch.x.device)
+            maps = batch.explain(model, batch.x, batch.y)
+            _maps.put(key, maps)
+        return maps.to(batch.x.device)

@@ -1,0 +1,90 @@
+"""What all metrics that remove elements of an explanation have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from quantus.functions.perturb_func import baseline_replacement_by_indices
+from quantus.helpers.enums import DataType, EvaluationCategory, ModelType
+from torch import Tensor
+from typing_extensions import Unpack
+
+from quantus_ext import checks, perturbation
+from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
+
+Element = Literal["position", "channel_value", "patch", "segment"]
+
+
+class RemovalArguments(CommonArguments, total=False):
+    """Keyword arguments of every metric that removes elements; see :class:`RemovalMetric`."""
+
+    element: Element
+    patch_size: int | None
+    perturb_func: Callable[..., Any] | None
+    perturb_baseline: float | str | np.ndarray
+    perturb_func_kwargs: dict[str, Any] | None
+
+
+class RemovalMetric(TorchMetric):
+    r"""A metric that removes elements in the order of their attributions.
+
+    Parameters
+    ----------
+    element : {"position", "channel_value", "patch", "segment"}, default "position"
+        What is removed at once: a pixel, time step or feature over all channels; every channel
+        value by itself; a patch of side ``patch_size`` (a window in time); or the segments
+        whose ids ``s_batch`` holds, shape (n, \*spatial).
+    patch_size : int, optional
+        For ``element="patch"``.
+    perturb_func : callable, optional
+        Any of Quantus's, or one's own; by default ``baseline_replacement_by_indices``.
+    perturb_baseline : float, str or array, default 0.0
+        As in Quantus, where ``"black"`` is the sample's minimum.
+    perturb_func_kwargs : dict, optional
+        Its keywords.
+    **common
+        See :class:`quantus_ext.base.TorchMetric`.
+    """
+
+    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
+    model_applicability = {ModelType.TORCH}  # noqa: RUF012
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+    default_softmax = True
+
+    def __init__(
+        self,
+        *,
+        element: Element = "position",
+        patch_size: int | None = None,
+        perturb_func: Callable[..., Any] | None = None,
+        perturb_baseline: float | str | np.ndarray = 0.0,
+        perturb_func_kwargs: dict[str, Any] | None = None,
+        **common: Unpack[CommonArguments],
+    ) -> None:
+        super().__init__(**common)
+        checks.one_of("element", element, ELEMENTS)
+        if element == "patch":
+            patch_size = checks.positive_integer("patch_size", patch_size)
+        self.element = element
+        self.patch_size = patch_size
+        self.perturb_func = perturbation.bind(
+            perturb_func or baseline_replacement_by_indices, perturb_baseline, perturb_func_kwargs
+        )
+
+    def elements(self, batch: Batch) -> Elements:
+        """Return the elements of the samples, from ``s_batch`` where they are segments."""
+        segments = _segments(batch.s) if self.element == "segment" else None
+        return elements_of(batch.x, self.element, patch_size=self.patch_size, segments=segments)
+
+
+def _segments(s: np.ndarray | Tensor | None) -> Tensor | None:
+    if s is None:
+        return None
+    ids = s if isinstance(s, Tensor) else torch.from_numpy(np.asarray(s))
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"s_batch must hold integer segment ids, has dtype {ids.dtype}")
+    return ids

@@ -1,0 +1,154 @@
+"""MoRF, LeRF and ABPC (M4), Deletion and Insertion (RISE) as Quantus metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+from quantus.functions.perturb_func import (
+    baseline_replacement_by_blur,
+    baseline_replacement_by_indices,
+)
+from quantus.helpers.enums import ScoreDirection
+from typing_extensions import Unpack
+
+from quantus_ext import checks, functional, perturbation
+from quantus_ext.base import Batch
+from quantus_ext.engine.forward import Forward
+from quantus_ext.functional.removal_curves import CurveScore
+from quantus_ext.functional.scores import Scores
+from quantus_ext.metrics.removal import RemovalArguments, RemovalMetric
+
+Baseline = Literal["black", "mean", "blur"]
+
+_BASELINES: dict[Baseline, tuple[Callable[..., Any], float | str]] = {
+    "black": (baseline_replacement_by_indices, 0.0),
+    "mean": (baseline_replacement_by_indices, "mean"),
+    "blur": (baseline_replacement_by_blur, 0.0),
+}
+
+
+class RemovalCurve(RemovalMetric):
+    r"""Base of the metrics that sum over a removal curve.
+
+    Parameters
+    ----------
+    steps : int or sequence of float, default 20
+        Equal steps from nothing to everything, ``⌊k/steps·t⌋`` elements after k of them; or the
+        fractions themselves, to which 0 and 1 are added where they are missing.
+    baseline : {"black", "mean", "blur"}, optional
+        What removed elements become, in place of ``perturb_func`` and ``perturb_baseline``: 0 in
+        the model's space, the sample's mean, or the mean of a 15-sided window around each.
+    n_samples : int, default 1
+        Draws of each state where ``perturb_func`` is random; with one, the standard error is
+        unknown (NaN).
+    **removal
+        See :class:`quantus_ext.metrics.removal.RemovalMetric`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks one of these rules.
+    """
+
+    score: ClassVar[CurveScore]
+
+    def __init__(
+        self,
+        steps: int | Sequence[float] = 20,
+        *,
+        baseline: Baseline | None = None,
+        n_samples: int = 1,
+        **removal: Unpack[RemovalArguments],
+    ) -> None:
+        if baseline is not None:
+            checks.one_of("baseline", baseline, tuple(_BASELINES))
+            for name in ("perturb_func", "perturb_baseline", "perturb_func_kwargs"):
+                if name in removal:
+                    raise ValueError(f"baseline={baseline!r} stands in for {name}: give one")
+            removal["perturb_func"], removal["perturb_baseline"] = _BASELINES[baseline]
+        super().__init__(**removal)
+        self.fractions = checks.grid("steps", steps)
+        self.n_samples = checks.positive_integer("n_samples", n_samples)
+
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        return functional.removal_curves(
+            forward,
+            batch.x,
+            batch.a,
+            batch.y,
+            fractions=self.fractions,
+            scores=[self.score],
+            elements=self.elements(batch),
+            perturbation=perturbation.resolve(self.perturb_func),
+            n_draws=self.n_samples,
+            seed=batch.seed,
+            index=batch.index,
+            clean=batch.clean,
+        )[self.score]
+
+
+class MoRF(RemovalCurve):
+    """MoRF: how far the output drops, on average, as the most relevant elements go first.
+
+    ``1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` over equal steps with both ends, as M4 has it; higher is
+    better. With fractions of one's own every one of them counts alike.
+
+    See :class:`RemovalCurve` for its arguments; ``details`` has ``curve``, ``fractions``,
+    ``original_score``, ``baseline_score`` and ``final_drop``.
+    """
+
+    name = "MoRF"
+    score = "morf"
+    score_direction = ScoreDirection.HIGHER
+
+
+class LeRF(RemovalCurve):
+    """LeRF: how far the output drops as the least relevant elements go first; lower is better.
+
+    See :class:`MoRF`.
+    """
+
+    name = "LeRF"
+    score = "lerf"
+    score_direction = ScoreDirection.LOWER
+
+
+class ABPC(RemovalCurve):
+    """ABPC: the area between the two perturbation curves, ``MoRF - LeRF``; higher is better.
+
+    A random order scores 0 on average. ``details`` has ``morf``, ``lerf``, ``curve_morf``,
+    ``curve_lerf``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``. See
+    :class:`RemovalCurve` for its arguments.
+    """
+
+    name = "ABPC"
+    score = "abpc"
+    score_direction = ScoreDirection.HIGHER
+
+
+class Deletion(RemovalCurve):
+    """Deletion: the area under the output as the most relevant elements go; lower is better.
+
+    Over fractions in [0, 1] by the trapezoid rule (Petsiuk et al., 2018), so that a straight
+    curve's area does not depend on the number of steps. ``details`` has ``curve``, ``fractions``,
+    ``original_score``, ``baseline_score`` and ``final_drop``. See :class:`RemovalCurve` for its
+    arguments.
+    """
+
+    name = "Deletion"
+    score = "deletion"
+    score_direction = ScoreDirection.LOWER
+
+
+class Insertion(RemovalCurve):
+    """Insertion: the area under the output as the most relevant elements come; higher is better.
+
+    It begins with everything removed. ``details`` as for :class:`Deletion`, with ``final_rise`` in
+    place of ``final_drop``.
+    """
+
+    name = "Insertion"
+    score = "insertion"
+    score_direction = ScoreDirection.HIGHER

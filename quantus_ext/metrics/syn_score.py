@@ -1,0 +1,72 @@
+"""SynScore (M4) as a Quantus metric."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from torch import Tensor
+from typing_extensions import Unpack
+
+from quantus_ext import checks, functional
+from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.forward import Forward
+from quantus_ext.functional.scores import Scores
+from quantus_ext.functional.syn_score import Measure
+
+
+class SynScore(TorchMetric):
+    r"""SynScore: how well the map ranks the elements of a planted truth above the others.
+
+    For models that are known to use what ``s_batch`` marks, as those of
+    :func:`quantus_ext.protocols.plant_shortcut`. Higher is better. Attributions are summed over
+    channels and ranked as they come: pass ``abs=True`` where the sign does not matter.
+
+    Parameters
+    ----------
+    measure : {"auroc", "ap"}, default "auroc"
+        See :func:`quantus_ext.functional.syn_score`.
+    **common
+        See :class:`quantus_ext.base.TorchMetric`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks one of these rules; on a call, if ``s_batch`` is missing, is not of
+        shape (n, \*spatial), with or without a channel axis of length 1, or holds anything but 0
+        and 1.
+    """
+
+    name = "SynScore"
+    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
+    model_applicability = {ModelType.TORCH}  # noqa: RUF012
+    score_direction = ScoreDirection.HIGHER
+    evaluation_category = EvaluationCategory.LOCALISATION
+    nan_reason = "s_batch marks none of their elements, or all"
+
+    def __init__(self, measure: Measure = "auroc", **common: Unpack[CommonArguments]) -> None:
+        super().__init__(**common)
+        checks.one_of("measure", measure, ("auroc", "ap"))
+        self.measure = measure
+
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        elements = elements_of(batch.x)
+        truth = _truth(batch.s, (len(batch.x), *elements.mask_shape), batch.x.device)
+        return functional.syn_score(elements.scores(batch.a), truth, measure=self.measure)
+
+
+def _truth(s: np.ndarray | Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the planted elements, shape (n, t)."""
+    if s is None:
+        raise ValueError("s_batch must mark the planted elements, is None")
+    truth = torch.as_tensor(s)
+    without_channel = (shape[0], *shape[2:]) if len(shape) > 2 else shape
+    if tuple(truth.shape) not in (shape, without_channel):
+        raise ValueError(
+            f"s_batch must have shape {without_channel} or {shape}, has {tuple(truth.shape)}"
+        )
+    if bool(((truth != 0) & (truth != 1)).any()):
+        raise ValueError("s_batch must hold nothing but 0 and 1, or False and True")
+    return truth.to(device).flatten(1).bool()
