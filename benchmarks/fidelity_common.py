@@ -180,7 +180,7 @@ def robustness(
     page.add(
         title,
         f"{len(x):,} samples that nothing was trained on, 4 masks each; tuned with β = 0.1: "
-        f"{tuner.report.epochs} epochs, the weights of number {tuner.report.best_epoch} kept, "
+        f"{tuner.report.epochs} epochs, the weights of number {tuner.report.kept_epoch} kept, "
         f"{tuner.report.seconds:.0f} s.",
         result.to_markdown(),
         f"The plain metric would do: {'yes' if result.plain_would_do() else 'no'}.",
