@@ -71,12 +71,12 @@ class PScore(TorchMetric):
         return functional.p_score(batch.a, [self._prepared(a, batch.x) for a in explained])
 
     def _explained(self, model: nn.Module, batch: Batch) -> Tensor:
+        checks.evaluation_mode(model)
+        checks.resolve_device(model, batch.x.device)
         explainer = (batch.explain.require(), batch.explain.keywords)
         key = content_key(model, explainer, batch.x, batch.y)
         maps = _maps.get(key)
         if maps is None:
-            checks.evaluation_mode(model)
-            checks.resolve_device(model, batch.x.device)
             maps = batch.explain(model, batch.x, batch.y)
             _maps.put(key, maps)
         return maps.to(batch.x.device)

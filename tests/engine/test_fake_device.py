@@ -24,7 +24,14 @@ from torch.utils._pytree import tree_leaves
 
 from quantus_ext.engine import perturb, sampling
 from quantus_ext.engine.forward import Forward
-from quantus_ext.functional import Scores, infidelity
+from quantus_ext.functional import (
+    Scores,
+    fidelity,
+    infidelity,
+    p_score,
+    removal_curves,
+    syn_score,
+)
 
 DEVICE = torch.device("cuda")
 
@@ -128,6 +135,32 @@ def test_every_perturbation_stays_on_the_device(name, multiply_by_inputs, modali
 @pytest.mark.parametrize("keywords", [{"rescale": True}, {"multiply_by_inputs": True}])
 def test_one_channel_maps_stay_on_the_device(keywords, modality):
     assert_on_the_device(score(modality, one_channel=True, **keywords))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+@pytest.mark.parametrize("random", [False, True])
+def test_removal_stays_on_the_device(modality, random):
+    with fake_device():
+        with DEVICE:
+            model, shape = MODALITIES[modality]()
+        x = torch.randn(2, *shape, device=DEVICE)
+        y = torch.zeros(2, dtype=torch.long, device=DEVICE)
+        forward = Forward.of_module(model.eval(), DEVICE, softmax=True, chunk_size=4)
+        perturbation = perturb.replace_by("uniform" if random else 0.0)
+        keywords = {"perturbation": perturbation, "n_draws": 3}
+        curves = removal_curves(forward, x, x, y, fractions=[0, 0.4, 1], **keywords)
+        halves = fidelity(forward, x, x, y, sparsity=[0.3, 0.6], alpha=(0.5, 0.5), **keywords)
+    for result in (*curves.values(), halves):
+        tensors = [result.score, result.standard_error, *result.details.values()]
+        assert {tensor.device.type for tensor in tensors} == {DEVICE.type}
+
+
+def test_comparisons_of_maps_stay_on_the_device():
+    with fake_device():
+        a = torch.randn(2, 7, device=DEVICE)
+        results = [syn_score(a, a > 0), p_score(a, [a, -a])]
+    for result in results:
+        assert {value.device.type for value in result.details.values()} == {DEVICE.type}
 
 
 def breaks(change: Callable[[Tensor], Tensor]) -> Any:

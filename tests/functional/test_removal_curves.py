@@ -1,0 +1,266 @@
+"""Removal curves: linear models in closed form, exact counts, what is shared, Quantus's own."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import quantus
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from quantus_ext import ABPC, Deletion, Insertion, LeRF, MoRF
+from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.perturb import replace_by
+from quantus_ext.functional import removal_curves
+from tests.harness import make_inputs, rows_seen
+
+LABEL = torch.tensor([0])
+
+
+def worth(rows: Tensor) -> Tensor:
+    """A linear model of 20 features, the k-th worth k."""
+    return (rows @ torch.arange(20.0, dtype=rows.dtype))[:, None]
+
+
+def of_linear(scores: list[str], fractions: list[float], phi: Tensor, **keywords: object):
+    x = torch.ones(1, 20, dtype=torch.float64)
+    return removal_curves(worth, x, phi, LABEL, fractions=fractions, scores=scores, **keywords)
+
+
+def test_a_linear_model_in_closed_form():
+    steps = 20
+    phi = torch.arange(20.0, dtype=torch.float64)[None]
+    result = of_linear(
+        ["morf", "lerf", "abpc", "deletion", "insertion"], [k / steps for k in range(21)], phi
+    )
+    # Without the k most, the least, relevant: Σ_{i<20-k} i and Σ_{i≥k} i.
+    most = np.array([sum(range(20 - k)) for k in range(21)], dtype=float)
+    least = np.array([sum(range(k, 20)) for k in range(21)], dtype=float)
+    np.testing.assert_allclose(result["deletion"].details["curve"][0], most)
+    np.testing.assert_allclose(result["lerf"].details["curve"][0], least)
+    np.testing.assert_allclose(result["insertion"].details["curve"][0], 190 - most)
+    expected = {
+        "morf": np.mean(190 - most),
+        "lerf": np.mean(190 - least),
+        "abpc": np.mean(least - most),
+        "deletion": np.trapezoid(most, dx=0.05),
+        "insertion": 190 - np.trapezoid(most, dx=0.05),
+    }
+    for name, value in expected.items():
+        assert float(result[name].score) == pytest.approx(value, rel=1e-12), name
+        assert float(result[name].standard_error) == 0
+    assert float(result["deletion"].details["final_drop"]) == 190
+    assert float(result["insertion"].details["final_rise"]) == 190
+
+
+def test_an_area_of_uneven_fractions_is_the_trapezoids():
+    fractions = [0.0, 0.05, 0.5, 0.6, 1.0]
+    phi = torch.arange(20.0, dtype=torch.float64)[None]
+    for name in ("deletion", "insertion"):
+        result = of_linear([name], fractions, phi)[name]
+        curve = result.details["curve"][0].numpy()
+        assert float(result.score) == pytest.approx(np.trapezoid(curve, fractions), rel=1e-12)
+
+
+def test_the_area_under_a_straight_curve_does_not_depend_on_the_steps():
+    metric_areas = []
+    model = nn.Linear(20, 2, bias=False).double().eval()
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    x = np.ones((1, 20))
+    for steps in (1, 2, 4, 5, 10, 20, [0.25, 0.3]):
+        for metric in (Deletion, Insertion):
+            (area,) = metric(steps)(model, x, np.array([0]), x, softmax=False)
+            metric_areas.append(area)
+    np.testing.assert_allclose(metric_areas, 10.0, rtol=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    t=st.integers(1, 40),
+    steps=st.one_of(
+        st.integers(1, 25),
+        st.lists(st.sampled_from([0.07, 0.1, 0.29, 0.55, 0.57, 0.9]), unique=True).map(sorted),
+    ),
+    zeros=st.booleans(),
+    metric=st.sampled_from([MoRF, LeRF, Insertion]),
+)
+def test_every_fraction_is_removed_exactly(t, steps, zeros, metric):
+    # 80 % zeros, or a constant map: ties all over.
+    a = np.random.default_rng(t).normal(size=(2, t)) * zeros
+    a[:, : math.ceil(0.8 * t)] = 0
+    model = nn.Linear(t, 2).double().eval()
+    with rows_seen(model) as seen:
+        scorer = metric(steps)
+        scorer(model, np.ones((2, t)), np.array([0, 1]), a)
+    grid = [Fraction(k, steps) for k in range(steps + 1)] if isinstance(steps, int) else None
+    counts = {math.floor(f * t) for f in grid or [Fraction(str(s)) for s in (0, *steps, 1)]}
+    gone = counts if metric is not Insertion else {t - count for count in counts}
+    zeros_seen = {int((row == 0).sum()) for rows in seen for row in rows}
+    assert zeros_seen == gone | {0}
+    # Nothing is evaluated twice: a row for each count, the clean one among them.
+    assert scorer.n_evaluations == 2 * len(gone | {0})
+
+
+def test_ties_go_by_seed_and_a_random_order_has_an_area_of_0():
+    inputs = make_inputs("table", n=4)
+    constant = np.ones_like(inputs.a)
+    scores = np.array([inputs.call(ABPC(7, seed=seed), a_batch=constant) for seed in range(400)])
+    error = scores.std(0, ddof=1) / np.sqrt(len(scores))
+    # Five such bounds of 4 standard errors fail together once in 4,000 times; seeds are fixed.
+    assert (error > 0).all()
+    assert (np.abs(scores.mean(0)) < 4 * error).all()
+    assert abs(scores.mean()) < 4 * scores.mean(1).std(ddof=1) / np.sqrt(len(scores))
+
+
+def test_what_several_scores_need_is_evaluated_once():
+    inputs = make_inputs("series", n=3)
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+
+    def evaluations(*scores: str) -> int:
+        forward = Forward(inputs.model)
+        removal_curves(forward, x, a, y, fractions=[0, 0.25, 0.5, 0.75, 1], scores=scores)
+        return forward.n_evaluations
+
+    # Five states of each curve: the clean one, the empty one, and three between.
+    assert evaluations("morf") == evaluations("lerf") == evaluations("deletion") == 3 * 5
+    assert evaluations("abpc") == evaluations("morf", "lerf", "abpc") == 3 * 8
+    assert evaluations("deletion", "insertion") == 3 * 8
+    # To restore the top quarter is to remove the bottom three quarters.
+    assert evaluations("morf", "lerf", "abpc", "deletion", "insertion") == 3 * 8
+
+
+def test_scores_alone_are_those_in_company():
+    inputs = make_inputs("image")
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+    together = removal_curves(inputs.model, x, a, y, fractions=[0, 0.3, 1])
+    for name, scores in together.items():
+        alone = removal_curves(inputs.model, x, a, y, fractions=[0, 0.3, 1], scores=[name])[name]
+        torch.testing.assert_close(alone.score, scores.score, rtol=1e-12, atol=0)
+        assert alone.details.keys() == scores.details.keys()
+    torch.testing.assert_close(
+        together["abpc"].score, together["morf"].score - together["lerf"].score
+    )
+
+
+def test_patches_and_segments_are_removed_whole():
+    inputs = make_inputs("image")
+    x = torch.from_numpy(inputs.x)
+    groups = torch.arange(64).reshape(8, 8).expand(5, 8, 8) // 16
+    for elements in (
+        elements_of(x, "patch", patch_size=3),
+        elements_of(x, "segment", segments=groups),
+    ):
+        rows: list[Tensor] = []
+
+        def spy(batch: Tensor, rows: list[Tensor] = rows) -> Tensor:
+            rows.append(batch.clone())
+            return inputs.model(batch)
+
+        removal_curves(
+            spy,
+            x,
+            torch.from_numpy(inputs.a),
+            torch.from_numpy(inputs.y),
+            fractions=[0, 0.5, 1],
+            scores=["morf"],
+            elements=elements,
+        )
+        group = torch.zeros(64, dtype=torch.long) if elements.group is None else elements.group[0]
+        for row in torch.cat(rows)[len(x) :]:
+            gone = (row == 0).all(0).flatten()
+            each = [gone[group == g] for g in group.unique()]
+            assert all(bool(part.all() or not part.any()) for part in each)
+
+
+@pytest.mark.parametrize("name", ["morf", "abpc", "deletion", "insertion"])
+def test_standard_errors_of_random_replacements_match_the_spread(name):
+    inputs = make_inputs("table", n=20)
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+    results = [
+        removal_curves(
+            inputs.model,
+            x,
+            a,
+            y,
+            fractions=[0, 0.3, 0.6, 1],
+            scores=[name],
+            perturbation=replace_by("uniform"),
+            n_draws=30,
+            seed=seed,
+        )[name]
+        for seed in range(200)
+    ]
+    scores = torch.stack([result.score for result in results])
+    squared = torch.stack([result.standard_error**2 for result in results]).mean()
+    # 200 seeds × 20 samples know the ratio to about 1.1 %.
+    assert 0.93 < float((squared / scores.var(0).mean()).sqrt()) < 1.07
+
+
+def test_one_draw_of_a_random_replacement_leaves_the_error_unknown():
+    inputs = make_inputs("table")
+    metric = MoRF(3, perturb_baseline="uniform")
+    assert np.isfinite(inputs.call(metric)).all()
+    assert np.isnan(metric.standard_errors).all()
+
+
+@pytest.mark.parametrize("modality", ["image", "series"])
+def test_deletion_is_the_area_of_quantus_pixel_flipping(modality):
+    inputs = make_inputs(modality, dtype=torch.float32)
+    steps, n = inputs.x[0].size // 4, len(inputs.x)
+    theirs = quantus.PixelFlipping(
+        features_in_step=4, perturb_baseline=0.0, abs=False, normalise=False, disable_warnings=True
+    )
+    explained = (inputs.model, inputs.x, inputs.y, inputs.a)
+    curves = np.array(theirs(*explained, softmax=True, device="cpu"))
+    assert curves.shape == (n, steps), "a state a step, without the clean one"
+    areas = np.array([quantus.helpers.utils.calculate_auc(curve) for curve in curves])
+    ours = Deletion(steps, element="channel_value")
+    scores = inputs.call(ours)
+    np.testing.assert_allclose(ours.details["curve"][:, 1:], curves, rtol=1e-4)
+    # Theirs has steps of 1 and no trapezoid from the clean output to the first state.
+    first = (ours.details["original_score"] + curves[:, 0]) / 2
+    np.testing.assert_allclose(scores, (areas + first) / steps, rtol=1e-5)
+
+
+def test_baselines_by_name():
+    inputs = make_inputs("image")
+    for name, value in (("black", 0.0), ("mean", "mean")):
+        by_name = inputs.call(Deletion(4, baseline=name))
+        np.testing.assert_array_equal(by_name, inputs.call(Deletion(4, perturb_baseline=value)))
+    blurred = Insertion(4, baseline="blur")
+    inputs.call(blurred)
+    function = quantus.functions.perturb_func.baseline_replacement_by_blur
+    same = Insertion(4, perturb_func=function)
+    inputs.call(same)
+    np.testing.assert_array_equal(blurred.details["curve"], same.details["curve"])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"steps": 0}, ValueError, "steps must be at least 1, is 0"),
+        ({"steps": 2.5}, TypeError, "steps must be an integer, is 2.5"),
+        ({"steps": "many"}, TypeError, "steps must be an integer, is 'many'"),
+        ({"steps": [0.5, 0.2]}, ValueError, r"steps must increase, is \[0.5, 0.2\]"),
+        ({"steps": [-0.1, 0.2]}, ValueError, "steps must lie between 0 and 1"),
+        ({"steps": [float("nan")]}, ValueError, "steps must be finite"),
+        ({"baseline": "grey"}, ValueError, "baseline must be one of 'black', 'mean', 'blur'"),
+        (
+            {"baseline": "blur", "perturb_baseline": 1.0},
+            ValueError,
+            "baseline='blur' stands in for perturb_baseline: give one",
+        ),
+        ({"n_samples": 0}, ValueError, "n_samples must be at least 1, is 0"),
+        ({"element": "pixel"}, ValueError, "element must be one of"),
+    ],
+)
+def test_bad_settings_are_named(keywords, error, message):
+    with pytest.raises(error, match=message):
+        Deletion(**keywords)
