@@ -78,6 +78,10 @@ def test_removal_marks_where_the_area_is_negative():
     assert legend(axes)[2:] == [f"ABPC = {(-0.6 + 0.2) / 5:.3f}", "counts as negative"]
     colours = [to_hex(c.get_facecolor()[0]).upper() for c in axes.collections]
     assert colours == [COLOURS[2], COLOURS[3]]
+    # The curves cross at 1/2, where one area ends and the other begins.
+    right, left = (c.get_paths()[-1].vertices[:, 0] for c in axes.collections)
+    assert (left.min(), left.max()) == pytest.approx((0, 0.5))
+    assert (right.min(), right.max()) == pytest.approx((0.5, 1))
 
 
 def test_removal_leaves_the_same_samples_out_of_both():

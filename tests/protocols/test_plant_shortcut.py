@@ -103,8 +103,8 @@ def over_channels(mask: np.ndarray, x: np.ndarray) -> np.ndarray:
     return mask if x.ndim == 2 else np.broadcast_to(mask[:, None], x.shape)
 
 
-LEAST_AUROC = {2: 0.95, 3: 0.9, 4: 0.9}
-"""By the inputs' axes. A network with pooling does not read all positions of a patch alike."""
+LEAST_AUROC = {2: 0.95, 3: 0.7, 4: 0.8}
+"""By the inputs' axes: a network with pooling does not read all positions of a patch alike."""
 
 
 def share_above(inside: np.ndarray, outside: np.ndarray) -> float:
