@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.sampling import Purpose
 
@@ -38,6 +39,11 @@ def inverse(a: Tensor, *, seed: int = 0, index: Tensor | None = None) -> Tensor:
     -------
     Tensor, shape and dtype of ``a``
 
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument has another type or shape, or a value of ``a`` is not finite.
+
     Examples
     --------
     >>> import torch
@@ -45,9 +51,10 @@ def inverse(a: Tensor, *, seed: int = 0, index: Tensor | None = None) -> Tensor:
     >>> inverse(torch.tensor([[0.25, -1.0, 4.0, 0.5]]))
     tensor([[ 0.5000,  4.0000, -1.0000,  0.2500]])
     """
+    index = _checked(a, index)
     flat = a.flatten(1)
     # Sorting a shuffled copy stably leaves tied values in the shuffle's order.
-    shuffle = _order(seed, _indices(a, index), 0, flat.shape[1], Purpose.REFERENCE_TIE)
+    shuffle = _order(seed, index, 0, flat.shape[1], Purpose.REFERENCE_TIE)
     ranked = flat.gather(1, shuffle).argsort(dim=1, stable=True)
     variables = shuffle.gather(1, ranked)
     values = flat.gather(1, variables)
@@ -70,6 +77,11 @@ def permuted(a: Tensor, *, draw: int = 0, seed: int = 0, index: Tensor | None = 
     -------
     Tensor, shape and dtype of ``a``
 
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument has another type or shape, or a value of ``a`` is not finite.
+
     Examples
     --------
     >>> import torch
@@ -78,8 +90,9 @@ def permuted(a: Tensor, *, draw: int = 0, seed: int = 0, index: Tensor | None = 
     >>> torch.equal(permuted(a).sort(1).values, a)
     True
     """
+    index = _checked(a, index)
     flat = a.flatten(1)
-    order = _order(seed, _indices(a, index), draw, flat.shape[1], Purpose.REFERENCE_ORDER)
+    order = _order(seed, index, draw, flat.shape[1], Purpose.REFERENCE_ORDER)
     return flat.gather(1, order).reshape(a.shape)
 
 
@@ -101,14 +114,39 @@ def make_reference(
     Returns
     -------
     Tensor, shape and dtype of ``a``
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for :func:`inverse`, or if ``kind`` is unknown.
     """
+    checks.one_of("kind", kind, KINDS)
     if kind == "random":
         return permuted(a, draw=draw, seed=seed, index=index)
     return inverse(a, seed=seed, index=index) if kind == "inverse" else -a
 
 
-def _indices(a: Tensor, index: Tensor | None) -> Tensor:
-    return torch.arange(len(a), device=a.device) if index is None else index
+def _checked(a: Tensor, index: Tensor | None) -> Tensor:
+    """Return the index of each sample, once everything is as it must be.
+
+    Another length would leave rows of the result unwritten, and NaN has no rank.
+    """
+    if not isinstance(a, Tensor):
+        raise TypeError(f"a must be a tensor, is {type(a).__name__}")
+    if a.ndim < 2:
+        raise ValueError(f"a must have shape (n, *map), has {tuple(a.shape)}")
+    checks.all_finite("a", a)
+    if index is None:
+        return torch.arange(len(a), device=a.device)
+    if not isinstance(index, Tensor):
+        raise TypeError(f"index must be a tensor, is {type(index).__name__}")
+    if index.dtype != torch.int64:
+        raise TypeError(f"index must be of int64, is of {index.dtype}")
+    if index.shape != (len(a),):
+        raise ValueError(
+            f"index must have shape ({len(a)},), one for each sample, has {tuple(index.shape)}"
+        )
+    return index
 
 
 def _order(seed: int, index: Tensor, draw: int, count: int, purpose: Purpose) -> Tensor:

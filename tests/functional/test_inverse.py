@@ -119,3 +119,27 @@ def test_a_single_variable_and_other_number_types():
     assert inverse(torch.ones(2, 1)).tolist() == [[1.0], [1.0]]
     assert inverse(torch.tensor([[1, 2, 5]])).tolist() == [[5, 2, 1]]
     assert inverse(torch.tensor([[1.0, 2.0, 5.0]], dtype=torch.float16)).dtype == torch.float16
+
+
+@pytest.mark.parametrize("function", [inverse, permuted])
+@pytest.mark.parametrize(
+    ("a", "index", "error", "message"),
+    [
+        (np.ones((1, 3)), None, TypeError, "a must be a tensor, is ndarray"),
+        (torch.ones(3), None, ValueError, r"a must have shape \(n, \*map\), has \(3,\)"),
+        (torch.tensor([[1.0, 2.0], [torch.nan, 1.0]]), None, ValueError, "a must .* in sample 1"),
+        (torch.tensor([[1.0, torch.inf]]), None, ValueError, "a must be finite"),
+        (torch.ones(2, 3), [0, 1], TypeError, "index must be a tensor, is list"),
+        (torch.ones(2, 3), torch.ones(2), TypeError, "index must be of int64, is of torch.float32"),
+        (torch.ones(2, 3), torch.tensor([0]), ValueError, r"index .* \(2,\), .* has \(1,\)"),
+        (torch.ones(1, 3), torch.tensor([0, 1]), ValueError, r"index .* \(1,\), .* has \(2,\)"),
+    ],
+)
+def test_bad_arguments(function, a, index, error, message):
+    with pytest.raises(error, match=message):
+        function(a, index=index)
+
+
+def test_an_unknown_kind():
+    with pytest.raises(ValueError, match=r"kind must be one of .*, is 'opposite'"):
+        make_reference(torch.ones(1, 3), "opposite")
