@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau, spearmanr
+from torch import Tensor
 
 from quantus_ext import checks
 
@@ -23,9 +24,10 @@ class OrderPreservation:
     rho : float
         Spearman's rank correlation.
     tau_by_stratum, rho_by_stratum : numpy.ndarray, shape (n_strata,)
-        The same among explanations of about equal quality, worst stratum first.
+        The same among explanations of about equal quality, worst stratum first; NaN where ties
+        leave a stratum without two explanations that differ.
     edges : numpy.ndarray, shape (n_strata + 1,)
-        The qualities between which the strata lie.
+        The qualities between which the strata lie; one on an edge belongs to the stratum above.
     """
 
     tau: float
@@ -36,7 +38,7 @@ class OrderPreservation:
 
 
 def order_preservation(
-    q: ArrayLike, transformed: ArrayLike, *, n_strata: int = 10
+    q: ArrayLike | Tensor, transformed: ArrayLike | Tensor, *, n_strata: int = 10
 ) -> OrderPreservation:
     """Compare the order of explanations before and after a transformation such as QGE.
 
@@ -47,8 +49,8 @@ def order_preservation(
     transformed : array, shape (explanations,)
         What is made of it, higher for better.
     n_strata : int, default 10
-        Strata of quality, of equal numbers of explanations to within one. Explanations of equal
-        quality on an edge fall to either side of it.
+        Strata of quality, of equal numbers of explanations to within one but for ties:
+        explanations of equal quality are always in one stratum.
 
     Returns
     -------
@@ -79,16 +81,20 @@ def order_preservation(
             f"n_strata must leave at least two explanations a stratum, is {n_strata} for "
             f"{len(qualities)} explanations"
         )
-    order = qualities.argsort(kind="stable")
-    strata = np.array_split(order, n_strata)
-    each = np.array([_correlations(qualities[s], others[s]) for s in strata])
+    ordered = np.sort(qualities)
+    lowest = [part[0] for part in np.array_split(ordered, n_strata)]
+    edges = np.array([*lowest, ordered[-1]])
+    stratum = np.searchsorted(edges[1:-1], qualities, side="right")
+    each = np.array(
+        [_correlations(qualities[stratum == k], others[stratum == k]) for k in range(n_strata)]
+    )
     tau, rho = _correlations(qualities, others)
-    lowest = [qualities[stratum[0]] for stratum in strata]
-    edges = np.array([*lowest, qualities[order[-1]]])
     return OrderPreservation(tau, rho, each[:, 0], each[:, 1], edges)
 
 
-def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def _finite(name: str, values: ArrayLike | Tensor) -> NDArray[np.float64]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (explanations,), has {array.shape}")
@@ -99,6 +105,6 @@ def _finite(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 
 def _correlations(q: NDArray[np.float64], transformed: NDArray[np.float64]) -> tuple[float, float]:
-    if np.ptp(q) == 0 or np.ptp(transformed) == 0:
+    if len(q) < 2 or np.ptp(q) == 0 or np.ptp(transformed) == 0:
         return np.nan, np.nan
     return float(kendalltau(q, transformed)[0]), float(spearmanr(q, transformed)[0])

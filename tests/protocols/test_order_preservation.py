@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
 from quantus_ext.protocols import order_preservation
 
@@ -43,11 +44,12 @@ def test_equals_counted_pairs(decimals: int):
     result = order_preservation(q, t, n_strata=4)
     assert result.tau == pytest.approx(kendall(q, t))
     assert result.rho == pytest.approx(spearman(q, t))
-    order = q.argsort(kind="stable").reshape(4, 15)
-    for stratum, tau, rho in zip(order, result.tau_by_stratum, result.rho_by_stratum, strict=True):
-        assert tau == pytest.approx(kendall(q[stratum], t[stratum]))
-        assert rho == pytest.approx(spearman(q[stratum], t[stratum]))
-    np.testing.assert_array_equal(result.edges, [*q[order[:, 0]], q.max()])
+    edges = [*np.sort(q)[::15], q.max()]
+    np.testing.assert_array_equal(result.edges, edges)
+    for k, (tau, rho) in enumerate(zip(result.tau_by_stratum, result.rho_by_stratum, strict=True)):
+        chosen = (edges[k] <= q) & ((q < edges[k + 1]) | (k == 3))
+        assert tau == pytest.approx(kendall(q[chosen], t[chosen]))
+        assert rho == pytest.approx(spearman(q[chosen], t[chosen]))
 
 
 def test_strata_go_from_worst_to_best():
@@ -62,9 +64,26 @@ def test_orders_do_not_depend_on_the_order_of_the_explanations():
     generator = np.random.default_rng(5)
     q, t = generator.normal(size=(2, 50))
     shuffled = generator.permutation(50)
-    first, second = order_preservation(q, t), order_preservation(q[shuffled], t[shuffled])
-    assert first.tau == second.tau
-    np.testing.assert_array_equal(first.tau_by_stratum, second.tau_by_stratum)
+    for quality in (q, q.round(), np.sign(q)):
+        first = order_preservation(quality, t)
+        second = order_preservation(quality[shuffled], t[shuffled])
+        assert first.tau == pytest.approx(second.tau)
+        np.testing.assert_allclose(first.tau_by_stratum, second.tau_by_stratum)
+
+
+def test_equal_qualities_are_in_one_stratum():
+    q, t = np.repeat([0.0, 0.0, 1.0, 2.0], 10), np.tile(np.arange(10.0), 4)
+    q[t == 0] += 1e-3
+    result = order_preservation(q, t, n_strata=3)
+    # All 18 zeros lie from the second edge on, none between the first and it.
+    assert result.edges.tolist() == [0, 0, 1, 2.001]
+    expected = [np.nan, *(kendall(q[part], t[part]) for part in (q < 1, q >= 1))]
+    np.testing.assert_allclose(result.tau_by_stratum, expected)
+
+
+def test_tensors():
+    q = torch.arange(30.0, requires_grad=True)
+    assert order_preservation(q, q.detach()).tau == pytest.approx(1)
 
 
 @pytest.mark.filterwarnings("error")
