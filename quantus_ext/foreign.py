@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import pickle
 import random
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +14,13 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from quantus.helpers import asserts
 from quantus.metrics.base import Metric
 from quantus.metrics.faithfulness.road import ROAD
-from torch import nn
+from torch import Tensor, nn
 
+from quantus_ext.base import TorchMetric
+from quantus_ext.engine import sampling
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 
 Maps = Callable[[np.ndarray], np.ndarray]
@@ -60,7 +65,7 @@ class Answer(NamedTuple):
     curve : numpy.ndarray or None
         Shape (n, points), for metrics that give more than a number for each sample.
     is_random : bool
-        Whether the metric used a global random state.
+        Whether the metric used a global random state, or says itself that it is random.
     rows : int
         Rows sent through the model.
     """
@@ -85,6 +90,11 @@ class ForeignMetric:
         What the metric would do to attributions: normalise, take absolute values.
     reduce : callable
         Makes a number of each curve.
+
+    Raises
+    ------
+    TypeError
+        If the metric cannot be copied.
     """
 
     def __init__(self, metric: Metric[Any], call: Call, prepare: Maps, reduce: Reduce) -> None:
@@ -93,24 +103,38 @@ class ForeignMetric:
         without = {
             id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))
         }
-        self.metric = cast(Any, copy.deepcopy(metric, without))
+        try:
+            self.metric = cast(Any, copy.deepcopy(metric, without))
+        except (TypeError, ValueError, RuntimeError, pickle.PicklingError) as error:
+            raise TypeError(
+                "metric must be one that copy.deepcopy copies, so that it stays as it is; "
+                f"{type(metric).__name__} is not: {error}"
+            ) from error
         self.metric.abs = self.metric.normalise = self.metric.return_aggregate = False
         self.metric._display_progressbar = False
         if isinstance(metric, ROAD):
             # It would leave the mean over the samples for each percentage.
             self.metric.custom_postprocess = _nothing
+        _fix_seeds(self.metric)
         self.call = call
         self.prepare = prepare
         self.reduce = reduce
-        self._parameters = inspect.signature(type(metric).__call__).parameters
+        self._parameters = _call_parameters(type(metric))
         self._start = 0
+
+    def check_custom(self, n: int) -> None:
+        """Raise ValueError unless ``custom_batch`` has a row for each of the n samples."""
+        custom = self.call.custom_batch
+        if _is_rows(custom) and len(custom) != n:
+            raise ValueError(
+                f"custom_batch must hold one item for each of the {n} samples, holds {len(custom)}"
+            )
 
     def next_custom(self, n: int) -> Any:
         """Return the next ``n`` rows of ``custom_batch``, sliced where Quantus would slice it."""
         custom = self.call.custom_batch
         start, self._start = self._start, self._start + n
-        is_rows = isinstance(custom, (Sequence, np.ndarray)) and not isinstance(custom, str)
-        return custom[start : self._start] if is_rows else custom
+        return custom[start : self._start] if _is_rows(custom) else custom
 
     def score(self, batch: Arrays, a: np.ndarray, compare: Maps, seed: int) -> Answer:
         """Call the metric on a batch.
@@ -134,8 +158,12 @@ class ForeignMetric:
         ValueError
             If Quantus refuses the attributions, or the scores are not one a sample.
         """
-        arguments = self._arguments(batch, a, compare)
-        with _isolated(batch.device), _rows_counted(self.call.model) as rows:
+        with (
+            _isolated(batch.device),
+            _any_values_pass(),
+            _rows_counted(self.call.model) as (model, rows),
+        ):
+            arguments = self._arguments(model, batch, a, compare)
             _seed(seed, batch.device)
             before = _global_states(batch.device)
             try:
@@ -146,19 +174,24 @@ class ForeignMetric:
                     f"{batch.index.tolist()}: {error}"
                 ) from error
             is_random = before != _global_states(batch.device)
-        values = _one_row_a_sample(result, len(batch.x), type(self.metric).__name__)
+        if isinstance(self.metric, TorchMetric):
+            # It puts the global states back itself; an error that is NaN is no 0 either.
+            is_random |= not (self.metric.standard_errors == 0).all()
+        values = _one_row_a_sample(result, batch.index, type(self.metric).__name__)
         if values.ndim == 1:
             return Answer(values, None, is_random, sum(rows))
         return Answer(self._reduced(values), values, is_random, sum(rows))
 
-    def _arguments(self, batch: Arrays, a: np.ndarray, compare: Maps) -> dict[str, Any]:
+    def _arguments(
+        self, model: nn.Module, batch: Arrays, a: np.ndarray, compare: Maps
+    ) -> dict[str, Any]:
         call = self.call
         device = call.device
         if device is None and batch.device.type != "cpu":
             # Quantus moves nothing to the device of the model unless it is told to.
             device = str(batch.device)
         arguments = {
-            "model": call.model,
+            "model": model,
             # Some metrics write into what they are given.
             "x_batch": batch.x.copy(),
             "y_batch": batch.y.copy(),
@@ -202,6 +235,8 @@ class ForeignMetric:
                     "so it isn't known which sample is which: call with batch_size=1"
                 )
             maps = explain_func(model=model, inputs=inputs, targets=targets, **keywords)
+            if isinstance(maps, Tensor):
+                maps = maps.detach().cpu()
             return compare(self.prepare(np.asarray(maps)))
 
         return explain
@@ -216,22 +251,81 @@ class ForeignMetric:
         return scores
 
 
+def check_values(metric: Metric[Any], x: np.ndarray, a: np.ndarray) -> None:
+    """Raise ValueError for the attributions of a whole call that Quantus refuses.
+
+    Those that are all zero, all one, of one value or all negative.
+    """
+    try:
+        asserts.assert_attributions(x_batch=x, a_batch=a)
+    except AssertionError as error:
+        raise ValueError(f"{type(metric).__name__} refuses a_batch: {error}") from error
+
+
+@contextmanager
+def _any_values_pass() -> Iterator[None]:
+    """Let Quantus check the shapes of attributions within, and not their values.
+
+    It checks the values of each call. Within QGE a call is a batch, so that the batch size would
+    decide whether a map of zeros is an error.
+    """
+    strict = asserts.assert_attributions
+
+    def lenient(x_batch: Any, a_batch: Any) -> None:
+        fine = np.zeros(np.shape(a_batch))
+        if fine.size > 1:
+            fine.flat[-1] = 0.5
+            strict(x_batch=x_batch, a_batch=fine)
+
+    asserts.assert_attributions = lenient
+    try:
+        yield
+    finally:
+        asserts.assert_attributions = strict
+
+
+def _fix_seeds(metric: Any) -> None:
+    """Give nested metrics without a seed one, so that all maps of a call get the same draws."""
+    while isinstance(metric, TorchMetric):
+        if metric.seed is None:
+            metric.seed = sampling.fresh_seed()
+        metric = getattr(metric, "metric", None)
+
+
+def _call_parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a metric's call, past overrides that only hand them on."""
+    calls = (inspect.signature(base.__call__).parameters for base in cls.__mro__)
+    return next(parameters for parameters in calls if "model" in parameters)
+
+
+def _is_rows(custom: Any) -> bool:
+    """Whether Quantus would slice ``custom_batch`` batch by batch."""
+    return isinstance(custom, (Sequence, np.ndarray)) and not isinstance(custom, str)
+
+
 def _nothing(**data: Any) -> None:
     return None
 
 
-def _one_row_a_sample(result: Any, n: int, name: str) -> np.ndarray:
+def _one_row_a_sample(result: Any, index: np.ndarray, name: str) -> np.ndarray:
     """Return scores (n,) or curves (n, points) from whatever a metric returns."""
+    n = len(index)
     if isinstance(result, Mapping):
         # MPRT: for each layer the scores of all samples.
-        if any(np.shape(column) != (n,) for column in result.values()):
+        columns = [_numbers(column, f"{name}'s {key!r}") for key, column in result.items()]
+        if not columns or any(column.shape != (n,) for column in columns):
             raise ValueError(
                 f"{name} gives a dict whose values are not one number for each of the {n} "
                 "samples, so there is nothing to compare sample by sample"
             )
-        return np.stack([np.asarray(column, dtype=np.float64) for column in result.values()], 1)
-    items = list(result)
-    if len(items) == 1 and np.ndim(items[0]) == 2 and len(items[0]) == n:
+        return np.stack(columns, 1)
+    try:
+        items = list(result)
+    except TypeError:
+        raise ValueError(
+            f"{name} gives {reprlib.repr(result)}, not a score for each of the {n} samples"
+        ) from None
+    if len(items) == 1 and getattr(items[0], "ndim", 0) == 2 and len(items[0]) == n:
         # ROAD: one array for the whole batch.
         items = list(items[0])
     if len(items) != n:
@@ -239,26 +333,62 @@ def _one_row_a_sample(result: Any, n: int, name: str) -> np.ndarray:
             f"{name} gives {len(items)} scores for {n} samples, so there is nothing to compare "
             "sample by sample"
         )
-    if all(np.ndim(item) == 0 for item in items):
-        return np.array(items, dtype=np.float64)
-    curves = [np.asarray(item, dtype=np.float64).ravel() for item in items]
-    if len({len(curve) for curve in curves}) != 1:
+    rows = [
+        _numbers(item, f"{name}'s score of sample {sample}")
+        for sample, item in zip(index, items, strict=True)
+    ]
+    lengths = {row.size for row in rows if row.ndim}
+    if not lengths:
+        return np.array(rows)
+    # A sample without a score may have a NaN in place of a curve.
+    points = max(lengths)
+    rows = [np.full(points, row) if row.ndim == 0 and np.isnan(row) else row for row in rows]
+    if any(row.size != points for row in rows):
         raise ValueError(f"{name} gives curves of different lengths, which don't compare")
-    return np.stack(curves)
+    return np.stack([row.ravel() for row in rows])
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """Return float64 of any shape; None is NaN."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} must be a number or a curve of numbers, is {reprlib.repr(value)}"
+        ) from error
+
+
+class _Counted(nn.Module):
+    """A TorchScript model, which takes no such hook."""
+
+    def __init__(self, model: nn.Module, count: Callable[..., None]) -> None:
+        super().__init__()
+        self.model = model
+        self.count = count
+        self.training = model.training
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        self.count(self, args, keywords)
+        return self.model(*args, **keywords)
 
 
 @contextmanager
-def _rows_counted(model: nn.Module) -> Iterator[list[int]]:
+def _rows_counted(model: nn.Module) -> Iterator[tuple[nn.Module, list[int]]]:
     """Count rows by a hook that is gone afterwards; copies made meanwhile count as well."""
     rows: list[int] = []
 
     def count(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        tensors = [v for v in (*args, *keywords.values()) if isinstance(v, torch.Tensor)]
+        tensors = [v for v in (*args, *keywords.values()) if isinstance(v, Tensor)]
         rows.append(len(tensors[0]) if tensors else 0)
 
+    if isinstance(model, torch.jit.ScriptModule):
+        yield _Counted(model, count), rows
+        return
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        yield rows
+        yield model, rows
     finally:
         handle.remove()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -21,11 +22,15 @@ from quantus_ext import checks
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
-from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce
+from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, check_values
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
+from quantus_ext.metrics.roar import ROAR
 
 Direction = Literal["higher", "lower"]
+
+_ITSELF = -1
+"""The draw that is no reference: the explanation itself."""
 
 
 class QGE(TorchMetric):
@@ -37,14 +42,16 @@ class QGE(TorchMetric):
     its inverse".
 
     It is 0 for metrics that do not depend on which variable has which value, as Sparseness,
-    Complexity and Effective Complexity; and for those that compare the ranks of two
-    explanations, both of which are inverted, as MPRT.
+    Complexity, Effective Complexity and Completeness (where the inverse's sum differs by rounding
+    alone, as a chance ±1); and for those that compare explanations with each other, all of which
+    are inverted, as MPRT and Input Invariance.
 
     Metrics of this package score the explanation and its reference in one pass, with the same
-    draws. Any other metric of Quantus's kind is copied, and the copy is called twice on the
-    attributions as it would see them, normalised and absolute, from the same global random
-    states; its own random numbers, as whatever it computes across samples, go by batches of
-    ``batch_size``.
+    draws; ROAR's reference is scored by the model that was trained for ``e``. Any other metric of
+    Quantus's kind is copied, and the copy is called twice on the attributions as it would see
+    them, normalised and absolute, from the same global random states; its own random numbers, as
+    whatever it computes across samples, go by batches of ``batch_size``. Its standard errors are
+    NaN wherever it touched a global random state, for a number that it did not use as well.
 
     Parameters
     ----------
@@ -61,10 +68,18 @@ class QGE(TorchMetric):
         Which ``q`` is better, if not the one that ``metric`` declares. What Region Perturbation
         and Consistency declare wrongly in Quantus 0.6 is corrected without it.
     reduce : callable, default ``numpy.mean``
-        Makes a number of each curve; called with curves (n, points) and ``axis=1``.
+        Makes a number of each curve; called with curves (n, points) and ``axis=1``. Metrics of
+        this package reduce theirs themselves.
     **common
-        See :class:`quantus_ext.base.TorchMetric`. ``abs`` and the normalisation are the metric's
-        own by default; ``seed`` decides on ties, random orders and global random states.
+        See :class:`quantus_ext.base.TorchMetric`. ``abs``, the normalisation and the chunk size
+        are the metric's own by default; ``seed`` decides on ties, random orders and global random
+        states.
+
+    Attributes
+    ----------
+    inner : quantus.metrics.base.Metric or None
+        After a call, the copy of a metric of this package that was asked, with what it keeps of
+        the call: F-Fidelity's ``health``, ROAR's ``reports``.
 
     Raises
     ------
@@ -117,8 +132,17 @@ class QGE(TorchMetric):
                 "metric must give a score a sample: SensitivityN correlates across the samples, "
                 "once for each number of features"
             )
+        if isinstance(metric, ROAR) and metric.retrain != "once":
+            raise ValueError(
+                'metric must be asked with one model, so ROAR with retrain="once", has '
+                f"retrain={metric.retrain!r}"
+            )
         common.setdefault("abs", metric.abs)
         common.setdefault("normalise", metric.normalise)
+        if isinstance(metric, TorchMetric):
+            common.setdefault("chunk_size", metric.chunk_size)
+        if "normalise_func_kwargs" in common:
+            common.setdefault("normalise_func", metric.normalise_func)
         own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
         super().__init__(**common)
         if not own_normalisation:
@@ -133,7 +157,13 @@ class QGE(TorchMetric):
             )
         if not callable(reduce):
             raise TypeError(f"reduce must be callable, is {reduce!r}")
+        if reduce is not np.mean and isinstance(metric, TorchMetric):
+            raise ValueError(
+                f"reduce is not used around {metric.name}, which gives one number a sample: leave "
+                "it at numpy.mean"
+            )
         self.metric = metric
+        self.inner: TorchMetric | None = None
         self.reference = reference
         self.signed = signed
         self.direction = _direction(metric, direction)
@@ -215,53 +245,40 @@ class QGE(TorchMetric):
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """See :meth:`quantus_ext.base.TorchMetric.model_to_ask`; it is the metric's own."""
-        if self.is_native and isinstance(self.metric, TorchMetric):
-            return self.metric.model_to_ask(model, x, y)
-        return model
+        if self._foreign is not None:
+            self._foreign.check_custom(len(x))
+            return model
+        # What the metric keeps of a call it keeps in a copy.
+        self.inner = cast("TorchMetric", copy.copy(self.metric))
+        return self.inner.model_to_ask(model, x, y)
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        references = [
-            make_reference(batch.a, self.reference, draw=draw, seed=batch.seed, index=batch.index)
-            for draw in range(self.n_references)
-        ]
-        maps = torch.stack([batch.a, *references])
         if self._foreign is None:
-            return self._gap(self._in_one_pass(forward, batch, maps))
-        return self._gap(self._one_by_one(self._foreign, forward, batch, maps))
+            return self._gap(self._in_one_pass(forward, batch))
+        return self._gap(self._one_by_one(self._foreign, forward, batch))
 
-    def _in_one_pass(self, forward: Forward, batch: Batch, maps: Tensor) -> Scores:
-        """Return what the metric says of m maps of each of n samples, shape (m, n, …)."""
-        m, n = maps.shape[:2]
-        s = batch.s
-        if isinstance(s, Tensor):
-            s = torch.cat([s] * m)
-        elif s is not None:
-            s = np.concatenate([s] * m)
-        metric = cast("TorchMetric", copy.copy(self.metric))
-        scores = metric.evaluate_batch(
-            forward,
-            replace(
-                batch,
-                x=torch.cat([batch.x] * m),
-                y=torch.cat([batch.y] * m),
-                a=maps.flatten(0, 1),
-                s=s,
-                clean=torch.cat([batch.clean] * m),
-                index=torch.cat([batch.index] * m),
-                seed=sampling.fresh_seed() if metric.seed is None else metric.seed,
-            ),
-        )
-        return Scores(
-            scores.score.unflatten(0, (m, n)),
-            scores.standard_error.unflatten(0, (m, n)),
-            {name: value.unflatten(0, (m, n)) for name, value in scores.details.items()},
-        )
+    def _in_one_pass(self, forward: Forward, batch: Batch) -> Iterator[Scores]:
+        """Yield what the metric says of m maps of each of n samples, shape (m, n, …).
+
+        The explanation and its first reference go together; further references in blocks that
+        fill a chunk, so that memory does not grow with their number.
+        """
+        metric = cast("TorchMetric", self.inner)
+        seed = sampling.fresh_seed() if metric.seed is None else metric.seed
+        block = max(1, forward.chunk_size // len(batch.x))
+        references = range(1, self.n_references)
+        for draws in (
+            [_ITSELF, 0],
+            *(references[start : start + block] for start in range(0, len(references), block)),
+        ):
+            maps = torch.stack([self._compared(batch.a, draw, batch) for draw in draws])
+            yield _stacked(metric, forward, replace(batch, seed=seed), maps)
 
     def _one_by_one(
-        self, foreign: ForeignMetric, forward: Forward, batch: Batch, maps: Tensor
-    ) -> Scores:
-        """Return the same as :meth:`_in_one_pass`, from calls of the copied metric."""
+        self, foreign: ForeignMetric, forward: Forward, batch: Batch
+    ) -> Iterator[Scores]:
+        """Yield the same as :meth:`_in_one_pass`, from calls of the copied metric."""
         first_key = sampling.sample_keys(batch.seed, batch.index[:1])
         state = int(sampling.bits(first_key, 1, sampling.Purpose.REFERENCE_STATE)) & (2**32 - 1)
         arrays = Arrays(
@@ -272,36 +289,52 @@ class QGE(TorchMetric):
             index=batch.index.cpu().numpy(),
             device=batch.x.device,
         )
+        for draw in range(_ITSELF, self.n_references):
+            maps = self._compared(batch.a, draw, batch).cpu().numpy().copy()
+            made_again = partial(self._compared_again, draw=draw, batch=batch)
+            answer = foreign.score(arrays, maps, made_again, state)
+            forward.n_evaluations += answer.rows
+            score = torch.from_numpy(answer.score).unsqueeze(0)
+            error = torch.full_like(score, torch.nan if answer.is_random else 0.0)
+            curve = None if answer.curve is None else torch.from_numpy(answer.curve).unsqueeze(0)
+            yield Scores(score, error, {} if curve is None else {"curve": curve})
 
-        def compared(draw: int) -> Callable[[np.ndarray], np.ndarray]:
-            def compare(made: np.ndarray) -> np.ndarray:
-                return make_reference(
-                    torch.from_numpy(made),
-                    self.reference,
-                    draw=draw,
-                    seed=batch.seed,
-                    index=batch.index.cpu().expand(len(made)),
-                ).numpy()
+    def _compared(self, a: Tensor, draw: int, batch: Batch) -> Tensor:
+        """Return a reference of the explanations ``a``, or ``a`` where ``draw`` says so."""
+        if draw == _ITSELF:
+            return a
+        index = batch.index.to(a.device).expand(len(a))
+        return make_reference(a, self.reference, draw=draw, seed=batch.seed, index=index)
 
-            return compare
+    def _compared_again(self, made: np.ndarray, draw: int, batch: Batch) -> np.ndarray:
+        """Do the same to maps that the metric has made; one that is not finite stays."""
+        maps = torch.from_numpy(np.array(made, order="C"))
+        known = maps.flatten(1).isfinite().all(1)
+        return torch.where(
+            known.reshape(-1, *[1] * (maps.ndim - 1)),
+            self._compared(maps.nan_to_num(), draw, batch),
+            maps,
+        ).numpy()
 
-        comparisons = [lambda made: made, *(compared(draw) for draw in range(self.n_references))]
-        answers = [
-            foreign.score(arrays, a, compare, state)
-            for a, compare in zip(maps.cpu().numpy(), comparisons, strict=True)
-        ]
-        forward.n_evaluations += sum(answer.rows for answer in answers)
-        scores = torch.from_numpy(np.stack([answer.score for answer in answers]))
-        error = torch.nan if any(answer.is_random for answer in answers) else 0.0
-        curves = [answer.curve for answer in answers if answer.curve is not None]
-        details = {"curve": torch.from_numpy(np.stack(curves))} if curves else {}
-        return Scores(scores, torch.full_like(scores, error), details)
-
-    def _gap(self, quality: Scores) -> Scores:
+    def _gap(self, blocks: Iterable[Scores]) -> Scores:
         """Compare the first map of each sample with the mean of the others (equations 5, 7)."""
-        score, references = quality.score[0].double(), quality.score[1:].double()
-        turned = self.signed and self.direction is ScoreDirection.LOWER
-        gap = references.mean(0) - score if turned else score - references.mean(0)
+        scores: list[Tensor] = []
+        errors: list[Tensor] = []
+        own: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
+        for block in blocks:
+            for name, value in block.details.items():
+                if not scores:
+                    own[name], sums[name] = value[0], value[1:].double().sum(0)
+                else:
+                    sums[name] = sums[name] + value.double().sum(0)
+            scores.append(block.score.double())
+            errors.append(block.standard_error)
+        score, references = torch.cat(scores).split([1, self.n_references])
+        score, mean = score[0], references.mean(0)
+        gap = score - mean
+        if self.signed and self.direction is ScoreDirection.LOWER:
+            gap = -gap
         # The draws are shared, so two standard errors don't say what that of the difference is;
         # only where nothing else is random do the references give it.
         order_error = torch.zeros_like(score)
@@ -310,24 +343,59 @@ class QGE(TorchMetric):
                 references.std(0) if self.n_references > 1 else torch.full_like(score, torch.nan)
             )
             order_error = spread / self.n_references**0.5
-        is_fixed = (quality.standard_error == 0).all(0)
-        details = {"score": score, "reference": references.mean(0)}
-        for name, value in quality.details.items():
-            details[f"score_{name}"] = value[0]
-            details[f"reference_{name}"] = value[1:].double().mean(0)
+        is_fixed = (torch.cat(errors) == 0).all(0)
+        details = {"score": score, "reference": mean}
+        for name, value in own.items():
+            details[f"score_{name}"] = value
+            # A mean of standard errors is none of the mean.
+            if self.n_references == 1 or not name.startswith("error"):
+                details[f"reference_{name}"] = sums[name] / self.n_references
         return Scores(gap, torch.where(is_fixed, order_error, torch.nan), details)
 
     def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
         if self.is_native:
             return super()._prepared(a, x, first)
         maps = checks.attributions(a, x, first=first).cpu().numpy()
+        if self._foreign is not None and self._foreign.call.has_attributions:
+            check_values(self.metric, x.cpu().numpy(), maps)
         return torch.from_numpy(self._as_metric_sees(maps)).to(a)
 
     def _as_metric_sees(self, maps: np.ndarray) -> np.ndarray:
         """Normalise all maps at once, as Quantus does, and take absolute values."""
-        if self.normalise and self.normalise_func is not None:
+        # Dividing by the maximum of zeros would leave NaN.
+        if self.normalise and self.normalise_func is not None and maps.any():
             maps = self.normalise_func(maps.copy())
         return np.abs(maps) if self.abs else maps
+
+
+def _stacked(metric: TorchMetric, forward: Forward, batch: Batch, maps: Tensor) -> Scores:
+    """Return what a metric says of m maps of each of n samples, shape (m, n, …)."""
+    m, n = maps.shape[:2]
+    s = batch.s
+    if isinstance(s, Tensor):
+        s = torch.cat([s] * m)
+    elif s is not None:
+        s = np.concatenate([s] * m)
+    stacked = replace(
+        batch,
+        x=torch.cat([batch.x] * m),
+        y=torch.cat([batch.y] * m),
+        a=maps.flatten(0, 1),
+        s=s,
+        clean=torch.cat([batch.clean] * m),
+        index=torch.cat([batch.index] * m),
+    )
+    try:
+        scores = metric.evaluate_batch(forward, stacked)
+    except (TypeError, ValueError):
+        # The samples by themselves give the error with the shapes that the caller knows.
+        metric.evaluate_batch(forward, batch)
+        raise
+    return Scores(
+        scores.score.unflatten(0, (m, n)),
+        scores.standard_error.unflatten(0, (m, n)),
+        {name: value.unflatten(0, (m, n)) for name, value in scores.details.items()},
+    )
 
 
 def _direction(metric: Metric[Any], direction: Direction | ScoreDirection | None) -> ScoreDirection:

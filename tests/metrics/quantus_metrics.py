@@ -54,7 +54,9 @@ class Entry:
 
 
 VALUES_ONLY = "reads the values without their places"
+SUM_ONLY = "reads the sum of the values; 0 but for rounding, then ±1 by chance"
 RANKS_OF_BOTH = "compares the ranks of two maps, both inverted; 0 but for ties"
+BOTH_MAPS = "asks whether two maps are equal, both inverted; 0 but for ties"
 
 _steps = {"features_in_step": 16}
 _repeats = {"nr_samples": 3}
@@ -113,9 +115,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     "Efficient MPRT": Entry(quantus.EfficientMPRT, explains_again=True, always_zero=VALUES_ONLY),
     "Random Logit": Entry(partial(quantus.RandomLogit, num_classes=10), explains_again=True),
-    "Completeness": Entry(quantus.Completeness),
+    "Completeness": Entry(quantus.Completeness, always_zero=SUM_ONLY),
     "NonSensitivity": Entry(quantus.NonSensitivity),
-    "InputInvariance": Entry(quantus.InputInvariance, explains_again=True),
+    "InputInvariance": Entry(quantus.InputInvariance, explains_again=True, always_zero=BOTH_MAPS),
 }
 
 

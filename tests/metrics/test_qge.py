@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import random
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,22 @@ import numpy as np
 import pytest
 import quantus
 import torch
+from quantus.helpers import asserts
 from quantus.helpers.enums import ScoreDirection
 from quantus.metrics.base import Metric
 from torch import nn
 
-from quantus_ext import QGE, Infidelity, foreign
+from quantus_ext import (
+    QGE,
+    ROAR,
+    FFidelity,
+    Fidelity,
+    FineTuner,
+    Infidelity,
+    RFidelity,
+    SynScore,
+    foreign,
+)
 from quantus_ext.base import TorchMetric
 from tests.cases import CASES
 from tests.harness import make_inputs, rows_seen
@@ -212,11 +224,24 @@ def shown_modules(model: nn.Module) -> dict[str, str]:
     return {path: repr(vars(module)) for path, module in model.named_modules()}
 
 
+def tuner() -> FineTuner:
+    problem = quantus_metrics.problem()
+    return FineTuner(problem.x, problem.y, epochs=1, display_progressbar=False)
+
+
+def tuned() -> FFidelity:
+    return FFidelity([0.25, 0.5], n_samples=2, fine_tune=tuner())
+
+
+def retrained(**settings: Any) -> ROAR:
+    return ROAR(tuner(), quantus_metrics.problem().a, [0.25, 0.5], **settings)
+
+
 def test_nothing_of_the_callers_changes_around_any_metric():
     problem = quantus_metrics.problem()
     keywords: dict[str, Any] = {}
-    for name in ("Pixel-Flipping", "Max-Sensitivity", "Complexity", "Efficient MPRT", "ROAD"):
-        metric = make(name)
+    names = ("Pixel-Flipping", "Max-Sensitivity", "Complexity", "Efficient MPRT", "ROAD")
+    for metric in (*map(make, names), tuned(), retrained(), QGE(tuned())):
         metric.evaluation_scores = metric.all_evaluation_scores = ["kept"]
         before, shown = dict(vars(metric)), repr(vars(metric))
         arguments = problem.arguments(
@@ -235,6 +260,24 @@ def test_nothing_of_the_callers_changes_around_any_metric():
         assert random.getstate() == states[0]
         assert np.random.get_state()[1].tobytes() == states[1]  # noqa: NPY002
         assert torch.equal(torch.get_rng_state(), states[2])
+
+
+def test_what_the_copy_keeps_of_the_call_can_be_read():
+    problem = quantus_metrics.problem()
+    metric = QGE(tuned())
+    assert metric.inner is None
+    metric(**problem.arguments())
+    assert metric.inner.health is not None
+    assert metric.metric.health is None
+    metric = QGE(retrained())
+    metric(**problem.arguments())
+    assert len(metric.inner.reports) == 1
+    assert pickle.loads(pickle.dumps(metric)).inner.reports == metric.inner.reports
+
+
+def test_one_model_answers_for_roar():
+    with pytest.raises(ValueError, match=r'retrain="once", has retrain=.per_sparsity'):
+        QGE(retrained(retrain="per_sparsity", output="probability"))
 
 
 def test_the_gap_turns_round_with_the_explanation():
@@ -268,10 +311,29 @@ def test_qge_of_qge_is_twice_the_gap():
         assert nested.is_native == isinstance(inner, TorchMetric)
 
 
+def test_nested_random_metrics_are_paired_and_have_no_error():
+    # Each inner gap of the inverse is the gap turned round, if and only if the draws are shared.
+    problem = quantus_metrics.problem()
+    inner = quantus.FaithfulnessCorrelation(subset_size=32, nr_runs=10, normalise=False, abs=False)
+    gaps = []
+    for seed in (0, None, None):
+        metric = QGE(QGE(inner, seed=seed))
+        gaps.append(metric(**problem.arguments(batch_size=4)))
+        assert np.isnan(metric.standard_errors).all()
+        np.testing.assert_allclose(metric.details["score"], -metric.details["reference"])
+    assert gaps[1] != gaps[2]
+    assert metric.metric.seed is None
+    fixed = QGE(QGE(quantus.PixelFlipping(perturb_baseline=0.0, features_in_step=64)))
+    fixed(**problem.arguments())
+    assert (fixed.standard_errors == 0).all()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_metrics_of_this_package_go_in_one_pass(name: str):
     case = CASES[name]
     inputs, inner = make_inputs(case.modalities[0]), case.metric()
+    if isinstance(inner, ROAR):
+        inner.retrain = "once"
     metric = QGE(inner)
     scores = inputs.call(metric)
     by_itself = inputs.call(inner)
@@ -303,6 +365,53 @@ def test_own_draws_follow_the_inner_seed_and_ties_the_outer():
     assert not np.array_equal(gaps(0, 0), gaps(0, 1))
     assert not np.array_equal(gaps(None, 0), gaps(None, 0))
     assert not np.array_equal(gaps(0, None), gaps(0, None))
+
+
+def test_many_references_go_in_blocks(monkeypatch: pytest.MonkeyPatch):
+    inputs, rows = make_inputs("table"), []
+    n = len(inputs.x)
+    whole = QGE(RFidelity([0.5], n_samples=3, seed=None), "random", 8, seed=5)
+    whole.metric.seed = 4
+    expected = inputs.call(whole)
+    evaluate = RFidelity.evaluate_batch
+
+    def spied(metric: RFidelity, forward: Any, batch: Any) -> Any:
+        rows.append(len(batch.x))
+        return evaluate(metric, forward, batch)
+
+    monkeypatch.setattr(RFidelity, "evaluate_batch", spied)
+    inner = RFidelity([0.5], n_samples=3, seed=4, chunk_size=3 * n)
+    metric = QGE(inner, "random", 8, seed=5)
+    np.testing.assert_allclose(inputs.call(metric), expected, rtol=1e-6)
+    assert rows == [2 * n, 3 * n, 3 * n, n]
+    for name, values in whole.details.items():
+        np.testing.assert_allclose(metric.details[name], values, rtol=1e-6)
+    # Draws are shared by all blocks where the seed is fresh, too.
+    monkeypatch.setattr("quantus_ext.engine.sampling.fresh_seed", lambda: rows.append(0) or 4)
+    inner.seed = None
+    np.testing.assert_allclose(inputs.call(metric), expected, rtol=1e-6)
+    assert rows.count(0) == 1
+
+
+def test_standard_errors_of_references_are_not_averaged():
+    inputs = make_inputs("table")
+    for count in (1, 2):
+        metric = QGE(RFidelity([0.5], n_samples=3), "random", count)
+        inputs.call(metric)
+        assert ("reference_error_plus" in metric.details) == (count == 1)
+        assert "score_error_plus" in metric.details
+
+
+def test_the_inner_chunk_size_holds():
+    inputs = make_inputs("table")
+    for metric in (
+        QGE(Infidelity(n_perturb_samples=50, chunk_size=4)),
+        QGE(QGE(Infidelity(n_perturb_samples=50, chunk_size=4))),
+        QGE(Infidelity(n_perturb_samples=50), chunk_size=4),
+    ):
+        with rows_seen(inputs.model) as seen:
+            inputs.call(metric)
+        assert max(map(len, seen)) == 4
 
 
 def test_random_references_are_averaged_and_give_the_standard_error():
@@ -338,6 +447,92 @@ def test_deterministic_metrics_do_not_depend_on_batches_and_random_ones_not_on_s
     assert np.isnan(metric.standard_errors).all()
     fresh = QGE(quantus.FaithfulnessCorrelation(subset_size=32, nr_runs=20), seed=None)
     assert fresh(**problem.arguments()) != fresh(**problem.arguments())
+
+
+def test_maps_without_an_order_score_alike_for_any_batch():
+    problem, strict = quantus_metrics.problem(), asserts.assert_attributions
+    a = problem.a.copy()
+    a[2], a[3], a[4], a[5] = 0, 1, 0.5, -np.abs(a[5])
+    settings = {"abs": False, "normalise": False}
+
+    def zeros_again(**keywords: Any) -> np.ndarray:
+        return gradients(**keywords) * 0
+
+    for metric, more in (
+        (make("Pixel-Flipping", **settings), {"a_batch": a}),
+        (make("Pixel-Flipping"), {"a_batch": a}),
+        (make("Pixel-Flipping"), {"a_batch": None, "explain_func": zeros_again}),
+        (QGE(make("Pixel-Flipping", **settings)), {"a_batch": a}),
+        (make("Top-K Intersection", **settings), {"a_batch": a}),
+        (make("Max-Sensitivity", **settings), {"explain_func": zeros_again}),
+        (make("Max-Sensitivity"), {"explain_func": zeros_again}),
+    ):
+        whole = QGE(metric)(**problem.arguments(**more))
+        for batch_size in (1, 4):
+            again = QGE(metric)(**problem.arguments(batch_size=batch_size, **more))
+            np.testing.assert_allclose(again, whole, rtol=1e-4, atol=1e-6)
+    assert asserts.assert_attributions is strict
+
+
+def test_shapes_of_maps_made_again_are_checked():
+    def too_wide(**keywords: Any) -> np.ndarray:
+        return np.ones((len(keywords["inputs"]), 1, 16, 17))
+
+    with pytest.raises(ValueError, match=r"MaxSensitivity refuses the batch of samples .* shapes"):
+        QGE(make("Max-Sensitivity"))(**quantus_metrics.problem().arguments(explain_func=too_wide))
+
+
+def test_a_map_made_again_that_is_nan_leaves_the_others_their_scores():
+    problem = quantus_metrics.problem()
+
+    def unknown(**keywords: Any) -> np.ndarray:
+        maps = gradients(**keywords)
+        maps[2] = np.nan
+        return maps
+
+    inner = quantus.MaxSensitivity(nr_samples=2, normalise=False)
+    expected = QGE(inner)(**problem.arguments())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        scores = QGE(inner)(**problem.arguments(explain_func=unknown))
+    known = np.arange(N) != 2
+    np.testing.assert_allclose(np.array(scores)[known], np.array(expected)[known], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "give",
+    [
+        lambda maps: torch.tensor(maps, requires_grad=True),
+        lambda maps: np.ascontiguousarray(maps[..., ::-1])[..., ::-1],
+        lambda maps: maps.astype(np.float64),
+    ],
+    ids=["tensor", "strides", "float64"],
+)
+@pytest.mark.parametrize("normalise", [False, True])
+def test_maps_made_again_come_in_any_form(give: Any, normalise: bool):
+    problem = quantus_metrics.problem()
+    inner = quantus.MaxSensitivity(nr_samples=2, normalise=normalise, abs=normalise)
+    expected = QGE(inner)(**problem.arguments())
+    for a in (problem.a, None):
+        scores = QGE(inner)(
+            **problem.arguments(a_batch=a, explain_func=lambda **k: give(gradients(**k)))
+        )
+        np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", ["script", "trace"])
+def test_torchscript_models(compiled: str):
+    problem = quantus_metrics.problem()
+    if compiled == "script":
+        model = torch.jit.script(problem.model)
+    else:
+        model = torch.jit.trace(problem.model, torch.from_numpy(problem.x))
+    for inner in (make("Pixel-Flipping"), Infidelity(n_perturb_samples=4)):
+        plain, metric = QGE(inner), QGE(inner)
+        expected = plain(**problem.arguments())
+        scores = metric(**problem.arguments(model=model))
+        np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-6)
+        assert metric.n_evaluations == plain.n_evaluations
 
 
 def test_maps_are_made_where_none_are_given():
@@ -420,6 +615,11 @@ def test_reduce():
     np.testing.assert_allclose(scores, curves)
     with pytest.raises(ValueError, match="reduce must make one number of each of the 6 curves"):
         QGE(inner, reduce=lambda curves, axis: 1.0)(**problem.arguments())
+    for one_number in (Fidelity(), QGE(inner)):
+        with pytest.raises(
+            ValueError, match=r"reduce is not used around .*, which gives one number"
+        ):
+            QGE(one_number, reduce=np.max)
 
 
 def test_describes_its_metric():
@@ -430,6 +630,18 @@ def test_describes_its_metric():
     assert metric.abs
     assert metric.normalise
     assert not QGE(quantus.AttributionLocalisation(), abs=False).abs
+
+
+def test_normalisation_is_the_metrics_own_or_the_one_given():
+    def scaled(maps: np.ndarray, by: float = 2.0) -> np.ndarray:
+        return maps * by
+
+    inner = Takes(normalise=True)
+    inner.normalise_func = scaled
+    one = np.ones(1)
+    assert QGE(inner).normalise_func(one) == 2
+    assert QGE(inner, normalise_func_kwargs={"by": 3.0}).normalise_func(one) == 3
+    assert QGE(inner, normalise_func=np.negative).normalise_func(one) == -1
 
 
 def test_pickles_and_copies():
@@ -457,11 +669,21 @@ class Returns(Metric[Any]):
         return self.result
 
 
+def with_first(item: Any) -> list[Any]:
+    return [item, *[[1.0, 2.0]] * (N - 1)]
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [
         ([1.0, 2.0], "Returns gives 2 scores for 6 samples"),
         ([[1.0], [1.0, 2.0]] * 3, "curves of different lengths"),
+        (with_first(0.5), "curves of different lengths"),
+        (with_first("good"), "Returns's score of sample 0 must be a number .*, is 'good'"),
+        (with_first({"a": 1}), "Returns's score of sample 0 must be a number .*, is {'a': 1}"),
+        (with_first([1, [2, 3]]), r"Returns's score of sample 0 must .*, is \[1, \[2, 3\]\]"),
+        (with_first([torch.ones((), requires_grad=True)] * 2), "Returns's score of sample 0 must"),
+        ([1.0] * 5 + [1j], "Returns's score of sample 5 must be a number .*, is 1j"),
     ],
 )
 def test_results_that_do_not_compare(result: Any, message: str):
@@ -471,22 +693,68 @@ def test_results_that_do_not_compare(result: Any, message: str):
 
 def test_results_of_other_kinds():
     problem = quantus_metrics.problem()
-    for result in ([True] * N, [None, *[1] * (N - 1)], torch.ones(N), np.ones((N, 2, 3))):
+    for result in (
+        [True] * N,
+        [None, *[1] * (N - 1)],
+        torch.ones(N),
+        np.ones((N, 2, 3)),
+        [torch.ones(2, requires_grad=True)] * N,
+        with_first(np.nan),
+        with_first(None),
+    ):
         metric = QGE(Returns(result))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             scores = metric(**problem.arguments())
         assert np.nansum(scores) == 0
         assert len(scores) == N
+    assert np.flatnonzero(np.isnan(scores)).tolist() == [0]
 
 
-def test_pooled_dicts_are_refused():
-    class Pooled(Returns):
-        def __call__(self, **arguments: Any) -> Any:
-            return {"layer": 0.5}
+class Pooled(Returns):
+    """A metric that returns what it is told, unlisted."""
 
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return self.result
+
+
+@pytest.mark.parametrize("result", [None, 0.5, torch.tensor(1.0)], ids=str)
+def test_results_that_are_no_list(result: Any):
+    with pytest.raises(ValueError, match=r"Pooled gives .*, not a score for each of the 6 samples"):
+        QGE(Pooled(result))(**quantus_metrics.problem().arguments())
+
+
+@pytest.mark.parametrize("result", [{"layer": 0.5}, {}], ids=str)
+def test_pooled_dicts_are_refused(result: Any):
     with pytest.raises(ValueError, match="Pooled gives a dict whose values are not one number"):
-        QGE(Pooled(None))(**quantus_metrics.problem().arguments())
+        QGE(Pooled(result))(**quantus_metrics.problem().arguments())
+    with pytest.raises(ValueError, match="Pooled's 'layer' must be a number or a curve"):
+        QGE(Pooled({"layer": {"of": 1}}))(**quantus_metrics.problem().arguments())
+
+
+def test_calls_that_hand_their_arguments_on():
+    class Handing(quantus.PixelFlipping):
+        def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+            return super().__call__(*arguments, **keywords)
+
+    problem = quantus_metrics.problem()
+    expected = QGE(quantus.PixelFlipping(features_in_step=16))(**problem.arguments())
+    assert QGE(Handing(features_in_step=16))(**problem.arguments()) == expected
+
+
+def test_metrics_that_cannot_be_copied():
+    inner = make("Pixel-Flipping")
+    inner.lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"metric must be one that copy.deepcopy .* PixelFlipping"):
+        QGE(inner)(**quantus_metrics.problem().arguments())
+
+
+def test_errors_count_the_samples_as_the_caller_does():
+    problem = quantus_metrics.problem()
+    ids = np.zeros((N, 8, 8), dtype=int)
+    for inner in (Fidelity([0.5], element="segment"), SynScore()):
+        with pytest.raises(ValueError, match=r"s_batch must .*\(6, .*16, 16\).* has \(6, 8, 8\)"):
+            QGE(inner)(**problem.arguments(s_batch=ids))
 
 
 def test_explanations_of_part_of_a_batch_need_single_batches():
@@ -502,10 +770,16 @@ def test_explanations_of_part_of_a_batch_need_single_batches():
 
 
 def test_maps_that_quantus_refuses_are_named():
-    a = -np.ones((N, 1, 16, 16), dtype=np.float32)
-    metric = QGE(quantus.TopKIntersection(k=3, abs=False, normalise=False))
-    with pytest.raises(ValueError, match=r"TopKIntersection refuses .* \[0, 1, 2, 3, 4, 5\]: "):
-        metric(**quantus_metrics.problem().arguments(a_batch=a))
+    problem = quantus_metrics.problem()
+    for a, message in (
+        (np.zeros_like(problem.a), "all equal to zero"),
+        (-np.abs(problem.a), "not all be less than zero"),
+        (np.full_like(problem.a, 0.5), "uniformly distributed"),
+    ):
+        metric = QGE(quantus.TopKIntersection(k=3))
+        for batch_size in (1, N):
+            with pytest.raises(ValueError, match=f"TopKIntersection refuses a_batch: .*{message}"):
+                metric(**problem.arguments(a_batch=a, batch_size=batch_size))
 
 
 @pytest.mark.parametrize(
@@ -615,3 +889,6 @@ def test_the_inner_metrics_own_custom_batch_goes_along_with_the_samples():
     problem, entry = quantus_metrics.problem(), ENTRIES["Focus"]
     whole = QGE(entry.make())(**problem.arguments(**entry.call))
     assert QGE(entry.make())(**problem.arguments(**entry.call, batch_size=4)) == whole
+    for rows in (entry.call["custom_batch"] * 2, np.ones((3, 4), dtype=int)):
+        with pytest.raises(ValueError, match=f"custom_batch must .* 6 samples, holds {len(rows)}"):
+            QGE(entry.make())(**problem.arguments(custom_batch=rows))
