@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.engine import sampling
-from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.forward import Forward, with_keywords
 from quantus_ext.functional.scores import Scores
 
 
@@ -254,17 +254,18 @@ class TorchMetric(Metric[list[float]]):
                 module,
                 torch_device,
                 softmax=self.default_softmax if softmax is None else softmax,
-                predict_kwargs=model_predict_kwargs,
                 chunk_size=self.chunk_size,
             )
 
-        forward = forward_of(model)
+        # What is tuned or trained in its place takes the same keywords.
+        answering = with_keywords(model, model_predict_kwargs)
+        forward = forward_of(answering)
         known = None
         if y is None:
             known = forward.clean(x)
             y = known.argmax(1).cpu().numpy()
-        asked = self.model_to_ask(model, x, torch.from_numpy(y).to(torch_device))
-        if asked is not model:
+        asked = self.model_to_ask(answering, x, torch.from_numpy(y).to(torch_device))
+        if asked is not answering:
             forward, known = forward_of(asked), None
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         batches = []
@@ -297,7 +298,7 @@ class TorchMetric(Metric[list[float]]):
         Parameters
         ----------
         model : torch.nn.Module
-            The explained model.
+            The explained model, with the call's ``model_predict_kwargs`` filled in.
         x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
             All inputs of the call.
         y : Tensor, int64, shape (n,)

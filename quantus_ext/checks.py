@@ -216,12 +216,12 @@ def labels_below(y: np.ndarray, classes: int, name: str = "y_batch") -> None:
         )
 
 
-def evaluation_mode(model: torch.nn.Module) -> None:
+def evaluation_mode(model: torch.nn.Module, name: str = "model") -> None:
     """Raise ValueError if the model, or a part of it, is in training mode."""
-    for name, module in model.named_modules():
+    for part, module in model.named_modules():
         if module.training:
-            where = f" (its submodule {name!r} is not)" if name else ""
-            raise ValueError(f"model must be in evaluation mode, call model.eval(){where}")
+            where = f" (its submodule {part!r} is not)" if part else ""
+            raise ValueError(f"{name} must be in evaluation mode, call its eval(){where}")
 
 
 def resolve_device(model: torch.nn.Module, device: str | torch.device | None) -> torch.device:

@@ -126,11 +126,18 @@ class Forward:
         chunk_size : int, optional
             See the class.
         """
-        resolved = model if softmax is None else resolve_softmax(model, softmax)
-        keywords = dict(predict_kwargs or {})
+        model = with_keywords(model, predict_kwargs)
+        resolved = model if softmax is None else None
+
+        def predict(rows: Tensor) -> Any:
+            nonlocal resolved
+            if resolved is None:
+                resolved = resolve_softmax(model, bool(softmax), rows)
+            return resolved(rows)
+
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         return cls(
-            lambda rows: resolved(rows, **keywords),
+            predict,
             chunk_size=chunk_size,
             channels_last=convolves and device.type == "cpu",
         )
@@ -256,13 +263,15 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def resolve_softmax(model: nn.Module, softmax: bool) -> nn.Module:
+def resolve_softmax(model: nn.Module, softmax: bool, rows: Tensor | None = None) -> nn.Module:
     """Return a view of ``model`` that gives probabilities or logits; ``model`` stays as it is.
 
     A model counts as ending in a softmax when the last of its ``modules()`` is an ``nn.Softmax``,
-    nested or not, as Quantus takes it; one that is used elsewhere (in attention) must not be
-    registered last. With ``softmax=True`` one is added unless it is there; with ``softmax=False``
-    it is left out. Weights and hooks are shared with ``model``, nothing is copied.
+    nested or not, as Quantus takes it. One that is used elsewhere (in attention), though it is
+    registered last, is found out with the help of a few ``rows``: without it the outputs are not
+    the logarithms of what they were. With ``softmax=True`` one is added unless it is there; with
+    ``softmax=False`` it is left out. Weights and hooks are shared with ``model``, nothing is
+    copied.
 
     Examples
     --------
@@ -275,21 +284,56 @@ def resolve_softmax(model: nn.Module, softmax: bool) -> nn.Module:
     True
     """
     name, last = list(model.named_modules())[-1]
-    ends_in_softmax = isinstance(last, nn.Softmax)
-    if ends_in_softmax and not softmax:
-        return _without(model, name.split(".")) if name else nn.Identity()
-    return _Probabilities(model) if softmax and not ends_in_softmax else model
+    if isinstance(last, nn.Softmax):
+        logits = _without(model, name.split(".")) if name else nn.Identity()
+        if rows is None or _are_logits(logits, model, rows[:2]):
+            return model if softmax else logits
+    return _Probabilities(model) if softmax else model
+
+
+def _are_logits(logits: nn.Module, model: nn.Module, rows: Tensor) -> bool:
+    with torch.no_grad():
+        # Copies, for a model may write to its inputs.
+        expected, outputs = model(rows.clone()), logits(rows.clone())
+    if not isinstance(expected, Tensor):
+        return True  # an error soon, where outputs are checked
+    rounding = torch.finfo(expected.dtype).eps ** 0.5
+    return torch.allclose(outputs.softmax(-1), expected, atol=rounding, equal_nan=True)
+
+
+def with_keywords(model: nn.Module, keywords: Mapping[str, Any] | None) -> nn.Module:
+    """Return the model with keywords of its own call filled in; without any, the model itself."""
+    return WithKeywords(model, dict(keywords)) if keywords else model
+
+
+def called_alike(other: nn.Module, model: nn.Module) -> nn.Module:
+    """Return ``other`` with the keywords that are filled in in ``model``, if any are."""
+    return with_keywords(other, model.keywords if isinstance(model, WithKeywords) else None)
+
+
+class WithKeywords(nn.Module):
+    """A model whose call needs nothing but rows; in the mode that the model is in."""
+
+    def __init__(self, model: nn.Module, keywords: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.keywords = keywords
+        self.training = model.training
+
+    def forward(self, rows: Tensor) -> Any:
+        """Call the model."""
+        return self.model(rows, **self.keywords)
 
 
 class _Probabilities(nn.Module):
-    """A model with a softmax after it, which takes the model's own keywords."""
+    """A model with a softmax after it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, rows: Tensor, **keywords: Any) -> Any:
-        outputs = self.model(rows, **keywords)
+    def forward(self, rows: Tensor) -> Any:
+        outputs = self.model(rows)
         # What is no tensor becomes an error that says so, where outputs are checked.
         return outputs.softmax(-1) if isinstance(outputs, Tensor) else outputs
 

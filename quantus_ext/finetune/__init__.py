@@ -3,7 +3,8 @@
 from quantus_ext.finetune.cache import clear_memory
 from quantus_ext.finetune.health import Health, health_report
 from quantus_ext.finetune.masks import MaskSampler
-from quantus_ext.finetune.tuner import FineTuner, TuningReport, resolve_tuned_model
+from quantus_ext.finetune.training import TuningReport
+from quantus_ext.finetune.tuner import FineTuner, resolve_tuned_model, tuning_seed
 
 __all__ = [
     "FineTuner",
@@ -13,4 +14,5 @@ __all__ = [
     "clear_memory",
     "health_report",
     "resolve_tuned_model",
+    "tuning_seed",
 ]

@@ -5,27 +5,22 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from quantus_ext.finetune.identity import content_key
+from quantus_ext.finetune.training import Trained, TuningReport
 from quantus_ext.memory import Memory
 
-
-class Entry(NamedTuple):
-    """Weights on the processor, and how they were got."""
-
-    state: dict[str, Any]
-    record: dict[str, Any]
-
-
 # Shared by all tuners: copies of a metric have copies of its tuner.
-_memory: Memory[Entry] = Memory(lambda e: _size(e.state), most_entries=16, most_bytes=2 * 2**30)
+_memory: Memory[Trained] = Memory(
+    lambda trained: sum(t.numel() * t.element_size() for t in trained.state.values()),
+    most_entries=128,
+    most_bytes=2 * 2**30,
+)
 
 
 def clear_memory() -> None:
@@ -33,14 +28,12 @@ def clear_memory() -> None:
     _memory.clear()
 
 
-def find(key: str, like: Mapping[str, Any], directory: Path | None) -> Entry | None:
+def find(key: str, directory: Path | None) -> Trained | None:
     """Return the entry of a key, from memory or else from its file.
 
     Parameters
     ----------
     key : str
-    like : mapping
-        A state dict with the same names and shapes.
     directory : Path, optional
         Where files are. A file that is damaged, or not one of ours, is ignored with a warning.
     """
@@ -48,20 +41,20 @@ def find(key: str, like: Mapping[str, Any], directory: Path | None) -> Entry | N
     if entry is None and directory is not None:
         path = _path(directory, key)
         if path.exists():
-            entry = _read(path, key, like)
+            entry = _read(path, key)
             if entry is not None:
                 _memory.put(key, entry)
     return entry
 
 
-def keep(key: str, entry: Entry, directory: Path | None) -> None:
+def keep(key: str, entry: Trained, directory: Path | None) -> None:
     """Remember an entry, and write its file at once or not at all."""
     _memory.put(key, entry)
     if directory is None:
         return
     try:
         _write(_path(directory, key), key, entry)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch's own writer, of a full disk
         warnings.warn(f"the tuned model was not written to cache_dir: {error}", stacklevel=4)
 
 
@@ -69,9 +62,14 @@ def _path(directory: Path, key: str) -> Path:
     return directory / f"{key}.pt"
 
 
-def _write(path: Path, key: str, entry: Entry) -> None:
+def _write(path: Path, key: str, entry: Trained) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"key": key, **entry._asdict(), "checksum": content_key(entry.state)}
+    content = {
+        "key": key,
+        "state": entry.state,
+        "report": asdict(entry.report),
+        "checksum": content_key(entry.state),
+    }
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{key}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -84,26 +82,15 @@ def _write(path: Path, key: str, entry: Entry) -> None:
         raise
 
 
-def _read(path: Path, key: str, like: Mapping[str, Any]) -> Entry | None:
+def _read(path: Path, key: str) -> Trained | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state, record = content["state"], content["record"]
+        state, report = content["state"], TuningReport(**content["report"])
         if content["key"] != key or content["checksum"] != content_key(state):
             raise ValueError("its content is not what its name and checksum say")
-        if _shapes(state) != _shapes(like):
-            raise ValueError("its weights are those of another architecture")
     except Exception as error:
         warnings.warn(
             f"{path} in cache_dir is ignored and the model tuned again: {error}", stacklevel=5
         )
         return None
-    return Entry(state, dict(record))
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, object]:
-    return {k: tuple(v.shape) if isinstance(v, Tensor) else None for k, v in state.items()}
-
-
-def _size(state: Mapping[str, Any]) -> int:
-    tensors = (value for value in state.values() if isinstance(value, Tensor))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return Trained(state, report)

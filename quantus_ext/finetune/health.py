@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.engine.forward import Forward
 from quantus_ext.finetune.masks import MaskSampler
-from quantus_ext.finetune.training import as_input
-from quantus_ext.finetune.tuner import TuningReport
+from quantus_ext.finetune.training import TuningReport, as_input
 
-_ROWS, _DRAWS = 512, 16
+_ROWS = 256
+_CHECKED, _DRAWS = 512, 16
 """Small sets are masked more than once, up to so many rows or draws."""
-_CHUNK = 64
 _TOLERATED = 0.05
 """Accuracy that a model may lose under masks and still count as robust, and share of answers in
 which a tuned model may differ from the original."""
@@ -57,6 +57,74 @@ class Health:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What models answer under masks: float64, shape (models, fractions)."""
+
+    accuracy: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+
+
+def measure(
+    models: Sequence[nn.Module],
+    x: Tensor,
+    y: np.ndarray | Tensor,
+    masks: MaskSampler,
+    fractions: Sequence[float],
+    n_draws: int,
+    name: str = "y",
+) -> Measured:
+    """Measure models with exactly ``⌊fraction·t⌋`` random elements of each sample masked.
+
+    Parameters
+    ----------
+    models : sequence of nn.Module
+        In evaluation mode, on one device.
+    x : Tensor, shape (n, \\*sample)
+    y : array or tensor of int, shape (n,)
+        Labels.
+    masks : MaskSampler
+    fractions : sequence of float
+    n_draws : int
+        Masks for each sample and fraction; where nothing is masked, one will do.
+    name : str, default "y"
+        Of the labels, for errors.
+
+    Returns
+    -------
+    Measured
+        Shares of answers that are the labels, and that are the first model's for whole inputs.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If labels do not fit.
+    """
+    device = checks.resolve_device(models[0], None)
+    known = checks.labels(y, len(x), name)
+    labels = torch.from_numpy(known).to(device)
+    forwards = [Forward.of_module(model, device) for model in models]
+    masked = [fraction > 0 and masks.count(x, fraction) > 0 for fraction in fractions]
+    draws = [n_draws if some else 1 for some in masked]
+    hits = torch.zeros(2, len(models), len(fractions), dtype=torch.float64, device=device)
+    for index in torch.arange(len(x)).split(_ROWS):
+        rows, wanted = as_input(x[index], models[0], device), labels[index]
+        outputs = [forward.clean(rows) for forward in forwards]
+        checks.labels_below(known, outputs[0].shape[1], name)
+        whole = [output.argmax(1) for output in outputs]
+        for level, fraction in enumerate(fractions):
+            for draw in range(draws[level]):
+                answers = whole
+                if masked[level]:
+                    inputs = masks.at(rows, fraction, draw, index)
+                    answers = [forward.clean(inputs).argmax(1) for forward in forwards]
+                for which, answer in enumerate(answers):
+                    hits[0, which, level] += (answer == wanted).sum()
+                    hits[1, which, level] += (answer == whole[0]).sum()
+    accuracy, agreement = hits.cpu().numpy() / (len(x) * np.array(draws))
+    return Measured(accuracy, agreement)
+
+
 def health_report(
     original: nn.Module,
     tuned: nn.Module,
@@ -86,75 +154,93 @@ def health_report(
     -------
     Health
     """
-    device = checks.resolve_device(original, None)
     inputs = torch.as_tensor(x)
-    labels = torch.from_numpy(checks.labels(y, len(inputs), "y")).to(device)
-    models = [Forward.of_module(model, device) for model in (original, tuned)]
-    rows = [slice(start, start + _CHUNK) for start in range(0, len(inputs), _CHUNK)]
-    clean = torch.cat([_answers(models[0], as_input(inputs[r], original, device)) for r in rows])
     counts = {0: 0.0}
     if mask_sampler.element != "segment":
         beta = mask_sampler.beta
         shares = (beta / 2, *fractions, beta)
         counts = {mask_sampler.count(inputs, share): share for share in shares} | counts
-    accuracies = []
-    for count, fraction in sorted(counts.items()):
-        draws = max(min(_ROWS // len(inputs), _DRAWS), 1) if count else 1
-        hits = torch.zeros(3, dtype=torch.float64, device=device)
-        for r in rows:
-            part = as_input(inputs[r], original, device)
-            index = torch.arange(r.start, r.start + len(part))
-            for draw in range(draws):
-                rows_in = mask_sampler.at(part, fraction, draw, index) if count else part
-                first, second = (_answers(model, rows_in) for model in models)
-                pairs = ((first, labels[r]), (second, labels[r]), (second, clean[r]))
-                hits += torch.stack([(a == b).sum() for a, b in pairs])
-        accuracies.append((hits / (len(inputs) * draws)).tolist())
     masked = [counts[count] for count in sorted(counts)]
-    before, after, agreement = (list(column) for column in zip(*accuracies, strict=True))
+    n_draws = max(min(_CHECKED // len(inputs), _DRAWS), 1)
+    found = measure([original, tuned], inputs, y, mask_sampler, masked, n_draws)
+    before, after = found.accuracy.tolist()
+    agreement = found.agreement[1].tolist()
+    # What answering without looking would reach.
+    majority = float(np.unique(np.asarray(torch.as_tensor(y).cpu()), return_counts=True)[1].max())
     return Health(
         fraction=masked,
         count=sorted(counts),
         original_accuracy=before,
         tuned_accuracy=after,
         agreement=agreement,
-        verdict=_verdict(masked, before, after, agreement[0]),
+        verdict=_verdict(masked, before, after, agreement[0], majority / len(inputs)),
         report=report,
     )
 
 
-def _answers(model: Forward, rows: Tensor) -> Tensor:
-    return model.clean(rows).argmax(1)
-
-
 def _verdict(
-    fraction: list[float], original: list[float], tuned: list[float], agreement: float
+    fraction: list[float],
+    original: list[float],
+    tuned: list[float],
+    agreement: float,
+    majority: float,
 ) -> str:
-    worst = min(range(len(tuned)), key=tuned.__getitem__)
-    lost = max(tuned[0], original[0]) - tuned[worst]
     if len(fraction) == 1:
         said = "Whether the models stand the masks is not known: nothing was masked at random."
-    elif original[0] - min(original) <= _TOLERATED:
-        said = (
-            f"The original model is robust already: its accuracy is {original[0]:.3f}, and "
-            f"{min(original):.3f} at worst with up to {fraction[-1]:.1%} masked, so for such "
-            "removals the plain metric would do."
-        )
-    elif lost > _TOLERATED:
-        said = (
-            f"The tuned model is still not robust: its accuracy is {tuned[worst]:.3f} with "
-            f"{fraction[worst]:.1%} masked, {lost:.3f} less than on whole inputs, so scores "
-            "mix missing information with unfamiliar inputs. Train on more data or for longer, "
-            "or take a smaller beta."
-        )
     else:
-        said = (
-            f"The tuned model is robust where the original is not: its accuracy is "
-            f"{tuned[worst]:.3f} at worst, the original's {min(original):.3f}."
-        )
+        said = f"{_of_tuned(fraction, original, tuned, majority)} "
+        said += _of_original(original, majority)
     if agreement < 1 - _TOLERATED:
         said += (
-            f" On whole inputs it answers as the original in only {agreement:.1%} of cases, "
-            "so scores say less about the original."
+            f" On whole inputs the tuned model answers as the original in only {agreement:.1%} of "
+            "cases, so scores say less about the original."
         )
     return said
+
+
+def _of_tuned(
+    fraction: list[float], original: list[float], tuned: list[float], majority: float
+) -> str:
+    worst = min(range(len(tuned)), key=tuned.__getitem__)
+    most = max(original[0], tuned[0])
+    if not loses_little([most, tuned[worst]], _TOLERATED):
+        whose = "its own" if most == tuned[0] else "the original's"
+        return (
+            f"The tuned model is still not robust: its accuracy is {tuned[worst]:.3f} with "
+            f"{fraction[worst]:.1%} masked, {most - tuned[worst]:.3f} less than {whose} on whole "
+            "inputs, so scores mix missing information with unfamiliar inputs. More data, a "
+            "longer training, another lr or a smaller beta may help."
+        )
+    if tuned[0] <= majority:
+        return _not_known("tuned model", tuned, majority)
+    return (
+        f"The tuned model is robust: its accuracy is {tuned[0]:.3f}, and {tuned[worst]:.3f} at "
+        f"worst with up to {fraction[-1]:.1%} masked."
+    )
+
+
+def _of_original(original: list[float], majority: float) -> str:
+    if not loses_little(original, _TOLERATED):
+        return (
+            f"The original is not robust: its accuracy is {original[0]:.3f}, and "
+            f"{min(original):.3f} at worst."
+        )
+    if original[0] <= majority:
+        return _not_known("original", original, majority)
+    return (
+        f"The original is robust already: its accuracy is {original[0]:.3f}, and "
+        f"{min(original):.3f} at worst, so for such removals the plain metric would do."
+    )
+
+
+def _not_known(whose: str, accuracy: list[float], majority: float) -> str:
+    return (
+        f"Whether the {whose} is robust is not known: its accuracy is {accuracy[0]:.3f}, and "
+        f"always giving the most frequent label has {majority:.3f}."
+    )
+
+
+def loses_little(accuracy: Sequence[float], tolerance: float) -> bool:
+    """Say whether accuracies fall at most ``tolerance`` below the first of them."""
+    # Shares of a hundred are not exact: .95 - .9 is a little more than .05.
+    return accuracy[0] - min(accuracy) <= tolerance + 1e-9

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,27 +41,50 @@ class Settings:
     seed: int
 
 
-class Outcome(NamedTuple):
-    """Weights of the chosen checkpoint, on the processor, and how the training went.
+@dataclass(frozen=True)
+class TuningReport:
+    """How a tuned model was got.
 
-    Accuracies are those on held-out corrupted data, before training and of the checkpoint.
+    Attributes
+    ----------
+    epochs : int
+        Epochs trained.
+    kept_epoch : int
+        The epoch whose weights were kept.
+    accuracy_before, accuracy : float
+        On held-out masked training data, of the original and of the kept weights.
+    seconds : float
+        That the training took, then, if the model came from the cache.
+    cache_hit : bool
+        Whether it did.
     """
 
-    state: dict[str, Any]
     epochs: int
     kept_epoch: int
     accuracy_before: float
     accuracy: float
+    seconds: float
+    cache_hit: bool = False
+
+
+class Trained(NamedTuple):
+    """Parameters and buffers of the chosen checkpoint by name, on the processor."""
+
+    state: dict[str, Tensor]
+    report: TuningReport
 
 
 @contextmanager
 def isolated_training(device: torch.device, seed: int) -> Iterator[None]:
-    """Record gradients, whatever the caller does, with seeded generators that are put back."""
+    """Record gradients in full precision, whatever the caller does, with seeded generators that
+    are put back.
+    """  # noqa: D205 - one sentence
     cuda = device.type == "cuda"
     with (
         isolated_random_state(),
         torch.random.fork_rng(devices=[device] if cuda else []),
         torch.inference_mode(False),  # records gradients under no_grad, too
+        torch.autocast(device.type, enabled=False),
     ):
         seed_global_generators(seed % 2**32)
         if cuda:
@@ -94,7 +119,7 @@ def train(
     *,
     description: str,
     display_progressbar: bool,
-) -> Outcome:
+) -> Trained:
     """Train a copy of a model on corrupted inputs, and choose the checkpoint on held-out ones.
 
     The latest epoch is kept whose accuracy on held-out corrupted data is within a standard error
@@ -119,10 +144,13 @@ def train(
     Raises
     ------
     ValueError
-        If inputs or labels don't fit the model.
+        If inputs or labels don't fit the model, or the optimiser needs a closure.
+    TypeError
+        If ``settings.optimiser`` takes no learning rate or makes no optimiser.
     RuntimeError
         If the loss becomes NaN or infinite.
     """
+    started = time.perf_counter()
     device = checks.resolve_device(model, None)
     with isolated_training(device, settings.seed):
         work = copy_model(model)
@@ -135,7 +163,7 @@ def train(
         for parameter in parameters:
             parameter.requires_grad_(True)
         run = _Run(work, x, y, corrupt, settings, device)
-        optimiser = settings.optimiser(parameters, lr=settings.lr)
+        optimiser = _optimiser(settings, parameters)
         before = run.held_out()
         if not math.isfinite(before.loss):
             raise ValueError(
@@ -170,15 +198,59 @@ def train(
             RuntimeWarning,
             stacklevel=4,
         )
-    return Outcome(state, epoch, kept_epoch, before.accuracy, kept.accuracy)
+    seconds = time.perf_counter() - started
+    report = TuningReport(epoch, kept_epoch, before.accuracy, kept.accuracy, seconds)
+    return Trained(state, report)
 
 
-def with_weights(model: nn.Module, state: dict[str, Any]) -> nn.Module:
+def with_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Return a copy of ``model`` with other weights and its own types, flags and device."""
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():
         tuned = copy_model(model)
-        tuned.load_state_dict(state)
+        for name, tensor in _tensors(tuned):
+            tensor.copy_(state[name])
     return tuned.eval()
+
+
+def predictions(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
+    """Return the model's answers, int64 on the processor."""
+    forward = Forward.of_module(model, device, softmax=None)
+    parts = (forward.clean(as_input(part, model, device)) for part in x.split(256))
+    return torch.cat([part.argmax(1).cpu() for part in parts])
+
+
+def first_outputs(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
+    """Return the outputs for the first few training inputs, or say that these do not fit."""
+    first = as_input(x[:8], model, device)
+    try:
+        return Forward(model).clean(first)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"x must hold inputs of the model, samples of shape {tuple(first.shape[1:])} do "
+            f"not go through it: {error}"
+        ) from error
+
+
+def check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Raise ValueError for labels that the model does not have, before anything is trained."""
+    outputs = Forward.of_module(model, x.device, softmax=None).clean(x[:1])
+    checks.labels_below(y.cpu().numpy(), outputs.shape[1])
+
+
+def _optimiser(settings: Settings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    try:
+        optimiser = settings.optimiser(parameters, lr=settings.lr)
+    except TypeError as error:
+        raise TypeError(
+            f"optimiser must take parameters and lr=, as torch.optim.Adam does: {error}"
+        ) from error
+    if not isinstance(optimiser, torch.optim.Optimizer):
+        raise TypeError(f"optimiser must return a torch.optim.Optimizer, returned {optimiser!r}")
+    if isinstance(optimiser, torch.optim.LBFGS):
+        raise ValueError("optimiser must take steps without a closure, which LBFGS cannot")
+    return optimiser
 
 
 class _HeldOut(NamedTuple):
@@ -206,8 +278,8 @@ class _Run:
         held_out = min(max(round(settings.validation_fraction * len(x)), 1), len(x) - 2)
         self.validation, self.training = order[:held_out], order[held_out:]
         # Without its softmax a model is a shallow copy of it, with a mode of its own.
-        self.resolved = resolve_softmax(model, softmax=False)
-        outputs = self._first_outputs()
+        self.resolved = resolve_softmax(model, False, as_input(x[:2], model, device))
+        outputs = first_outputs(self.resolved, x, device)
         checks.labels_below(y.cpu().numpy(), outputs.shape[1], "y")
         sums_to_one = ((outputs.sum(1) - 1).abs() < 1e-3) & (outputs >= 0).all(1)
         self.gives_probabilities = bool(sums_to_one.all())
@@ -250,22 +322,11 @@ class _Run:
             return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
         return outputs
 
-    def _first_outputs(self) -> Tensor:
-        first = as_input(self.x[:8], self.model, self.device)
-        try:
-            return Forward(self.resolved).clean(first)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise ValueError(
-                f"x must hold inputs of the model, samples of shape {tuple(first.shape[1:])} do "
-                f"not go through it: {error}"
-            ) from error
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name parameters and buffers, those included that a state dict leaves out."""
+    return itertools.chain(model.named_parameters(), model.named_buffers())
 
 
-def _snapshot(model: nn.Module) -> dict[str, Any]:
-    state = model.state_dict()
-    for name, value in state.items():
-        if isinstance(value, Tensor):
-            state[name] = value.detach().cpu().clone()
-    return state
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in _tensors(model)}

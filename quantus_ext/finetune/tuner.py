@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quantus_ext import checks
 from quantus_ext.engine import sampling
-from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.forward import WithKeywords, called_alike
 from quantus_ext.engine.perturb import Perturbation, replace_by
 from quantus_ext.finetune import cache, data
 from quantus_ext.finetune.identity import content_key
@@ -23,41 +22,16 @@ from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import (
     Corrupt,
     Settings,
-    as_input,
+    TuningReport,
     copy_model,
     isolated_training,
+    predictions,
     train,
     with_weights,
 )
 
-_VERSION = 1
+_VERSION = 2
 """Part of the cache's key: to be raised when the same settings give other weights."""
-
-
-@dataclass(frozen=True)
-class TuningReport:
-    """How a tuned model was got.
-
-    Attributes
-    ----------
-    epochs : int
-        Epochs trained.
-    kept_epoch : int
-        The epoch whose weights were kept.
-    accuracy_before, accuracy : float
-        On held-out masked training data, of the original and of the kept weights.
-    seconds : float
-        That the training took, then, if the model came from the cache.
-    cache_hit : bool
-        Whether it did.
-    """
-
-    epochs: int
-    kept_epoch: int
-    accuracy_before: float
-    accuracy: float
-    seconds: float
-    cache_hit: bool
 
 
 class FineTuner:
@@ -154,11 +128,13 @@ class FineTuner:
         )
         self.data = data.read(x, y, seed=self.settings.seed)
         self.device = device
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
         self.display_progressbar = display_progressbar
         self.report: TuningReport | None = None
 
-    def __call__(self, model: nn.Module, mask_sampler: Corrupt) -> nn.Module:
+    def __call__(
+        self, model: nn.Module, mask_sampler: Corrupt, teacher: nn.Module | None = None
+    ) -> nn.Module:
         """Return a copy of ``model``, tuned under the masks of ``mask_sampler``.
 
         Parameters
@@ -168,6 +144,8 @@ class FineTuner:
             where the model's are frozen.
         mask_sampler : MaskSampler or callable
             From (inputs, draw, indices of the samples) to the inputs that it is trained on.
+        teacher : nn.Module, optional
+            Whose predictions are the labels where there are none, by default ``model``.
 
         Returns
         -------
@@ -176,22 +154,39 @@ class FineTuner:
 
         Raises
         ------
-        ValueError
-            If the data do not fit the model, or the model is in training mode.
+        ValueError, TypeError
+            If the data or the optimiser do not fit the model, or it is in training mode.
         RuntimeError
             If the training diverges; nothing is cached then.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError(
+                "model must be a plain torch.nn.Module to be tuned, is a ScriptModule: pass the "
+                "module that it was made of, or a tuned model as fine_tune"
+            )
         checks.evaluation_mode(model)
         device = checks.resolve_device(model, self.device)
-        key = content_key(_VERSION, device.type, model, self.data.key, self.settings, mask_sampler)
-        found = cache.find(key, model.state_dict(), self.cache_dir)
-        entry = found or self._train(model, mask_sampler, device)
-        if found is None:
-            cache.keep(key, entry, self.cache_dir)
-        tuned = with_weights(model, entry.state)
-        self.report = TuningReport(**entry.record, cache_hit=found is not None)
+        x, y = self.data.x, self.data.y
+        if y is not None:
+            teacher = None
+        about = (_VERSION, device.type, model, self.data.key, teacher, self.settings, mask_sampler)
+        key = content_key(*about)
+        trained = found = cache.find(key, self.cache_dir)
+        if trained is None:
+            trained = train(
+                model,
+                x,
+                predictions(teacher or model, x, device) if y is None else y,
+                mask_sampler,
+                self.settings,
+                description="fine-tuning",
+                display_progressbar=self.display_progressbar,
+            )
+            cache.keep(key, trained, self.cache_dir)
+        tuned = with_weights(model, trained.state)
+        self.report = replace(trained.report, cache_hit=found is not None)
         return tuned
 
     def fine_tune(
@@ -217,24 +212,16 @@ class FineTuner:
             beta=beta,
             element=element,
             patch_size=patch_size,
+            seed=tuning_seed(self),
         )
         return self(model, masks)
 
-    def _train(self, model: nn.Module, mask_sampler: Corrupt, device: torch.device) -> cache.Entry:
-        started = time.perf_counter()
-        x, y = self.data.x, self.data.y
-        outcome = train(
-            model,
-            x,
-            _predictions(model, x, device) if y is None else y,
-            mask_sampler,
-            self.settings,
-            description="fine-tuning",
-            display_progressbar=self.display_progressbar,
-        )
-        record = outcome._asdict()
-        state = record.pop("state")
-        return cache.Entry(state, {**record, "seconds": time.perf_counter() - started})
+
+def tuning_seed(fine_tune: object) -> int:
+    """Return the seed of the masks to tune under: the tuner's own, so that the draws of a metric
+    with another seed are answered by the same copy.
+    """  # noqa: D205 - one sentence
+    return fine_tune.settings.seed if isinstance(fine_tune, FineTuner) else 0
 
 
 def resolve_tuned_model(
@@ -250,7 +237,8 @@ def resolve_tuned_model(
         Training data with settings, a ready model, or any ``(model, mask_sampler) -> model``,
         which gets a copy of the model that it may change, with seeded global generators.
     model : nn.Module
-        The model explained.
+        The model explained. Where it comes :class:`~quantus_ext.engine.forward.WithKeywords`,
+        a callable gets the model itself, and its or the ready model is called with the keywords.
     mask_sampler : MaskSampler
 
     Returns
@@ -264,6 +252,8 @@ def resolve_tuned_model(
     ------
     TypeError
         If ``fine_tune`` is none of these, or the callable returns no module.
+    RuntimeError
+        If the callable raises an error.
     ValueError
         If the tuned model is in training mode or on another device.
     """
@@ -275,7 +265,11 @@ def resolve_tuned_model(
         what = "the model that fine_tune returned"
         device = checks.resolve_device(model, None)
         with isolated_training(device, mask_sampler.seed):
-            tuned = fine_tune(copy_model(model), mask_sampler)
+            copied = copy_model(model.model if isinstance(model, WithKeywords) else model)
+            try:
+                tuned = fine_tune(copied, mask_sampler)
+            except Exception as error:
+                raise RuntimeError(f"fine_tune raised {type(error).__name__}: {error}") from error
     else:
         raise TypeError(
             "fine_tune must be a FineTuner, a torch.nn.Module or a callable "
@@ -283,17 +277,8 @@ def resolve_tuned_model(
         )
     if not isinstance(tuned, nn.Module):
         raise TypeError(f"{what} must be a torch.nn.Module, is {tuned!r}")
-    training = [name for name, module in tuned.named_modules() if module.training]
-    if training:
-        where = f" (its submodule {training[0]!r} is not)" if training[0] else ""
-        raise ValueError(f"{what} must be in evaluation mode, call .eval(){where}")
+    checks.evaluation_mode(tuned, what)
     ours, theirs = (checks.resolve_device(module, None) for module in (model, tuned))
     if ours != theirs:
         raise ValueError(f"{what} is on {str(theirs)!r} but the model is on {str(ours)!r}")
-    return tuned, None
-
-
-def _predictions(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
-    forward = Forward.of_module(model, device, softmax=None)
-    parts = (forward.clean(as_input(part, model, device)) for part in x.split(256))
-    return torch.cat([part.argmax(1).cpu() for part in parts])
+    return called_alike(tuned, model), None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
 
+import numpy as np
 from quantus.helpers.enums import ScoreDirection
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -14,13 +16,16 @@ from quantus_ext import checks, functional, perturbation
 from quantus_ext.base import Batch
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.finetune import (
     FineTuner,
     Health,
     MaskSampler,
     health_report,
     resolve_tuned_model,
+    tuning_seed,
 )
+from quantus_ext.finetune.training import check_labels
 from quantus_ext.functional.fidelity import Sign, removal_counts
 from quantus_ext.functional.removal import Output
 from quantus_ext.functional.scores import Scores
@@ -30,6 +35,8 @@ SPARSITY = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Explanation sizes of the paper: 5 % to 95 % in steps of 5 %."""
 
 _AUTO_TOLERANCE, _AUTO_DRAWS = 0.02, 1000
+_REPORTED = 5
+"""Numbers of removed elements, at most, for which the health report measures the models."""
 
 
 class FidelityArguments(RemovalArguments, total=False):
@@ -91,8 +98,20 @@ class Fidelity(RemovalMetric):
             # Quantus declares it for the class; here it depends on which score is returned.
             self.score_direction = ScoreDirection.LOWER  # type: ignore[misc]
 
+    @property
+    def perturbation(self) -> Perturbation:
+        """What removed elements become; the same for baselines 1 and 1.0, to train once."""
+        baseline = self.perturb_func.keywords["perturb_baseline"]
+        number = {"perturb_baseline": float(baseline)} if isinstance(baseline, Real) else {}
+        return perturbation.resolve(self.perturb_func, number)
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        if self.output == "probability" and not _are_probabilities(batch.clean):
+            raise ValueError(
+                "output='probability' needs probabilities, which the outputs with softmax=False "
+                "are not: pass softmax=True or None"
+            )
         return functional.fidelity(
             forward,
             batch.x,
@@ -100,7 +119,7 @@ class Fidelity(RemovalMetric):
             batch.y,
             sparsity=self.sparsity,
             elements=self.elements(batch),
-            perturbation=perturbation.resolve(self.perturb_func),
+            perturbation=self.perturbation,
             alpha=self.alpha,
             beta=self.beta,
             n_draws=self.n_samples,
@@ -173,7 +192,9 @@ class FFidelity(RFidelity):
     fine_tune : FineTuner, callable, torch.nn.Module or None
         A :class:`quantus_ext.FineTuner` with training data, any ``(model, mask_sampler) ->
         model``, or a ready model. None tunes on the set that the metric is called with, so its
-        scores compare explainers on that set only (a warning says so).
+        scores compare explainers on that set only (a warning says so). With
+        ``element="segment"`` it must be a callable or a ready model: training data have no
+        segment maps.
     beta : float, default 0.1
         β, the largest share of elements that is masked.
     **fidelity
@@ -182,7 +203,8 @@ class FFidelity(RFidelity):
     Attributes
     ----------
     health : Health
-        After a call: how well the original and the tuned model stand the removal.
+        After a call: how well the original and the tuned model stand the removal. A call that
+        fails leaves that of the last one.
     """
 
     name = "F-Fidelity"
@@ -205,31 +227,50 @@ class FFidelity(RFidelity):
         self.fine_tune = fine_tune
         self.health: Health | None = None
 
+    def __call__(self, *arguments: Any, **keywords: Any) -> list[float]:
+        """See :meth:`quantus_ext.base.TorchMetric.__call__`."""
+        last = self.health
+        try:
+            return super().__call__(*arguments, **keywords)
+        except BaseException:
+            self.health = last
+            raise
+
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the tuned copy and keep its health report."""
-        masks = MaskSampler(
-            perturbation=perturbation.resolve(self.perturb_func),
-            beta=self.beta,
-            element=self.element,
-            patch_size=self.patch_size,
-            seed=self.seed or 0,
-        )
+        check_labels(model, x, y)
         fine_tune = self.fine_tune
         if fine_tune is None:
             warnings.warn(
                 "fine_tune is None: the copy is tuned on the inputs to be scored, so scores "
                 "compare explainers on this set only",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             fine_tune = FineTuner(x, y, display_progressbar=self.display_progressbar)
+        masks = MaskSampler(
+            perturbation=self.perturbation,
+            beta=self.beta,
+            element=self.element,
+            patch_size=self.patch_size,
+            seed=tuning_seed(fine_tune),
+        )
         tuned, report = resolve_tuned_model(fine_tune, model, masks)
-        fractions = [] if self.element == "segment" else [self._largest_removal(x)]
-        self.health = health_report(model, tuned, x, y, masks, fractions, report)
+        self.health = health_report(model, tuned, x, y, masks, self._removals(x), report)
         return tuned
 
-    def _largest_removal(self, x: Tensor) -> float:
-        """Return the largest share of a sample's elements that a draw removes."""
+    def _removals(self, x: Tensor) -> list[float]:
+        """Return shares of a sample's elements that draws remove: all, or about five of them."""
+        if self.element == "segment":
+            return []
         t = elements_of(x[:1], self.element, patch_size=self.patch_size).largest
-        counts = [removal_counts(t, share, self.alpha, self.beta) for share in self.sparsity]
-        return max(max(count.plus, count.minus) for count in counts) / t
+        sizes = [removal_counts(t, share, self.alpha, self.beta) for share in self.sparsity]
+        counts = sorted({count for size in sizes for count in (size.plus, size.minus)})
+        chosen = np.linspace(0, len(counts) - 1, min(len(counts), _REPORTED)).round().astype(int)
+        return [counts[place] / t for place in chosen]
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    known = outputs[outputs.isfinite().all(1)]
+    # As precise as sums in half precision are.
+    return bool((known >= 0).all()) and bool(((known.sum(1) - 1).abs() < 1e-2).all())

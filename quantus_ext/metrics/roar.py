@@ -12,13 +12,19 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from quantus_ext import checks, perturbation
+from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.forward import called_alike
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.sampling import Purpose
-from quantus_ext.finetune import FineTuner, TuningReport
-from quantus_ext.finetune.training import as_input, copy_model, isolated_training
+from quantus_ext.finetune import FineTuner, TuningReport, tuning_seed
+from quantus_ext.finetune.training import (
+    as_input,
+    check_labels,
+    copy_model,
+    isolated_training,
+)
 from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
 
 
@@ -34,8 +40,9 @@ class ROAR(Fidelity):
     Parameters
     ----------
     trainer : FineTuner
-        Training data and settings; give it more epochs than a fine-tuning needs. Trained models
-        are found again by content, the maps' included.
+        Training data and settings; give it more epochs than a fine-tuning needs. Without labels
+        they are the explained model's predictions. Trained models are found again by content,
+        the maps' included.
     a_train : array or tensor, shape of the training data or with one channel or none
         The explainer's attributions for the training data, prepared as those to be scored.
     sparsity : float or sequence of float
@@ -111,23 +118,26 @@ class ROAR(Fidelity):
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that was trained without the most relevant elements."""
+        check_labels(model, x, y)
         device = checks.resolve_device(model, None)
         with isolated_training(device, self.trainer.settings.seed):
             fresh = _fresh(model) if self.build_model is None else self.build_model()
         if not isinstance(fresh, nn.Module):
             raise TypeError(f"build_model must return a torch.nn.Module, returned {fresh!r}")
+        if self.build_model is not None:
+            fresh = called_alike(fresh, model)
         maps = self._prepared(
             self.a_train, as_input(self.trainer.data.x, model, torch.device("cpu"))
         )
         remove = RemoveTop(
             maps,
-            perturbation=perturbation.resolve(self.perturb_func),
+            perturbation=self.perturbation,
             element=self.element,
             patch_size=self.patch_size,
             share=self._share,
-            seed=self.seed or 0,
+            seed=tuning_seed(self.trainer),
         )
-        trained = self.trainer(fresh.to(device).eval(), remove)
+        trained = self.trainer(fresh.to(device).eval(), remove, teacher=model)
         if self.trainer.report is not None:
             self.reports = [self.trainer.report]
         return trained

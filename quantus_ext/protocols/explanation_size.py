@@ -20,7 +20,8 @@ from quantus_ext import checks, functional
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
-from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model
+from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
+from quantus_ext.finetune.training import as_input, check_labels
 
 GRID = tuple(round(0.01 * step, 2) for step in (*range(1, 51), *range(60, 101, 10)))
 """Sizes looked at: a hundredth apart up to .5; beyond, only whether the curve has fallen."""
@@ -127,25 +128,29 @@ def explanation_size(
     """
     checks.evaluation_mode(model)
     device = checks.resolve_device(model, None)
-    x = torch.as_tensor(x_batch).to(device)
+    x = as_input(torch.as_tensor(x_batch), model, device)
     checks.inputs(x)
     y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
+    check_labels(model, x, y)
     a = checks.attributions(torch.as_tensor(a_batch).to(device), x)
     shares = checks.fractions("sparsity", sparsity)
     checks.positive_integer("n_samples", n_samples)
+    tried = checks.fractions("betas", betas)
     pairs = [
         (alpha, beta)
         for alpha in checks.fractions("alphas", alphas)
-        for beta in checks.fractions("betas", betas)
+        for beta in tried
         if beta < alpha
     ]
+    if not pairs:
+        raise ValueError(f"betas must hold one below an alpha, is {betas}, and alphas {alphas}")
     perturbation = replace_by(perturb_baseline)
     masks = MaskSampler(
         perturbation=perturbation,
-        beta=max(betas),
+        beta=max(tried),
         element=element,
         patch_size=patch_size,
-        seed=seed,
+        seed=tuning_seed(fine_tune),
     )
     tuned, _ = resolve_tuned_model(fine_tune, model, masks)
     forward = Forward.of_module(tuned, device, softmax=True)

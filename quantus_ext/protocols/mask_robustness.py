@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
-from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import Perturbation, replace_by
 from quantus_ext.finetune import MaskSampler
-
-_ROWS = 256
+from quantus_ext.finetune.health import loses_little, measure
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class MaskRobustness:
 
     def plain_would_do(self, tolerance: float = 0.05) -> bool:
         """Say whether the original loses at most ``tolerance`` of accuracy at every fraction."""
-        return bool(self.accuracy[0, 0] - self.accuracy[0].min() <= tolerance)
+        return loses_little(self.accuracy[0].tolist(), tolerance)
 
     def to_markdown(self) -> str:
         """Return a table with one line for each model and quantity."""
@@ -95,7 +93,8 @@ def mask_robustness(
     Raises
     ------
     ValueError, TypeError
-        If a fraction is outside its range, or labels or models do not fit.
+        If a fraction is outside its range, an input is not finite, or labels or models do not
+        fit.
 
     Examples
     --------
@@ -111,11 +110,10 @@ def mask_robustness(
     [[1.0, 0.5, 0.0]]
     """
     models = [model] if tuned is None else [model, tuned]
-    for checked in models:
-        checks.evaluation_mode(checked)
-    device = checks.resolve_device(model, None)
-    x = torch.as_tensor(x_batch).to(device)
-    y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
+    for name, checked in zip(("model", "tuned"), models, strict=False):
+        checks.evaluation_mode(checked, name)
+    x = torch.as_tensor(x_batch)
+    checks.inputs(x)
     shares = [checks.finite_number("fractions", fraction) for fraction in fractions]
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"fractions must hold numbers between 0 and 1, is {fractions!r}")
@@ -127,16 +125,5 @@ def mask_robustness(
         patch_size=patch_size,
         seed=seed,
     )
-    forwards = [Forward.of_module(m, device) for m in models]
-    hits = torch.zeros(2, len(models), len(shares), dtype=torch.int64, device=device)
-    for rows in torch.arange(len(x), device=device).split(_ROWS):
-        whole = forwards[0].clean(x[rows]).argmax(1)
-        for level, share in enumerate(shares):
-            for draw in range(n_draws):
-                masked = masks.at(x[rows], share, draw, rows)
-                for which, forward in enumerate(forwards):
-                    answers = forward.clean(masked).argmax(1)
-                    hits[0, which, level] += (answers == y[rows]).sum()
-                    hits[1, which, level] += (answers == whole).sum()
-    accuracy, agreement = (hits / (len(x) * n_draws)).double().cpu().numpy()
-    return MaskRobustness(np.array(shares), accuracy, agreement)
+    found = measure(models, x, y_batch, masks, shares, n_draws, name="y_batch")
+    return MaskRobustness(np.array(shares), found.accuracy, found.agreement)
