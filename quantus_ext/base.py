@@ -143,6 +143,8 @@ class TorchMetric(Metric[list[float]]):
     """
 
     default_softmax: ClassVar[bool] = False
+    clean_rows: ClassVar[int | None] = None
+    """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
@@ -239,7 +241,7 @@ class TorchMetric(Metric[list[float]]):
         a = None
         if a_batch is not None:
             checks.on_device("a_batch", a_batch, torch_device)
-            a = _tensor("a_batch", a_batch, torch_device, _map_dtype(x))
+            a = _tensor("a_batch", a_batch, torch_device, self._map_dtype(x))
             if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
             a = self._prepared(a, x)
@@ -271,7 +273,7 @@ class TorchMetric(Metric[list[float]]):
         batches = []
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, start + batch_size)
-            clean = forward.clean(x[rows]) if known is None else known[rows]
+            clean = forward.clean(x[rows][: self.clean_rows]) if known is None else known[rows]
             checks.labels_below(y, clean.shape[1])
             labels = torch.from_numpy(y[rows]).to(torch_device)
             batch = Batch(
@@ -317,6 +319,10 @@ class TorchMetric(Metric[list[float]]):
         batch : Batch
             The samples and their explanations.
         """
+
+    def _map_dtype(self, x: Tensor) -> torch.dtype | None:
+        """Return the type of the attributions that are passed, None for whatever they have."""
+        return _map_dtype(x)
 
     def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
         """Return checked attributions with a channel axis, normalised and absolute if asked.
@@ -377,7 +383,12 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
 def _segmentations(s: Any) -> np.ndarray | Tensor | None:
     """Make an array of the list that MetaQuantus passes, None of its list of None."""
     if isinstance(s, list):
-        return None if any(each is None for each in s) else np.stack(s)
+        missing = [i for i, each in enumerate(s) if each is None]
+        if 0 < len(missing) < len(s):
+            raise ValueError(
+                f"s_batch must hold all segmentations or none, is None at {missing[0]}"
+            )
+        return None if missing else np.stack(s)
     return cast("np.ndarray | Tensor | None", s)
 
 

@@ -181,6 +181,9 @@ class QGE(TorchMetric):
         self.nan_reason = "their metric gives NaN for them or for what they are compared with"  # type: ignore[misc]
         if isinstance(metric, TorchMetric):
             self.default_softmax = metric.default_softmax  # type: ignore[misc]
+        if not self.is_native:
+            # Enough to know the classes; the metric asks the model itself.
+            self.clean_rows = 1  # type: ignore[misc]
 
     @property
     def is_native(self) -> bool:
@@ -250,6 +253,9 @@ class QGE(TorchMetric):
             return model
         # What the metric keeps of a call it keeps in a copy.
         self.inner = cast("TorchMetric", copy.copy(self.metric))
+        # Maps that it trains on or makes itself are prepared as those that it is given.
+        self.inner.abs, self.inner.normalise = self.abs, self.normalise
+        self.inner.normalise_func = self.normalise_func
         return self.inner.model_to_ask(model, x, y)
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
@@ -351,6 +357,10 @@ class QGE(TorchMetric):
             if self.n_references == 1 or not name.startswith("error"):
                 details[f"reference_{name}"] = sums[name] / self.n_references
         return Scores(gap, torch.where(is_fixed, order_error, torch.nan), details)
+
+    def _map_dtype(self, x: Tensor) -> torch.dtype | None:
+        # Quantus leaves maps in double precision, and so ranks what single precision can't tell.
+        return super()._map_dtype(x) if self.is_native else None
 
     def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
         if self.is_native:

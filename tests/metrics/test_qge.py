@@ -38,7 +38,12 @@ from tests.metrics import quantus_metrics
 from tests.metrics.quantus_metrics import CURVE, ENTRIES, LAYERS, ONE, Entry, N, gradients
 from tests.reference import qge
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning",
+    "ignore::DeprecationWarning",
+    # A single epoch on six digits.
+    "ignore:training lowered the accuracy:RuntimeWarning",
+)
 
 WEIGHTS = [4.0, 2.0, 1.0, 0.0]
 
@@ -280,6 +285,16 @@ def test_one_model_answers_for_roar():
         QGE(retrained(retrain="per_sparsity", output="probability"))
 
 
+def test_maps_that_the_metric_trains_on_are_prepared_alike():
+    problem = quantus_metrics.problem()
+    prepared = {"abs": True, "normalise": True, "normalise_func": np.negative}
+    metric = QGE(retrained(output="probability"), **prepared)
+    metric(**problem.arguments())
+    expected = retrained(output="probability", **prepared)(**problem.arguments())
+    np.testing.assert_allclose(metric.details["score"], expected, rtol=1e-6)
+    assert not np.allclose(expected, retrained(output="probability")(**problem.arguments()))
+
+
 def test_the_gap_turns_round_with_the_explanation():
     # On maps without ties: the inverse's inverse is the map.
     problem = quantus_metrics.problem()
@@ -449,6 +464,27 @@ def test_deterministic_metrics_do_not_depend_on_batches_and_random_ones_not_on_s
     assert fresh(**problem.arguments()) != fresh(**problem.arguments())
 
 
+def test_maps_keep_their_precision():
+    problem = quantus_metrics.problem()
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(256.0), (N, 1)), axis=1)
+    a = 1 + 1e-9 * order.reshape(problem.a.shape)
+    inner = quantus.TopKIntersection(k=30, abs=False, normalise=False)
+    metric = QGE(inner)
+    metric(**problem.arguments(a_batch=a))
+    assert metric.details["score"].tolist() == inner(**problem.arguments(a_batch=a))
+
+
+def test_the_model_is_asked_by_the_metric_alone():
+    problem = quantus_metrics.problem()
+    metric = QGE(quantus.TopKIntersection(k=30))
+    expected = metric(**problem.arguments())
+    assert metric.n_evaluations == 1
+    assert metric(**problem.arguments(batch_size=4)) == expected
+    assert metric.n_evaluations == 2
+    with pytest.raises(ValueError, match="labels in y_batch must be below 10"):
+        metric(**problem.arguments(y_batch=problem.y + 10))
+
+
 def test_maps_without_an_order_score_alike_for_any_batch():
     problem, strict = quantus_metrics.problem(), asserts.assert_attributions
     a = problem.a.copy()
@@ -520,6 +556,7 @@ def test_maps_made_again_come_in_any_form(give: Any, normalise: bool):
         np.testing.assert_allclose(scores, expected, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("compiled", ["script", "trace"])
 def test_torchscript_models(compiled: str):
     problem = quantus_metrics.problem()
@@ -842,6 +879,8 @@ def test_masks_come_as_lists_too():
         assert QGE(inner)(**problem.arguments(s_batch=[None] * N)) == expected
     expected = QGE(make("AUC"))(**problem.arguments())
     assert QGE(make("AUC"))(**problem.arguments(s_batch=list(problem.s))) == expected
+    with pytest.raises(ValueError, match="s_batch must hold all segmentations or none, is None at"):
+        QGE(make("AUC"))(**problem.arguments(s_batch=[*problem.s[1:], None]))
 
 
 class Takes(Returns):
