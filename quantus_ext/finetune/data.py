@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,11 +79,24 @@ def read(x: object, y: object = None, *, seed: int = 0) -> TrainingData:
     return TrainingData(inputs, torch.from_numpy(checks.labels(y, len(inputs), "y")))
 
 
+@contextmanager
+def _own_generators(loader: DataLoader[Any]) -> Iterator[None]:
+    """Put the states of the loader's and its samplers' own generators back on leaving."""
+    batches = loader.batch_sampler
+    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
+    try:
+        yield
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
 def _read_loader(source: DataLoader[Any] | Dataset[Any], seed: int) -> tuple[Tensor, Tensor]:
     loader = source if isinstance(source, DataLoader) else DataLoader(source, batch_size=_READ)
-    own = loader.generator.get_state() if isinstance(loader.generator, torch.Generator) else None
     pairs = []
-    with isolated_random_state():
+    with isolated_random_state(), _own_generators(loader):
         seed_global_generators(seed % 2**32)
         for batch in loader:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -90,8 +105,10 @@ def _read_loader(source: DataLoader[Any] | Dataset[Any], seed: int) -> tuple[Ten
                     f"gives {type(batch).__name__}"
                 )
             pairs.append((torch.as_tensor(batch[0]), torch.as_tensor(batch[1])))
-    if own is not None:
-        loader.generator.set_state(own)
+            if pairs[-1][1].ndim == 0:
+                raise ValueError(
+                    "x must give batches, gives single samples: a DataLoader needs a batch_size"
+                )
     if not pairs:
         raise ValueError(f"x must hold at least one batch, the {type(source).__name__} is empty")
     inputs, labels = zip(*pairs, strict=True)

@@ -158,7 +158,7 @@ def health_report(
     counts = {0: 0.0}
     if mask_sampler.element != "segment":
         beta = mask_sampler.beta
-        shares = (beta / 2, *fractions, beta)
+        shares = (*fractions, beta / 2, beta)
         counts = {mask_sampler.count(inputs, share): share for share in shares} | counts
     masked = [counts[count] for count in sorted(counts)]
     n_draws = max(min(_CHECKED // len(inputs), _DRAWS), 1)

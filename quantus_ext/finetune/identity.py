@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
+import copyreg
+import dis
 import enum
 import functools
 import hashlib
 import itertools
+import operator
+import os
+import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence, Set
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +32,11 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 def content_key(*values: object) -> str:
     """Return a hexadecimal SHA-256 of the values' content.
 
-    Tensors and arrays count by type, shape and bytes; functions and classes by their code, by
-    what they close over and by the numbers and functions that they read from their own file (not
-    by what other files define); modules by architecture and weights, whatever their mode and
-    hooks; other objects by class and attributes.
+    Tensors and arrays count by type, shape and bytes; modules by architecture, weights and other
+    attributes, whatever their mode and hooks; functions and classes by their code and by all that
+    they close over, hold and read; other objects by what pickle would keep of them. The code of
+    installed libraries counts by its name alone, and so does what is read as ``file.name``. What
+    cannot be known, as a lock, equals nothing, not even itself.
 
     Examples
     --------
@@ -45,12 +51,17 @@ def content_key(*values: object) -> str:
     return _Digester().of(values).hex()
 
 
+def own_attributes(module: nn.Module) -> dict[str, Any]:
+    """Return a module's attributes that are no parameters, buffers, submodules, mode or hooks."""
+    return {name: v for name, v in vars(module).items() if name not in _OF_EVERY_MODULE}
+
+
 class _Digester:
     def __init__(self) -> None:
         self._open: set[int] = set()
         self._code: dict[int, bytes] = {}
 
-    def of(self, value: object) -> bytes:
+    def of(self, value: Any) -> bytes:
         if isinstance(value, _PLAIN):
             return _join(type(value).__qualname__, repr(value))
         if isinstance(value, Tensor):
@@ -72,73 +83,103 @@ class _Digester:
         return digest
 
     def _parts(self, value: Any) -> Iterator[Any]:
-        if isinstance(value, Mapping):
-            yield "mapping"
-            yield from sorted(self.of(item) for item in value.items())
-        elif isinstance(value, Set):
+        if type(value) in (list, tuple):
+            yield type(value).__name__
+            yield from map(self.of, value)
+        elif isinstance(value, (set, frozenset)):
             yield "set"
             yield from sorted(map(self.of, value))
-        elif isinstance(value, (Sequence, np.ndarray)):
-            yield type(value).__qualname__
-            yield from map(self.of, value)
+        elif type(value) in (dict, types.MappingProxyType):
+            yield "mapping"
+            yield from sorted(self.of(item) for item in value.items())
         elif isinstance(value, types.FunctionType):
             yield from self._function(value)
         elif isinstance(value, type):
             yield from self._class(value)
-        elif isinstance(value, functools.partial):
-            yield from map(self.of, ("partial", value.func, value.args, value.keywords))
-        elif isinstance(value, types.MethodType):
-            yield from map(self.of, ("method", value.__func__, value.__self__))
         elif isinstance(value, nn.Module):
             yield from self._module(value)
-        elif dataclasses.is_dataclass(value):
-            yield self.of(type(value))
-            yield from (self.of(getattr(value, f.name)) for f in dataclasses.fields(value))
-        elif isinstance(value, (types.ModuleType, types.BuiltinFunctionType)):
-            yield f"{getattr(value, '__module__', '')}.{value.__name__}"
+        elif isinstance(value, types.ModuleType):
+            yield value.__name__
+        elif type(value) in _HOLDERS:
+            yield self.of(_HOLDERS[type(value)](value))
         else:
-            yield self.of(type(value))
-            yield self.of(getattr(value, "__dict__", None))
+            yield from self._object(value)
 
     def _function(self, function: types.FunctionType) -> Iterator[Any]:
         yield f"{function.__module__}.{function.__qualname__}"
         yield self.of([function.__defaults__, function.__kwdefaults__])
-        for cell in function.__closure__ or ():
-            yield self.of(_contents(cell))
-        codes = list(_codes(function.__code__))
-        for code in codes:
+        yield from (self.of(_contents(cell)) for cell in function.__closure__ or ())
+        if _of_a_library(function):
+            return
+        for code in _codes(function.__code__):
             yield code.co_code
             constants = (c for c in code.co_consts if not isinstance(c, types.CodeType))
             yield self.of([*constants, code.co_names])
-        for name in sorted({name for code in codes for name in code.co_names}):
-            found = function.__globals__.get(name)
-            same_file = getattr(found, "__module__", None) == function.__module__
-            if isinstance(found, (types.FunctionType, type)):
-                yield self.of(found) if same_file else f"{found.__module__}.{found.__qualname__}"
-            elif isinstance(found, (*_PLAIN, tuple, Tensor, np.ndarray)):
-                yield self.of(found)
+            read = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+            yield self.of({name: function.__globals__.get(name) for name in read})
 
     def _class(self, cls: type) -> Iterator[Any]:
         for base in cls.__mro__:
             yield f"{base.__module__}.{base.__qualname__}"
-            if base.__module__.split(".")[0] in ("torch", "builtins"):
+            if _of_a_library(base):
                 continue
             for name, attribute in sorted(vars(base).items()):
-                function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
-                constant = isinstance(function, _PLAIN) and not name.startswith("__")
-                if constant or isinstance(function, types.FunctionType):
+                # Other names with underscores are the interpreter's own.
+                if isinstance(attribute, types.FunctionType) or not name.startswith(
+                    ("__", "_abc_")
+                ):
                     yield name
-                    yield self.of(function)
+                    yield self.of(attribute)
 
     def _module(self, model: nn.Module) -> Iterator[Any]:
         for name, module in model.named_modules():
             yield name
-            yield self.of(type(module))
-            own = {k: v for k, v in vars(module).items() if k not in _OF_EVERY_MODULE}
-            yield self.of(own)
+            if isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
+                yield str(module.code)
+            else:
+                yield self.of([type(module), own_attributes(module)])
         for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
             yield name
             yield self.of(tensor)
+
+    def _object(self, value: Any) -> Iterator[Any]:
+        reduce = copyreg.dispatch_table.get(type(value))
+        try:
+            reduced = reduce(value) if reduce else value.__reduce_ex__(2)
+        except Exception:
+            yield os.urandom(16)
+            return
+        if isinstance(reduced, str):
+            yield f"{getattr(value, '__module__', '')}.{reduced}"
+        else:
+            # The last two are iterators over what lists and dicts hold.
+            yield from map(self.of, reduced[:3])
+            yield from (self.of(list(items)) for items in reduced[3:5] if items is not None)
+
+
+_HOLDERS: dict[type, Callable[[Any], Any]] = {
+    classmethod: operator.attrgetter("__func__"),
+    staticmethod: operator.attrgetter("__func__"),
+    property: operator.attrgetter("fget"),
+    functools.cached_property: operator.attrgetter("func"),
+    type(functools.cache(len)): operator.attrgetter("__wrapped__"),
+    weakref.ref: lambda reference: reference(),
+}
+"""What stands for something else, and how to get that."""
+
+
+@functools.cache
+def _is_library(module: str) -> bool:
+    top = module.split(".")[0]
+    if top == "__main__":
+        return False
+    file = getattr(sys.modules.get(module, sys.modules.get(top)), "__file__", None) or ""
+    installed = any(folder in file for folder in ("site-packages", "dist-packages"))
+    return installed or top in sys.stdlib_module_names
+
+
+def _of_a_library(value: types.FunctionType | type) -> bool:
+    return _is_library(value.__module__ or "")
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

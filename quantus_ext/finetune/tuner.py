@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import WithKeywords, called_alike
 from quantus_ext.engine.perturb import Perturbation, replace_by
 from quantus_ext.finetune import cache, data
-from quantus_ext.finetune.identity import content_key
+from quantus_ext.finetune.identity import content_key, own_attributes
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import (
     Corrupt,
     Settings,
     TuningReport,
     copy_model,
+    first_outputs,
     isolated_training,
     predictions,
     train,
@@ -161,18 +163,19 @@ class FineTuner:
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-        if isinstance(model, torch.jit.ScriptModule):
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
             raise TypeError(
-                "model must be a plain torch.nn.Module to be tuned, is a ScriptModule: pass the "
-                "module that it was made of, or a tuned model as fine_tune"
+                "model must be a torch.nn.Module without a ScriptModule to be tuned: pass what it "
+                "was scripted from, or a tuned model as fine_tune"
             )
         checks.evaluation_mode(model)
         device = checks.resolve_device(model, self.device)
         x, y = self.data.x, self.data.y
-        if y is not None:
-            teacher = None
-        about = (_VERSION, device.type, model, self.data.key, teacher, self.settings, mask_sampler)
-        key = content_key(*about)
+        key = content_key(
+            *(_VERSION, device.type, self.data.key, self.settings, mask_sampler),
+            *_lasting(model, x, device),
+            teacher if y is None else None,
+        )
         trained = found = cache.find(key, self.cache_dir)
         if trained is None:
             trained = train(
@@ -215,6 +218,41 @@ class FineTuner:
             seed=tuning_seed(self),
         )
         return self(model, masks)
+
+
+def _lasting(model: nn.Module, x: Tensor, device: torch.device) -> tuple[object, ...]:
+    """Return the model without what its last inputs left in it, and hooks that change its answers.
+
+    Attributes that a forward pass changes (activations that are kept, counters) are left out: if
+    the next pass reads one of them, models that differ in nothing else count as one.
+    """
+    used, lasting = copy_model(model), copy_model(model)
+
+    def answers() -> Tensor:
+        with isolated_training(device, 0):
+            return first_outputs(used, x, device)
+
+    known = answers()
+    after = dict(used.named_modules())
+    for name, module in lasting.named_modules():
+        later = own_attributes(after[name])
+        for key, value in own_attributes(module).items():
+            if key not in later or content_key(value) != content_key(later[key]):
+                del vars(module)[key]
+    hooks = [
+        (name, list(each.values()))
+        for name, module in model.named_modules()
+        for each in (module._forward_pre_hooks, module._forward_hooks)
+        if each
+    ]
+    if hooks:
+        for module in used.modules():
+            module._forward_pre_hooks.clear()
+            module._forward_hooks.clear()
+        with suppress(Exception):  # it may not even run without them
+            if torch.equal(answers(), known):
+                hooks = []
+    return lasting, hooks
 
 
 def tuning_seed(fine_tune: object) -> int:

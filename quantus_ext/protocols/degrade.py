@@ -19,8 +19,8 @@ Maps = TypeVar("Maps", np.ndarray, Tensor)
 def degrade(
     a_batch: Maps,
     fractions: float | Sequence[float],
-    *,
     seed: int = 0,
+    *,
     index_batch: np.ndarray | Tensor | None = None,
 ) -> Maps:
     r"""Replace a fraction of each sample's values by a random permutation of those same values.

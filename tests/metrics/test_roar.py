@@ -36,7 +36,7 @@ def maps(n: int = 160, seed: int = 1) -> np.ndarray:
 
 
 def trainer(**settings) -> FineTuner:
-    return make_tuner(epochs=2, **settings)
+    return make_tuner(**settings)
 
 
 def call(metric: ROAR | Fidelity, model: nn.Module | None = None, seed: int = 2) -> np.ndarray:
@@ -159,6 +159,68 @@ def test_a_model_of_ones_own(trainings):
     assert len(trainings) == 1, "built from the same seed"
     assert len(trainings[0]) == 44
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_without_labels_it_learns_the_explained_models_answers(monkeypatch, trainings):
+    x, _ = data()
+    labels: list[np.ndarray] = []
+
+    def noted(model, x, y, *arguments, **keywords):
+        labels.append(y.numpy())
+        return training.train(model, x, y, *arguments, **keywords)
+
+    monkeypatch.setattr(tuner, "train", noted)
+    model = trainer(epochs=5)(network(), lambda rows, draw, index: rows)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).argmax(1).numpy()
+    assert len(set(expected.tolist())) > 1
+    common, labels[:] = trainer(x=x), []
+    call(ROAR(common, maps(), SIZES), model)
+    assert len(labels) == 1
+    assert np.array_equal(labels[0], expected)
+    call(ROAR(common, maps(), SIZES), network())
+    assert len(labels) == 2, "another model has other answers"
+
+
+def test_another_seed_does_not_train_again(trainings):
+    for seed in (0, 1):
+        call(ROAR(trainer(), maps(), SIZES, seed=seed))
+    call(ROAR(trainer(), maps(), SIZES, perturb_baseline=0))
+    assert len(trainings) == 1
+
+
+def test_all_the_sizes_of_the_paper_are_remembered(trainings):
+    for _ in range(2):
+        roar = ROAR(trainer(), maps(), retrain="per_sparsity")
+        with pytest.warns(UserWarning, match="trains 19 models"):
+            call(roar)
+    assert len(trainings) == 19 == len(roar.reports)
+    assert all(report.cache_hit for report in roar.reports)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+
+    def forward(self, x: torch.Tensor, *, scale: float) -> torch.Tensor:
+        return self.body(x) * scale
+
+
+@pytest.mark.parametrize("build_model", [None, lambda: Scaled().eval()])
+def test_keywords_of_the_model_reach_the_trained_one(build_model):
+    x, y = data(8)
+    roar = ROAR(trainer(x=data()[0]), maps(), SIZES, build_model=build_model)
+    keywords = {"scale": 0.5}
+    scores = roar(Scaled().eval(), x, y, maps(8), model_predict_kwargs=keywords)
+    assert np.isfinite(scores).all()
+
+
+def test_labels_are_checked_before_anything_is_trained(trainings):
+    x, y = data(8)
+    with pytest.raises(ValueError, match="labels in y_batch must be below 4"):
+        ROAR(trainer(), maps(), SIZES)(network(), x, y + 4, maps(8))
+    assert trainings == []
 
 
 def test_maps_are_prepared_as_those_scored(trainings):
