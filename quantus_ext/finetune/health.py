@@ -57,14 +57,6 @@ class Health:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What models answer under masks: float64, shape (models, fractions)."""
-
-    accuracy: NDArray[np.float64]
-    agreement: NDArray[np.float64]
-
-
 def measure(
     models: Sequence[nn.Module],
     x: Tensor,
@@ -73,7 +65,7 @@ def measure(
     fractions: Sequence[float],
     n_draws: int,
     name: str = "y",
-) -> Measured:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure models with exactly ``⌊fraction·t⌋`` random elements of each sample masked.
 
     Parameters
@@ -92,7 +84,7 @@ def measure(
 
     Returns
     -------
-    Measured
+    accuracy, agreement : numpy.ndarray, shape (models, fractions)
         Shares of answers that are the labels, and that are the first model's for whole inputs.
 
     Raises
@@ -122,7 +114,7 @@ def measure(
                     hits[0, which, level] += (answer == wanted).sum()
                     hits[1, which, level] += (answer == whole[0]).sum()
     accuracy, agreement = hits.cpu().numpy() / (len(x) * np.array(draws))
-    return Measured(accuracy, agreement)
+    return accuracy, agreement
 
 
 def health_report(
@@ -162,9 +154,8 @@ def health_report(
         counts = {mask_sampler.count(inputs, share): share for share in shares} | counts
     masked = [counts[count] for count in sorted(counts)]
     n_draws = max(min(_CHECKED // len(inputs), _DRAWS), 1)
-    found = measure([original, tuned], inputs, y, mask_sampler, masked, n_draws)
-    before, after = found.accuracy.tolist()
-    agreement = found.agreement[1].tolist()
+    accuracy, agreement = measure([original, tuned], inputs, y, mask_sampler, masked, n_draws)
+    before, after = accuracy.tolist()
     # What answering without looking would reach.
     majority = float(np.unique(np.asarray(torch.as_tensor(y).cpu()), return_counts=True)[1].max())
     return Health(
@@ -172,8 +163,8 @@ def health_report(
         count=sorted(counts),
         original_accuracy=before,
         tuned_accuracy=after,
-        agreement=agreement,
-        verdict=_verdict(masked, before, after, agreement[0], majority / len(inputs)),
+        agreement=agreement[1].tolist(),
+        verdict=_verdict(masked, before, after, agreement[1, 0], majority / len(inputs)),
         report=report,
     )
 
@@ -188,8 +179,16 @@ def _verdict(
     if len(fraction) == 1:
         said = "Whether the models stand the masks is not known: nothing was masked at random."
     else:
-        said = f"{_of_tuned(fraction, original, tuned, majority)} "
-        said += _of_original(original, majority)
+        robust, said = _robust("tuned model", tuned, max(tuned[0], original[0]), fraction, majority)
+        if robust is False:
+            said += (
+                " Its scores mix missing information with unfamiliar inputs: more data, a longer "
+                "training, another lr or a smaller beta may help."
+            )
+        robust, of_original = _robust("original", original, original[0], fraction, majority)
+        said += f" {of_original}"
+        if robust:
+            said += " For such removals the plain metric would do."
     if agreement < 1 - _TOLERATED:
         said += (
             f" On whole inputs the tuned model answers as the original in only {agreement:.1%} of "
@@ -198,45 +197,24 @@ def _verdict(
     return said
 
 
-def _of_tuned(
-    fraction: list[float], original: list[float], tuned: list[float], majority: float
-) -> str:
-    worst = min(range(len(tuned)), key=tuned.__getitem__)
-    most = max(original[0], tuned[0])
-    if not loses_little([most, tuned[worst]], _TOLERATED):
-        whose = "its own" if most == tuned[0] else "the original's"
-        return (
-            f"The tuned model is still not robust: its accuracy is {tuned[worst]:.3f} with "
-            f"{fraction[worst]:.1%} masked, {most - tuned[worst]:.3f} less than {whose} on whole "
-            "inputs, so scores mix missing information with unfamiliar inputs. More data, a "
-            "longer training, another lr or a smaller beta may help."
+def _robust(
+    name: str, accuracy: list[float], whole: float, fraction: list[float], majority: float
+) -> tuple[bool | None, str]:
+    """Say whether a model's accuracy stays near ``whole``, and in a sentence why."""
+    worst = min(range(len(accuracy)), key=accuracy.__getitem__)
+    if not loses_little([whole, accuracy[worst]], _TOLERATED):
+        return False, (
+            f"The {name} is not robust: its accuracy is {accuracy[worst]:.3f} with "
+            f"{fraction[worst]:.1%} masked, where {whole:.3f} is reached on whole inputs."
         )
-    if tuned[0] <= majority:
-        return _not_known("tuned model", tuned, majority)
-    return (
-        f"The tuned model is robust: its accuracy is {tuned[0]:.3f}, and {tuned[worst]:.3f} at "
+    if accuracy[0] <= majority:
+        return None, (
+            f"Whether the {name} is robust is not known: its accuracy is {accuracy[0]:.3f}, and "
+            f"always giving the most frequent label has {majority:.3f}."
+        )
+    return True, (
+        f"The {name} is robust: its accuracy is {accuracy[0]:.3f}, and {accuracy[worst]:.3f} at "
         f"worst with up to {fraction[-1]:.1%} masked."
-    )
-
-
-def _of_original(original: list[float], majority: float) -> str:
-    if not loses_little(original, _TOLERATED):
-        return (
-            f"The original is not robust: its accuracy is {original[0]:.3f}, and "
-            f"{min(original):.3f} at worst."
-        )
-    if original[0] <= majority:
-        return _not_known("original", original, majority)
-    return (
-        f"The original is robust already: its accuracy is {original[0]:.3f}, and "
-        f"{min(original):.3f} at worst, so for such removals the plain metric would do."
-    )
-
-
-def _not_known(whose: str, accuracy: list[float], majority: float) -> str:
-    return (
-        f"Whether the {whose} is robust is not known: its accuracy is {accuracy[0]:.3f}, and "
-        f"always giving the most frequent label has {majority:.3f}."
     )
 
 

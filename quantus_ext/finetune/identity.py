@@ -101,6 +101,7 @@ class _Digester:
         elif isinstance(value, types.ModuleType):
             yield value.__name__
         elif type(value) in _HOLDERS:
+            yield type(value).__name__
             yield self.of(_HOLDERS[type(value)](value))
         else:
             yield from self._object(value)

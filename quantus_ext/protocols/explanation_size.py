@@ -63,8 +63,8 @@ def explanation_size(
     a_batch: np.ndarray | Tensor,
     *,
     fine_tune: FineTuner | nn.Module | Callable[..., nn.Module],
-    alphas: Sequence[float] = (0.5, 0.7, 0.9),
-    betas: Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2),
+    alphas: float | Sequence[float] = (0.5, 0.7, 0.9),
+    betas: float | Sequence[float] = (0.02, 0.05, 0.1, 0.15, 0.2),
     sparsity: Sequence[float] = GRID,
     n_samples: int = 10,
     element: str = "position",
@@ -88,7 +88,7 @@ def explanation_size(
         Attributions; only their ranks count.
     fine_tune : FineTuner, torch.nn.Module or callable
         See :class:`quantus_ext.FFidelity`; tuned once, under masks of the largest β.
-    alphas, betas : sequence of float in (0, 1]
+    alphas, betas : float or sequence of float in (0, 1]
         All pairs with β/α below 1 are tried.
     sparsity : sequence of float in (0, 1]
         Increasing sizes; the answer is one of them or lies between two.

@@ -125,5 +125,5 @@ def mask_robustness(
         patch_size=patch_size,
         seed=seed,
     )
-    found = measure(models, x, y_batch, masks, shares, n_draws, name="y_batch")
-    return MaskRobustness(np.array(shares), found.accuracy, found.agreement)
+    accuracy, agreement = measure(models, x, y_batch, masks, shares, n_draws, name="y_batch")
+    return MaskRobustness(np.array(shares), accuracy, agreement)

@@ -108,6 +108,87 @@ def test_mode_flags_and_hooks_are_no_content(trainings):
     assert not any(p.requires_grad for p in tuned.parameters())
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_hooks_that_change_answers_train_again(where, trainings):
+    tuner = make_tuner()
+    tuner(network(), masks())
+    for factor in (-1.0, 0.5, 0.5):
+        model = network()
+        if where == "after":
+            model[0].register_forward_hook(lambda module, x, output, factor=factor: factor * output)
+        else:
+            model[0].register_forward_pre_hook(lambda module, x, factor=factor: factor * x[0])
+        tuner(model, masks())
+    assert len(trainings) == 3
+    assert tuner.report.cache_hit
+
+
+def test_a_hook_without_which_nothing_runs(trainings):
+    for _ in range(2):
+        model = nn.Sequential(nn.Flatten(), network()).eval()
+        model[1].register_forward_pre_hook(lambda module, x: x[0][:, :10])
+        x, y = data(160, 12)
+        make_tuner(x, y)(model, masks())
+    assert len(trainings) == 1
+
+
+class Keeps(nn.Module):
+    """Keeps its activations and counts its calls, with a setting that is another matter."""
+
+    def __init__(self, setting: float) -> None:
+        super().__init__()
+        self.body, self.setting, self.calls, self.seen = network(), setting, 0, {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = x.detach()
+        self.calls += 1
+        self.seen[self.calls] = len(x)
+        return self.body(x) * self.setting
+
+
+def test_what_inputs_leave_in_a_model_is_no_content(trainings):
+    tuner, model = make_tuner(), Keeps(1.0).eval()
+    for n in (0, 3, 5):
+        if n:
+            model(torch.from_numpy(data(n)[0]))
+        calls = model.calls
+        tuner(model, masks())
+        assert model.calls == calls, "the caller's model is not asked"
+    assert len(trainings) == 1
+    tuner(Keeps(2.0).eval(), masks())
+    assert len(trainings) == 2
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(10, 3, batch_first=True), nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x[:, None])[0][:, 0])
+
+
+def test_copies_of_recurrent_networks_are_found(trainings):
+    model = Recurrent().eval()
+    for each in (model, copy.deepcopy(model)):
+        make_tuner()(each, masks())
+    assert len(trainings) == 1
+
+
+HELD = {"value": 0.0}
+
+
+def with_what_is_held(arr: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, HELD["value"], arr)
+
+
+def test_a_dict_that_the_perturbation_reads_is_content(monkeypatch, trainings):
+    for value in (0.0, 1.0, 1.0):
+        monkeypatch.setitem(HELD, "value", value)
+        make_tuner(epochs=1)(network(), masks(by=Bridge(with_what_is_held, "mask")))
+    assert len(trainings) == 2
+
+
 def changed_datum() -> dict[str, np.ndarray]:
     x, y = data()
     x[7, 3] += 1e-6
@@ -320,6 +401,39 @@ def test_a_write_that_fails_leaves_nothing_and_loses_nothing(monkeypatch, tmp_pa
         tuned = tuner(network(), masks())
     assert isinstance(tuned, nn.Module)
     assert files(tmp_path) == []
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    script = (
+        "import resource, signal, warnings\n"
+        "from tests.finetune.problem import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        f"tuner = make_tuner(cache_dir={str(tmp_path)!r})\n"
+        "model = nn.Sequential(nn.Linear(10, 200), nn.Tanh(), nn.Linear(200, 4)).eval()\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n"
+        "    tuned = tuner(model, masks())\n"
+        "print(type(tuned).__name__, any('not written to cache_dir' in str(w) for w in said))\n"
+        "tuner(model, masks())\n"
+        "print(tuner.report.cache_hit)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        env={"OMP_NUM_THREADS": "1"},
+    ).stdout
+    assert said.split() == ["Sequential", "True", "True"]
+    assert files(tmp_path) == []
+
+
+def test_the_home_folder_is_known(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_tuner(cache_dir="~/tuned", epochs=1)(network(), masks())
+    assert len(files(tmp_path / "tuned")) == 1
 
 
 def test_an_interrupted_write_leaves_nothing(monkeypatch, tmp_path):

@@ -66,44 +66,46 @@ def test_agreement_is_with_the_original_on_whole_inputs():
     assert health.agreement == [0, 0, 1, 1]
 
 
-ROBUST = (
-    "The tuned model is robust: its accuracy is 1.000, and 1.000 at worst with up to 20.0% mask"
-)
-ALREADY = (
-    "The original is robust already: its accuracy is 1.000, and 1.000 at worst, so .* would do"
-)
-NOT = "The original is not robust: its accuracy is 1.000, and 0.500 at worst"
-STILL = (
-    "The tuned model is still not robust: its accuracy is 0.500 with {} masked, 0.500 less than {}"
-)
+ROBUST = "The {} is robust: its accuracy is 1.000, and 1.000 at worst with up to 20.0% masked"
+PLAIN = "For such removals the plain metric would do"
+NOT = "The {} is not robust: its accuracy is 0.500 with {} masked, where 1.000 is reached on whole"
+ADVICE = "may help"
 UNKNOWN = "Whether the {} is robust is not known: its accuracy is 0.500, and .* label has 0.500"
+TUNED, ORIGINAL = "tuned model", "original"
 
 
 @pytest.mark.parametrize(
     ("original", "tuned", "said"),
     [
-        (Even(20), Even(20), [ROBUST, ALREADY]),
-        (Even(1), Even(20), [ROBUST, NOT]),
-        (Even(1), Even(3), [STILL.format("20.0%", "its own on whole"), NOT]),
+        (Even(20), Even(20), [ROBUST.format(TUNED), ROBUST.format(ORIGINAL), PLAIN]),
+        (Even(1), Even(20), [ROBUST.format(TUNED), NOT.format(ORIGINAL, "10.0%")]),
+        (Even(1), Even(3), [NOT.format(TUNED, "20.0%"), ADVICE, NOT.format(ORIGINAL, "10.0%")]),
         # Training harmed what was robust, under masks or on whole inputs already.
-        (Even(20), Even(2), [STILL.format("15.0%", "its own on whole"), ALREADY]),
+        (Even(20), Even(2), [NOT.format(TUNED, "15.0%"), ADVICE, ROBUST.format(ORIGINAL), PLAIN]),
         (
             Even(20),
             Counts(0, always=0),
-            [STILL.format("0.0%", "the original's on whole"), ALREADY, "in only 50.0% of cases"],
+            [NOT.format(TUNED, "0.0%"), ADVICE, ROBUST.format(ORIGINAL), PLAIN, "only 50.0% of"],
         ),
         # What always gives one answer loses nothing.
-        (Counts(0, always=0), Even(20), [ROBUST, UNKNOWN.format("original")]),
+        (
+            Counts(0, always=0),
+            Even(20),
+            [ROBUST.format(TUNED), UNKNOWN.format(ORIGINAL), "only 50.0% of"],
+        ),
         (
             Counts(0, always=0),
             Counts(0, always=0),
-            [UNKNOWN.format("tuned model"), UNKNOWN.format("original")],
+            [UNKNOWN.format(TUNED), UNKNOWN.format(ORIGINAL)],
         ),
     ],
 )
 def test_verdicts(original, tuned, said):
     health = health_report(original.eval(), tuned.eval(), BOTH, LABELS, masks(0.2), [0.15])
-    assert re.fullmatch(".* ".join(said) + ".*", health.verdict)
+    sentences = health.verdict.split(". ")
+    assert len(sentences) == len(said), "and nothing else is said"
+    for sentence, expected in zip(sentences, said, strict=True):
+        assert re.search(expected, sentence)
 
 
 def test_a_loss_of_exactly_what_is_tolerated():

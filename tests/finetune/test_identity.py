@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import itertools
+import re
+import sys
+import threading
 import types
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -64,6 +69,32 @@ class Net(torch.nn.Module):
     def helper(self, x):
         return x {} 1
 """
+READS = "HELD = {}\ndef f(x):\n    return x * HELD"
+HOLDS = "class Held:\n    def __init__(self, v):\n        self.v = v\n" + READS
+KEEPS = """
+import functools
+class f:
+    {}
+"""
+CACHED = "import functools\n@functools.cache\ndef f(x):\n    return x + {}"
+
+
+class Slots:
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+
+class OwnDict(dict):
+    pass
+
+
+class OwnList(list):
+    pass
+
+
+Pair = collections.namedtuple("Pair", "a b")
 
 DIFFERENT = {
     "number": 1,
@@ -112,6 +143,48 @@ DIFFERENT = {
     "object": Plain(1),
     "other object": Plain(2),
     "method": Plain(1).__init__,
+    "method of another object": Plain(2).__init__,
+    "object with slots": Slots(1),
+    "other object with slots": Slots(2),
+    "fraction": Fraction(1, 2),
+    "other fraction": Fraction(1, 3),
+    "universal function": np.minimum,
+    "other universal function": np.maximum,
+    "function of torch": torch.relu,
+    "other function of torch": torch.sigmoid,
+    "generator": torch.Generator().manual_seed(1),
+    "other generator": torch.Generator().manual_seed(2),
+    "numpy's generator": np.random.default_rng(1),
+    "numpy's other generator": np.random.default_rng(2),
+    "named tuple": Pair(1, 2),
+    "other named tuple": Pair(1, 3),
+    "dict of one's own": OwnDict(a=1),
+    "other dict of one's own": OwnDict(a=2),
+    "list of one's own": OwnList([1]),
+    "other list of one's own": OwnList([2]),
+    "pattern": re.compile("a"),
+    "other pattern": re.compile("b"),
+    "reads a number": defined(READS.format(1)),
+    "reads a dict": defined(READS.format("{'a': 1}")),
+    "reads another dict": defined(READS.format("{'a': 2}")),
+    "reads a list": defined(READS.format("[1]")),
+    "reads another list": defined(READS.format("[2]")),
+    "reads a set": defined(READS.format("{1}")),
+    "reads another set": defined(READS.format("{2}")),
+    "reads an object": defined(HOLDS.format("Held(1)")),
+    "reads another object": defined(HOLDS.format("Held(2)")),
+    "keeps a list": defined(KEEPS.format("held = [1]")),
+    "keeps another list": defined(KEEPS.format("held = [2]")),
+    "keeps an array": defined("import numpy\n" + KEEPS.format("held = numpy.ones(2)")),
+    "keeps another array": defined("import numpy\n" + KEEPS.format("held = numpy.zeros(2)")),
+    "property": defined(KEEPS.format("p = property(lambda self: 1)")),
+    "other property": defined(KEEPS.format("p = property(lambda self: 2)")),
+    "cached property": defined(KEEPS.format("p = functools.cached_property(lambda self: 1)")),
+    "other cached property": defined(KEEPS.format("p = functools.cached_property(lambda self: 2)")),
+    "class method": defined(KEEPS.format("p = classmethod(lambda cls: 1)")),
+    "other class method": defined(KEEPS.format("p = classmethod(lambda cls: 2)")),
+    "cached function": defined(CACHED.format(1)),
+    "other cached function": defined(CACHED.format(2)),
     "notebook": defined(NOTEBOOK.format(1, 2)),
     "another number that it reads": defined(NOTEBOOK.format(2, 2)),
     "another function that it calls": defined(NOTEBOOK.format(1, 3)),
@@ -149,6 +222,44 @@ def test_copies_are_equal(name):
 )
 def test_equal_content(first, second):
     assert content_key(first) == content_key(second)
+
+
+def imported(monkeypatch: pytest.MonkeyPatch, folder: str, amount: int):
+    """Define a function that calls one of a file in a folder, which adds ``amount``."""
+    helpers = types.ModuleType(f"helpers_in_{folder.replace('-', '_')}")
+    helpers.__file__ = f"/{folder}/helpers.py"
+    monkeypatch.setitem(sys.modules, helpers.__name__, helpers)
+    exec(
+        f"def g(x, y={amount}):\n    return x\n"
+        f"def h(x):\n    return x + {amount}\n"
+        "def adding(y):\n    return lambda x: x + y\n",
+        helpers.__dict__,
+    )
+    return helpers
+
+
+def test_functions_of_other_files_count_and_those_of_libraries_by_name(monkeypatch):
+    for folder, counts in (("project", True), ("site-packages", False)):
+        keys = []
+        for amount in (1, 2):
+            helpers = imported(monkeypatch, folder, amount)
+            using = defined("def f(x):\n    return h(x)")
+            using.__globals__["h"] = helpers.h
+            keys.append((content_key(using), content_key(helpers.adding(amount))))
+        (code, closure), (other_code, other_closure) = keys
+        assert (code != other_code) is counts
+        assert closure != other_closure, "what a library's function closes over is the user's"
+
+
+def test_what_cannot_be_known_equals_nothing():
+    lock = threading.Lock()
+    assert content_key(lock) != content_key(lock)
+    assert content_key([1, lock]) != content_key([1, lock])
+
+
+def test_names_that_are_attributes_are_not_read():
+    source = "mean = {}\ndef f(x):\n    return x.mean()"
+    assert content_key(defined(source.format(1))) == content_key(defined(source.format(2)))
 
 
 def test_content_that_holds_itself():

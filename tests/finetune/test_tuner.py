@@ -11,8 +11,16 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
 
+from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import Bridge, replace_by
 from quantus_ext.finetune import (
     FineTuner,
@@ -176,6 +184,76 @@ def test_batches_are_even_and_never_of_one_row(n, size, monkeypatch):
     assert max(rows) <= max(size, 3)
 
 
+class Centred(nn.Module):
+    """Follows the mean of its inputs in a buffer that state dicts leave out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+        self.register_buffer("mean", torch.zeros(10), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(x.mean(0), 0.5)
+        return self.body(x - self.mean)
+
+
+def test_buffers_that_are_not_saved_are_kept(tmp_path):
+    x, y = data()
+    model = Centred().eval()
+    tuned = make_tuner(x + 3, y, cache_dir=tmp_path)(model, masks(0.1))
+    assert not model.mean.any()
+    assert tuned.mean.mean() > 2
+    clear_memory()
+    again = make_tuner(x + 3, y, cache_dir=tmp_path)(model, masks(0.1))
+    assert torch.equal(again.mean, tuned.mean)
+
+
+class Attentive(nn.Module):
+    """Registers the softmax of its attention last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.body, self.attention = nn.Linear(10, 10), network(), nn.Softmax(-1)
+        nn.init.zeros_(self.score.weight)
+        nn.init.constant_(self.score.bias, 3.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(10 * x * self.attention(self.score(x)))
+
+
+class AttentiveOtherwise(Attentive):
+    def __init__(self) -> None:
+        super().__init__()
+        attention = self.attention
+        del self.attention
+        body = self.body
+        del self.body
+        self.attention, self.body = attention, body
+
+
+def test_a_softmax_inside_that_is_registered_last_stays():
+    tuned = make_tuner()(Attentive().eval(), masks())
+    expected = make_tuner()(AttentiveOtherwise().eval(), masks())
+    for part in ("score", "body"):
+        assert np.array_equal(weights(getattr(tuned, part)), weights(getattr(expected, part)))
+    rows = torch.from_numpy(data()[0])
+    with torch.no_grad():
+        outputs = tuned(rows)
+    for softmax in (False, True):
+        asked = Forward.of_module(tuned, torch.device("cpu"), softmax=softmax).clean(rows)
+        torch.testing.assert_close(asked, outputs.softmax(1) if softmax else outputs)
+
+
+def test_autocast_of_the_caller_changes_nothing():
+    expected = weights(make_tuner()(network(), masks()))
+    clear_memory()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tuned = make_tuner()(network(), masks())
+    assert np.array_equal(weights(tuned), expected)
+
+
 def test_running_statistics_are_of_the_copy():
     model = network()
     before = model[1].running_mean.clone()
@@ -259,6 +337,14 @@ def test_loaders_and_data_sets_give_the_same_as_arrays():
         assert np.array_equal(weights(make_tuner(source, None)(network(), masks())), expected)
 
 
+class Broken(Dataset):
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index):
+        raise KeyError("lost")
+
+
 def test_a_shuffling_loader_is_read_in_one_order():
     pairs = TensorDataset(*map(torch.from_numpy, data()))
     generator = torch.Generator().manual_seed(8)
@@ -271,6 +357,15 @@ def test_a_shuffling_loader_is_read_in_one_order():
     before = generator.get_state()
     own = [make_tuner(DataLoader(pairs, shuffle=True, generator=generator)).data for _ in range(2)]
     assert own[0].key == own[1].key
+    assert torch.equal(generator.get_state(), before)
+    sampler = RandomSampler(pairs, generator=generator)
+    batches = BatchSampler(sampler, 16, drop_last=False)
+    for loader in (DataLoader(pairs, sampler=sampler), DataLoader(pairs, batch_sampler=batches)):
+        assert make_tuner(loader).data.key == make_tuner(loader).data.key
+        assert torch.equal(generator.get_state(), before)
+    broken = DataLoader(Broken(), shuffle=True, generator=generator)
+    with pytest.raises(KeyError, match="lost"):
+        make_tuner(broken)
     assert torch.equal(generator.get_state(), before)
 
 
@@ -392,6 +487,8 @@ def test_bad_loaders():
         make_tuner(pairs, data()[1])
     with pytest.raises(TypeError, match=r"x must give \(x, y\) pairs as a Singles, gives Tensor"):
         make_tuner(Singles())
+    with pytest.raises(ValueError, match="must give batches, gives single samples: a DataLoader"):
+        make_tuner(DataLoader(pairs, batch_size=None))
     with pytest.raises(ValueError, match="at least one batch, the DataLoader is empty"):
         make_tuner(DataLoader(pairs, sampler=[]))
 
@@ -404,7 +501,25 @@ def test_labels_and_data_that_do_not_fit_the_model():
         make_tuner()(network(features=11), masks())
 
 
+@pytest.mark.parametrize(
+    ("optimiser", "error", "message"),
+    [
+        (lambda parameters, lr: None, TypeError, "optimiser must return .* returned None"),
+        (lambda parameters: None, TypeError, "optimiser must take parameters and lr=.*'lr'"),
+        (torch.optim.LBFGS, ValueError, "optimiser must take steps without a closure"),
+    ],
+)
+def test_optimisers_that_do_not_fit(optimiser, error, message):
+    with pytest.raises(error, match=message):
+        make_tuner(optimiser=optimiser)(network(), masks())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:FutureWarning")
 def test_models_that_cannot_be_tuned():
+    scripted = torch.jit.script(network())
+    for model in (scripted, nn.Sequential(scripted).eval()):
+        with pytest.raises(TypeError, match="without a ScriptModule to be tuned"):
+            make_tuner()(model, masks())
     with pytest.raises(ValueError, match="model must be in evaluation mode"):
         make_tuner()(network().train(), masks())
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, is function"):
@@ -483,6 +598,7 @@ def test_a_tuner_gives_its_report():
         (lambda model, masks: model.train(), ValueError, "returned must be in evaluation mode"),
         (lambda model, masks: model.to("meta"), ValueError, "is on 'meta' but the model is on"),
         (network().train(), ValueError, "fine_tune must be in evaluation mode"),
+        (lambda model: model, RuntimeError, "fine_tune raised TypeError: .* takes 1 positional"),
         (3, TypeError, "fine_tune must be a FineTuner, a torch.nn.Module or a callable.*is 3"),
     ],
 )

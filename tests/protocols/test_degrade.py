@@ -84,6 +84,10 @@ def test_a_sample_is_degraded_alike_wherever_it_stands():
     assert (whole[-1] != degrade(a, 1, seed=5)).any()
 
 
+def test_the_seed_may_come_third():
+    np.testing.assert_array_equal(degrade(maps(), 0.4, 5), degrade(maps(), 0.4, seed=5))
+
+
 def test_tensors_come_back_as_tensors():
     a = torch.from_numpy(maps())
     assert isinstance(degrade(a, 0.4), torch.Tensor)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from quantus_ext.finetune import MaskSampler
 from quantus_ext.protocols import explanation_size
 from quantus_ext.protocols.explanation_size import GRID, size_from_curves
 
@@ -82,7 +83,38 @@ def test_bad_input():
     with pytest.raises(ValueError, match="curves must have shape"):
         size_from_curves({(0.5, 0.1): np.ones((3, 4))}, [0.1, 0.2])
     x, a = marked(20)
-    with pytest.raises(ValueError, match="betas must be above 0"):
-        explanation_size(
-            ReadsSome().eval(), x, torch.ones(SAMPLES).long(), a, fine_tune=nn.Identity(), betas=[0]
-        )
+    y, model = torch.ones(SAMPLES).long(), ReadsSome().eval()
+    trained: list[nn.Module] = []
+
+    def fine_tune(model: nn.Module, masks: MaskSampler) -> nn.Module:
+        trained.append(model)
+        return model
+
+    for change, message in (
+        ({"betas": [0]}, "betas must be above 0"),
+        ({"betas": [0.5, 0.9], "alphas": 0.5}, "betas must hold one below an alpha"),
+        ({"y_batch": y + 1}, "labels in y_batch must be below 2"),
+        ({"x_batch": x * torch.nan}, "x_batch must be finite"),
+    ):
+        arguments = {"x_batch": x, "y_batch": y, "a_batch": a, "fine_tune": fine_tune, **change}
+        with pytest.raises(ValueError, match=message):
+            explanation_size(model, **arguments)
+    assert trained == []
+
+
+def test_arrays_in_double_precision_and_single_numbers():
+    x, a = marked(20)
+    y, model = torch.ones(SAMPLES).long(), nn.Linear(FEATURES, 2).eval()
+    seeds: list[int] = []
+
+    def fine_tune(model: nn.Module, masks: MaskSampler) -> nn.Module:
+        seeds.append(masks.seed)
+        return model
+
+    settings = {"fine_tune": fine_tune, "sparsity": [0.1, 0.5, 1.0], "n_samples": 2, "seed": 3}
+    found = explanation_size(
+        model, x.double().numpy(), y.numpy(), a.double().numpy(), alphas=0.5, betas=0.1, **settings
+    )
+    expected = explanation_size(model, x, y, a, alphas=[0.5], betas=[0.1], **settings)
+    assert found == expected
+    assert seeds == [0, 0], "the seed of the draws is not that of the training"

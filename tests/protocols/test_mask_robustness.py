@@ -56,6 +56,30 @@ def test_equals_one_sample_at_a_time():
     assert result.accuracy[0, 1] == pytest.approx(right / 300)
 
 
+def test_float64_arrays_and_integers():
+    x, y = np.ones((6, 100)), np.array([1, 1, 1, 1, 0, 0])
+    model = nn.Linear(100, 2).eval()
+    expected = mask_robustness(model, torch.ones(6, 100), y)
+    for given in (x, x.astype(int), x.astype(np.float32)):
+        np.testing.assert_array_equal(mask_robustness(model, given, y).accuracy, expected.accuracy)
+
+
+def test_a_loss_of_exactly_the_tolerance_is_none():
+    x, y = torch.ones(100, 10), torch.ones(100, dtype=torch.int64)
+    x[:5] = 2
+    y[5:10] = 0
+
+    class LosesFive(CountsOnes):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            lost = (x == 2).any(1) & (x == 0).any(1)
+            return torch.stack([lost.double(), (~lost).double()], 1)
+
+    result = mask_robustness(LosesFive(0).eval(), x, y, [0, 0.5])
+    assert result.accuracy.tolist() == [[0.95, 0.9]]
+    assert result.plain_would_do()
+    assert not result.plain_would_do(0.0499)
+
+
 def test_bad_input():
     x, y = torch.ones(4, 5), torch.ones(4, dtype=torch.int64)
     model = nn.Linear(5, 2).eval()
@@ -65,5 +89,9 @@ def test_bad_input():
         mask_robustness(model, x, y, [])
     with pytest.raises(ValueError, match="y_batch must have shape"):
         mask_robustness(model, x, y[:2])
-    with pytest.raises(ValueError, match="evaluation mode"):
+    with pytest.raises(ValueError, match="tuned must be in evaluation mode"):
         mask_robustness(model, x, y, tuned=nn.Linear(5, 2).train())
+    with pytest.raises(ValueError, match="labels in y_batch must be below 2"):
+        mask_robustness(model, x, y + 1)
+    with pytest.raises(ValueError, match="x_batch must be finite"):
+        mask_robustness(model, x * torch.nan, y)
