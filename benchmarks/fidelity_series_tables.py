@@ -64,11 +64,11 @@ def main() -> None:
     quick = options("fidelity_series_tables", __doc__).quick
     n, n_samples, epochs = (20, 2, 5) if quick else (None, 15, 60)
     page = Page("fidelity_series_tables", ("aeon", "scikit-learn"), quick=quick)
-    for name, make in (("GunPoint", gunpoint), ("Breast cancer", breast_cancer)):
+    for name, make, passes in (("GunPoint", gunpoint, 200), ("Breast cancer", breast_cancer, 60)):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             model, (x_train, y_train, x_test, y_test) = make()
-        train(model, x_train, y_train, epochs=60, batch_size=16)
+        train(model, x_train, y_train, epochs=passes, batch_size=16)
         tuner, trainer = (
             FineTuner(
                 x_train,
