@@ -181,6 +181,6 @@ def markdown_table() -> str:
             path = "that of the inner function"
         # What moves the whole input removes no chosen element, so only Infidelity can use it.
         whole = entry.convention in ("whole", "whole_batch")
-        metrics = "Infidelity" if whole else "Infidelity, Fidelity, R-Fidelity, F-Fidelity"
+        metrics = "Infidelity" if whole else "all that perturb"
         rows.append(f"| `{entry.name}` | {entry.does} | {path} | {metrics} |")
     return "\n".join(rows)
