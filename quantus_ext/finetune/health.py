@@ -220,5 +220,5 @@ def _robust(
 
 def loses_little(accuracy: Sequence[float], tolerance: float) -> bool:
     """Say whether accuracies fall at most ``tolerance`` below the first of them."""
-    # Shares of a hundred are not exact: .95 - .9 is a little more than .05.
+    # Shares of a hundred are not exact: 1 - .95 is a little more than .05.
     return accuracy[0] - min(accuracy) <= tolerance + 1e-9

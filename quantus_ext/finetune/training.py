@@ -215,7 +215,8 @@ def with_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 def predictions(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     """Return the model's answers, int64 on the processor."""
     forward = Forward.of_module(model, device, softmax=None)
-    parts = (forward.clean(as_input(part, model, device)) for part in x.split(256))
+    with torch.autocast(device.type, enabled=False):
+        parts = [forward.clean(as_input(part, model, device)) for part in x.split(256)]
     return torch.cat([part.argmax(1).cpu() for part in parts])
 
 

@@ -174,7 +174,7 @@ class FineTuner:
         key = content_key(
             *(_VERSION, device.type, self.data.key, self.settings, mask_sampler),
             *_lasting(model, x, device),
-            teacher if y is None else None,
+            *(_lasting(teacher, x, device) if y is None and teacher is not None else ()),
         )
         trained = found = cache.find(key, self.cache_dir)
         if trained is None:

@@ -67,7 +67,6 @@ def test_float64_arrays_and_integers():
 def test_a_loss_of_exactly_the_tolerance_is_none():
     x, y = torch.ones(100, 10), torch.ones(100, dtype=torch.int64)
     x[:5] = 2
-    y[5:10] = 0
 
     class LosesFive(CountsOnes):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +74,7 @@ def test_a_loss_of_exactly_the_tolerance_is_none():
             return torch.stack([lost.double(), (~lost).double()], 1)
 
     result = mask_robustness(LosesFive(0).eval(), x, y, [0, 0.5])
-    assert result.accuracy.tolist() == [[0.95, 0.9]]
+    assert result.accuracy.tolist() == [[1, 0.95]]
     assert result.plain_would_do()
     assert not result.plain_would_do(0.0499)
 
