@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -41,14 +41,17 @@ class Plan:
     memory_format: torch.memory_format
 
 
-class _WidestTensor(TorchDispatchMode):
-    """Notes the largest tensor, in bytes, that operations make while the mode is on."""
+class _WidestTensor(TorchFunctionMode):
+    """Notes the largest tensor, in bytes, that torch's functions return while the mode is on.
+
+    A mode for dispatch would see inside functions too, and import the compiler, which takes
+    seconds.
+    """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self,
         func: Any,
         types: Any,
