@@ -251,12 +251,11 @@ class TorchMetric(Metric[list[float]]):
             # Before anything is trained or evaluated.
             explain.require()
 
+        probabilities = self.default_softmax if softmax is None else softmax
+
         def forward_of(module: nn.Module) -> Forward:
             return Forward.of_module(
-                module,
-                torch_device,
-                softmax=self.default_softmax if softmax is None else softmax,
-                chunk_size=self.chunk_size,
+                module, torch_device, softmax=probabilities, chunk_size=self.chunk_size
             )
 
         # What is tuned or trained in its place takes the same keywords.
@@ -275,6 +274,11 @@ class TorchMetric(Metric[list[float]]):
             rows = slice(start, start + batch_size)
             clean = forward.clean(x[rows][: self.clean_rows]) if known is None else known[rows]
             checks.labels_below(y, clean.shape[1])
+            if probabilities and clean.shape[1] == 1:
+                raise ValueError(
+                    "softmax must be False where the model has one output, of which the softmax is "
+                    "1 whatever it is; adapters.BinaryLogit makes two of a binary logit"
+                )
             labels = torch.from_numpy(y[rows]).to(torch_device)
             batch = Batch(
                 x=x[rows],

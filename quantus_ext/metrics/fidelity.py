@@ -107,6 +107,8 @@ class Fidelity(RemovalMetric):
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        if self.output == "label" and batch.clean.shape[1] == 1:
+            raise ValueError("output='label' needs a model with at least two outputs, it has one")
         if self.output == "probability" and not _are_probabilities(batch.clean):
             raise ValueError(
                 "output='probability' needs probabilities, which the outputs with softmax=False "
