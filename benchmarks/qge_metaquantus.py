@@ -18,12 +18,12 @@ import quantus
 import torch
 from metaquantus import InputPerturbationTest, MetaEvaluation, ModelPerturbationTest
 from quantus.functions.normalise_func import normalise_by_average_second_moment_estimate
-from quantus.helpers.enums import ScoreDirection
 from quantus.metrics.base import Metric
 
-from benchmarks.qge_study import options, parser, publish
+from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
 from quantus_ext import QGE, demo
+from quantus_ext.metaquantus import score_direction
 
 PAPER = {
     "Pixel-Flipping": ("0.579", "0.801"),
@@ -39,17 +39,6 @@ class Size(NamedTuple):
     inputs: int
     iterations: int
     perturbations: int
-
-
-class Higher(str):
-    """ "higher" for whoever compares, and false for MetaQuantus 0.0.5, which asks ``if
-    score_direction:`` and takes every text that is not empty for "lower".
-    """
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return False
 
 
 def metrics() -> dict[str, Metric[Any]]:
@@ -105,8 +94,8 @@ def evaluate(metric: Metric[Any], problem: demo.Problem, size: Size) -> dict[str
         nr_perturbations=size.perturbations,
         write_to_file=False,
     )
-    is_higher = metric.score_direction is ScoreDirection.HIGHER
-    right, wrong = (Higher("higher"), "higher") if is_higher else ("lower", Higher("higher"))
+    right = score_direction(metric)
+    wrong = score_direction("lower" if right == "higher" else "higher")
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation(
             estimator=metric,
@@ -171,7 +160,7 @@ def main() -> None:
         'are of LeNet on fMNIST. "Direction misread" is the same with higher and lower taken for '
         f'each other, as MetaQuantus 0.0.5 takes "higher".\n\n{table(size)}'
     )
-    publish("qge_metaquantus", ("metaquantus", "captum", "mlxtend"), text, quick=chosen.quick)
+    Page("qge_metaquantus", ("metaquantus", "captum", "mlxtend"), quick=chosen.quick).text(text)
 
 
 if __name__ == "__main__":

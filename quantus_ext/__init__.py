@@ -1,6 +1,6 @@
 """Faithfulness metrics for Quantus that are the papers', fast, and carry a standard error."""
 
-from quantus_ext import functional
+from quantus_ext import functional, metaquantus
 from quantus_ext.finetune import FineTuner
 from quantus_ext.metrics import (
     ABPC,
@@ -17,6 +17,7 @@ from quantus_ext.metrics import (
     RFidelity,
     SynScore,
 )
+from quantus_ext.registry import register, unregister
 
 __version__ = "0.1.0"
 
@@ -36,4 +37,7 @@ __all__ = [
     "RFidelity",
     "SynScore",
     "functional",
+    "metaquantus",
+    "register",
+    "unregister",
 ]

@@ -1,0 +1,89 @@
+"""The metrics among those that Quantus lists, for programs that find theirs there."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+from quantus.helpers import constants
+from quantus.helpers.enums import EvaluationCategory
+from quantus.metrics.base import Metric
+
+from quantus_ext import metrics
+
+WRAPPERS = "Wrapper"
+"""The category of QGE, which belongs to that of the metric that it is put around."""
+
+Listed = dict[str, dict[str, type[Metric[Any]]]]
+
+
+class Entry(NamedTuple):
+    """What was written where, and what stood there before."""
+
+    category: str
+    name: str
+    metric: type[Metric[Any]]
+    replaced: type[Metric[Any]] | None
+
+
+_entries: list[Entry] = []
+_new_categories: set[str] = set()
+
+
+def register(*, shadow: bool = False) -> None:
+    """Add the metrics of this package to ``quantus.AVAILABLE_METRICS``.
+
+    Each is listed under its ``evaluation_category`` by its ``name``; QGE, which has the category of
+    whatever metric it is put around, under a category ``"Wrapper"`` of its own. Importing the
+    package lists nothing. Called again, it lists nothing twice, and the last ``shadow`` counts.
+    Some need arguments: QGE a metric, PScore other models, ROAR a tuner and maps.
+
+    Parameters
+    ----------
+    shadow : bool, default False
+        Replace Quantus's metrics of the same name (``Infidelity``). By default they stay, and ours
+        are listed beside them, as ``Infidelity (quantus_ext)``.
+
+    Examples
+    --------
+    >>> import quantus, quantus_ext
+    >>> quantus_ext.register()
+    >>> quantus.AVAILABLE_METRICS["Faithfulness"]["F-Fidelity"].__name__
+    'FFidelity'
+    >>> [name for name in quantus.available_metrics()["Faithfulness"] if "Infidelity" in name]
+    ['Infidelity', 'Infidelity (quantus_ext)']
+    >>> quantus_ext.unregister()
+    >>> "F-Fidelity" in quantus.AVAILABLE_METRICS["Faithfulness"]
+    False
+    """
+    unregister()
+    # Declared read-only, but a dict, of which other modules have the same object.
+    listed = cast("Listed", constants.AVAILABLE_METRICS)
+    for class_name in metrics.__all__:
+        metric = getattr(metrics, class_name)
+        category = metric.evaluation_category
+        key = WRAPPERS if category is EvaluationCategory.NONE else category.value
+        if key not in listed:
+            listed[key] = {}
+            _new_categories.add(key)
+        taken = metric.name in listed[key]
+        name = f"{metric.name} (quantus_ext)" if taken and not shadow else metric.name
+        _entries.append(Entry(key, name, metric, listed[key].get(name)))
+        listed[key][name] = metric
+
+
+def unregister() -> None:
+    """Undo :func:`register`; entries that others have made or changed meanwhile stay."""
+    listed = cast("Listed", constants.AVAILABLE_METRICS)
+    for category, name, metric, replaced in _entries:
+        names = listed.get(category, {})
+        if names.get(name) is not metric:
+            continue
+        if replaced is None:
+            del names[name]
+        else:
+            names[name] = replaced
+    for category in _new_categories:
+        if listed.get(category) == {}:
+            del listed[category]
+    _entries.clear()
+    _new_categories.clear()

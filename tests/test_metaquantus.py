@@ -1,0 +1,310 @@
+"""Meta-evaluation: every metric is an estimator of MetaQuantus, read in the right direction."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import pickle
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import quantus
+import torch
+from quantus.helpers.enums import ScoreDirection
+from quantus.metrics.base import Metric
+from torch import nn
+
+from quantus_ext import QGE, FFidelity, Fidelity, FineTuner, Infidelity
+from quantus_ext.finetune import cache, training, tuner
+from quantus_ext.metaquantus import score_direction
+from tests.cases import CASES
+from tests.harness import MODALITIES, gradients, planted
+
+PARTS = {"IAC_{NR}", "IAC_{AR}", "IEC_{NR}", "IEC_{AR}"}
+
+
+def test_direction_of_metrics():
+    assert score_direction(Infidelity()) == "lower"
+    assert score_direction(Fidelity()) == "higher"
+    assert score_direction(Fidelity(score="minus")) == "lower"
+    assert score_direction(QGE(Infidelity(), signed=False)) == "lower"
+    assert score_direction(quantus.PixelFlipping()) == "lower"
+    # Quantus declares it LOWER; it is the drop of the output.
+    assert score_direction(quantus.RegionPerturbation()) == "higher"
+    assert score_direction(ScoreDirection.HIGHER) == "higher"
+    assert score_direction(score_direction("lower")) == "lower"
+
+
+@pytest.mark.parametrize("text", ["higher", "lower"])
+def test_direction_is_a_text(text):
+    direction = score_direction(text)
+    for made in (direction, copy.deepcopy(direction), pickle.loads(pickle.dumps(direction))):
+        assert isinstance(made, str)
+        assert bool(made) is (text == "lower")
+        assert made == text
+        assert hash(made) == hash(text)
+        assert {text: 1}[made] == 1
+        assert f"{made}" == text
+        assert json.loads(json.dumps({"d": made, made: 1})) == {"d": text, text: 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("up", ValueError, "higher.*up"),
+        ("", ValueError, "higher"),
+        (Infidelity, TypeError, "instance"),
+        (None, TypeError, "None"),
+    ],
+)
+def test_direction_of_something_else(given, error, message):
+    with pytest.raises(error, match=message):
+        score_direction(given)
+
+
+class Problem:
+    """A trained network of a modality and samples that it gets right."""
+
+    def __init__(self, modality: str, n: int = 6) -> None:
+        build, shape = MODALITIES[modality]
+        generator = np.random.default_rng(3)
+        y = np.arange(240) % 4
+        # Each class has a quarter of the values raised.
+        raised = np.arange(np.prod(shape)) * 4 // np.prod(shape) == y[:, None]
+        x = generator.normal(size=(240, *shape)) + 2.0 * raised.reshape(240, *shape)
+        self.x_train, self.y_train = torch.from_numpy(x).float(), torch.from_numpy(y)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            self.model = build()
+            optimiser = torch.optim.Adam(self.model.parameters(), lr=0.02)
+            for _ in range(60):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(self.model(self.x_train), self.y_train).backward()
+                optimiser.step()
+        self.model.eval()
+        with torch.no_grad():
+            right = (self.model(self.x_train).argmax(1) == self.y_train).numpy()
+        assert right.mean() > 0.9
+        self.x, self.y = self.x_train.numpy()[right][:n], y[right][:n]
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "x_batch": self.x,
+            "y_batch": self.y,
+            "s_batch": planted(self.x),
+            "softmax": True,
+        }
+
+
+_problems: dict[str, Problem] = {}
+
+
+def problem(modality: str) -> Problem:
+    if modality not in _problems:
+        _problems[modality] = Problem(modality)
+    return _problems[modality]
+
+
+@pytest.fixture
+def metaquantus() -> Iterator[Any]:
+    module = pytest.importorskip("metaquantus")
+    # It collects garbage at every call, and need not go through all that is loaded by now.
+    gc.freeze()
+    state = np.random.get_state()  # noqa: NPY002 - MetaQuantus draws from it
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        yield module
+    np.random.set_state(state)  # noqa: NPY002
+    gc.unfreeze()
+
+
+def suite(module: Any, *, kinds: tuple[str, ...] = ("Model", "Input")) -> dict[str, Any]:
+    weights = partial(module.ModelPerturbationTest, noise_type="multiplicative", mean=1.0)
+    tests = {
+        "Model Resilience Test": weights(type="Resilience", std=0.001),
+        "Model Adversary Test": weights(type="Adversary", std=10.0),
+        "Input Resilience Test": module.InputPerturbationTest(type="Resilience", noise=0.001),
+        "Input Adversary Test": module.InputPerturbationTest(type="Adversary", noise=20.0),
+    }
+    return {name: test for name, test in tests.items() if name.startswith(kinds)}
+
+
+def by_gradient(
+    model: nn.Module, inputs: np.ndarray, targets: np.ndarray, method: str, **_: object
+) -> np.ndarray:
+    """Explain inputs of any shape, by each of two methods."""
+    found = gradients(model, inputs, targets)
+    return found * inputs if method == "input×gradient" else found
+
+
+METHODS: dict[str, dict[str, Any]] = {"gradient": {}, "input×gradient": {}}
+QUANTUS_METHODS: dict[str, dict[str, Any]] = {
+    "Gradient": {},
+    "Saliency": {},
+    "IntegratedGradients": {"n_steps": 4},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore")
+def test_every_metric_is_an_estimator(metaquantus, name):
+    given = problem(CASES[name].modalities[0])
+    metric = CASES[name].metric()
+    evaluation = metaquantus.MetaEvaluation(
+        test_suite=suite(metaquantus),
+        xai_methods=METHODS,
+        iterations=2,
+        nr_perturbations=2,
+        explain_func=by_gradient,
+        write_to_file=False,
+    )
+    evaluation(estimator=metric, **given.arguments(), score_direction=score_direction(metric))
+    results = evaluation.results_meta_consistency_scores
+    assert set(results) == {"Model", "Input"}
+    for result in results.values():
+        assert set(result["consistency_scores"]) == PARTS
+        values = np.array([result["MC_mean"], *np.ravel([*result["consistency_scores"].values()])])
+        assert np.isfinite(values).all()
+        assert ((values >= 0) & (values <= 1)).all()
+    for scores in evaluation.results_eval_scores.values():
+        assert all(np.isfinite(values).all() for values in scores.values())
+
+
+class Known(Metric[list[float]]):
+    """Scores 0 what it knows, and the less (or more) the further model and input are from it."""
+
+    def __init__(self, given: Problem, direction: ScoreDirection) -> None:
+        super().__init__(
+            abs=False,
+            normalise=False,
+            normalise_func=None,
+            normalise_func_kwargs=None,
+            return_aggregate=False,
+            aggregate_func=np.mean,
+            default_plot_func=None,
+            disable_warnings=True,
+            display_progressbar=False,
+        )
+        self.weights = [w.detach().clone() for w in given.model.parameters()]
+        self.x = given.x.copy()
+        self.score_direction = direction  # type: ignore[misc]
+
+    def __call__(self, model: nn.Module, x_batch: np.ndarray, **_: object) -> list[float]:  # type: ignore[override]
+        of_weights = sum(
+            float((w.detach() - known).abs().sum())
+            for w, known in zip(model.parameters(), self.weights, strict=True)
+        )
+        distance = np.abs(x_batch - self.x).reshape(len(x_batch), -1).sum(1) + of_weights
+        sign = -1.0 if self.score_direction is ScoreDirection.HIGHER else 1.0
+        return [float(sign * d) for d in distance]
+
+
+def _fixed(module: Any) -> Any:
+    """Return MetaEvaluation as it is with its proposed fix: it compares with the two texts."""
+
+    class Fixed(module.MetaEvaluation):
+        @staticmethod
+        def compute_iec_adversary(Q_star, Q_hat, indices, score_direction):  # noqa: N803
+            assert score_direction in ("higher", "lower")
+            star, hat = Q_star[:, indices], Q_hat[:, indices]
+            worse = star < hat if score_direction == "lower" else star > hat
+            return float(worse.mean())
+
+    return Fixed
+
+
+@pytest.mark.parametrize("is_fixed", [False, True], ids=["released", "proposed fix"])
+@pytest.mark.parametrize("direction", ScoreDirection)
+def test_adversaries_are_worse_in_the_right_direction(metaquantus, direction, is_fixed):
+    given = problem("image")
+    metric = Known(given, direction)
+    kind = _fixed(metaquantus) if is_fixed else metaquantus.MetaEvaluation
+    evaluation = kind(
+        test_suite=suite(metaquantus),
+        xai_methods=METHODS,
+        iterations=1,
+        nr_perturbations=2,
+        explain_func=by_gradient,
+        write_to_file=False,
+    )
+    evaluation(estimator=metric, **given.arguments(), score_direction=score_direction(metric))
+    for kind in ("Model", "Input"):
+        found = evaluation.results_meta_consistency_scores[kind]["consistency_scores"]
+        assert found["IEC_{AR}"] == pytest.approx(1)
+    # What it must not be read as gives the opposite.
+    other = "lower" if direction is ScoreDirection.HIGHER else "higher"
+    opposite = evaluation.run_inter_analysis(score_direction=score_direction(other))
+    assert np.max(opposite["Model Adversary Test"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_benchmarking(metaquantus):
+    given = problem("image")
+    metric = CASES["RFidelity"].metric()
+    master = metaquantus.MetaEvaluation(
+        test_suite=suite(metaquantus),
+        xai_methods=QUANTUS_METHODS,
+        iterations=1,
+        nr_perturbations=2,
+        write_to_file=False,
+    )
+    benchmark = metaquantus.MetaEvaluationBenchmarking(
+        master=master,
+        estimators={
+            "Faithfulness": {
+                metric.name: {"init": metric, "score_direction": score_direction(metric)}
+            }
+        },
+        experimental_settings={
+            "quarters": {
+                "models": {"net": given.model},
+                "gc_layers": {"net": None},
+                "x_batch": given.x,
+                "y_batch": given.y,
+                "s_batch": planted(given.x),
+            }
+        },
+        keep_results=True,
+        softmax=True,
+    )
+    found = benchmark()["quarters"]["net"]["Faithfulness"][metric.name]
+    for kind in ("Model", "Input"):
+        assert 0 <= found["results_meta_consistency_scores"][kind]["MC_mean"] <= 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_training_for_each_distinct_model(metaquantus, monkeypatch):
+    given = problem("image")
+    trained: list[nn.Module] = []
+
+    def counted(model: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        trained.append(model)
+        return training.train(model, *arguments, **keywords)
+
+    monkeypatch.setattr(tuner, "train", counted)
+    cache.clear_memory()
+    fine_tune = FineTuner(given.x_train, given.y_train, epochs=1, display_progressbar=False)
+    metric = FFidelity([0.1, 0.3], fine_tune=fine_tune, n_samples=2)
+    calls = []
+    monkeypatch.setattr(
+        FFidelity,
+        "__call__",
+        lambda self, *a, _call=FFidelity.__call__, **k: calls.append(1) or _call(self, *a, **k),
+    )
+    name = "Model Resilience Test"
+    evaluation = metaquantus.MetaEvaluation(
+        test_suite={name: suite(metaquantus)[name]},
+        xai_methods=QUANTUS_METHODS,
+        iterations=1,
+        nr_perturbations=5,
+        write_to_file=False,
+    )
+    evaluation(estimator=metric, **given.arguments(), score_direction=score_direction(metric))
+    assert len(calls) == (1 + 5) * 3
+    assert len(trained) == 1 + 5
