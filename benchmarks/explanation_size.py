@@ -18,16 +18,15 @@ from scipy.ndimage import zoom
 from torch import Tensor, nn
 
 from benchmarks.fidelity_common import (
-    Page,
     accuracy,
     gradcam,
     integrated_gradients,
-    options,
     saliency,
     smoothgrad_squared,
     train,
 )
 from benchmarks.fidelity_digits import last_convolution
+from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
 from quantus_ext import FineTuner
 from quantus_ext.protocols import degrade, explanation_size
@@ -88,7 +87,7 @@ def network() -> nn.Module:
 
 
 def main() -> None:
-    quick = options("explanation_size", __doc__).quick
+    quick = options(parser("explanation_size", __doc__)).quick
     n, n_samples, epochs = (20, 2, 3) if quick else (200, 10, 12)
     # Real explainers are an illustration, and cost as much each.
     few, few_samples = n // 3, max(n_samples // 3, 2)

@@ -1,13 +1,10 @@
-"""What the studies of the fidelity family share: explainers, curves, tables and the page."""
+"""What the studies of the fidelity family share: explainers, curves and tables."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.timing import environment, markdown_table, write_atomically
+from benchmarks.page import Page
+from benchmarks.timing import markdown_table
 from quantus_ext import ROAR, FFidelity, Fidelity, FineTuner, RFidelity
 from quantus_ext.metrics.fidelity import SPARSITY
 from quantus_ext.protocols import RankAgreement, degrade, mask_robustness, rank_agreement
@@ -246,42 +244,3 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Return the share of right answers."""
     with torch.no_grad():
         return float((model(x).argmax(1) == y).double().mean())
-
-
-def options(script: str, description: str | None, **choices: Sequence[str]) -> argparse.Namespace:
-    """Parse the options that every study has, and those with ``choices``, the default first."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{script}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--quick", action="store_true", help="a small part of it, and no file")
-    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
-    for name, allowed in choices.items():
-        parser.add_argument(f"--{name}", choices=allowed, default=allowed[0])
-    parsed = parser.parse_args()
-    if parsed.threads:
-        torch.set_num_threads(parsed.threads)
-    return parsed
-
-
-class Page:
-    """The results of a script, written beside it section by section unless it is a quick run."""
-
-    def __init__(self, script: str, packages: Sequence[str], *, quick: bool) -> None:
-        self._quick = quick
-        self._path = Path(__file__).with_name(f"{script}.md")
-        module = Path(sys.argv[0]).stem
-        command = " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]])
-        versions = environment(("torch", "numpy", "quantus", "captum", *packages))
-        self._sections = [f"`{command}`", versions]
-        self._start = time.perf_counter()
-
-    def add(self, title: str, *paragraphs: str) -> None:
-        """Print a section and keep it."""
-        section = "\n\n".join([f"## {title}", *paragraphs])
-        print(f"{section}\n", flush=True)
-        self._sections.append(section)
-        if not self._quick:
-            took = f"Took {time.perf_counter() - self._start:.0f} s."
-            write_atomically(self._path, "\n\n".join([*self._sections, took]) + "\n")

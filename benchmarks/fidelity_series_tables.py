@@ -15,15 +15,14 @@ from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 
 from benchmarks.fidelity_common import (
-    Page,
     Scored,
     comparison,
     integrated_gradients,
-    options,
     robustness,
     smoothgrad_squared,
     train,
 )
+from benchmarks.page import Page, options, parser
 from quantus_ext import FineTuner
 
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -61,7 +60,7 @@ def breast_cancer() -> tuple[nn.Module, Split]:
 
 
 def main() -> None:
-    quick = options("fidelity_series_tables", __doc__).quick
+    quick = options(parser("fidelity_series_tables", __doc__)).quick
     n, n_samples, epochs = (20, 2, 5) if quick else (None, 15, 60)
     page = Page("fidelity_series_tables", ("aeon", "scikit-learn"), quick=quick)
     for name, make, passes in (("GunPoint", gunpoint, 200), ("Breast cancer", breast_cancer, 60)):

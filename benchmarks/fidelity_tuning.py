@@ -10,16 +10,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from benchmarks.fidelity_common import (
-    Page,
-    agreement,
-    areas_table,
-    curves,
-    levels_of,
-    options,
-    smoothgrad_squared,
-)
+from benchmarks.fidelity_common import agreement, areas_table, curves, levels_of, smoothgrad_squared
 from benchmarks.fidelity_digits import digits, trained_convolutions
+from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
 from quantus_ext import FFidelity
 from quantus_ext.protocols import mask_robustness
@@ -31,7 +24,7 @@ MASKED = (0.0, 0.05, 0.1, 0.2)
 
 
 def main() -> None:
-    quick = options("fidelity_tuning", __doc__).quick
+    quick = options(parser("fidelity_tuning", __doc__)).quick
     n, n_samples = (40, 2) if quick else (500, 10)
     data = digits()
     model = trained_convolutions(data)

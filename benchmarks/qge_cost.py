@@ -14,7 +14,7 @@ from quantus.metrics.base import Metric
 
 import quantus_ext
 from benchmarks.models import Case, lenet_on_digits
-from benchmarks.qge_study import options, parser, publish
+from benchmarks.page import Page, options, parser
 from benchmarks.timing import alternate, counted, markdown_table, ratio
 from quantus_ext import QGE
 
@@ -63,7 +63,7 @@ def main() -> None:
         f"{case.name}, default arguments; medians of {repeats} rounds in which the two take "
         f"turns, with the lowest and the highest ratio.\n\n{table}"
     )
-    publish("qge_cost", (), text, quick=chosen.quick)
+    Page("qge_cost", (), quick=chosen.quick).text(text)
 
 
 if __name__ == "__main__":

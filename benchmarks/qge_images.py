@@ -17,17 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.page import Page, options, parser
 from benchmarks.photos import SIDE, imagenet_network, photos_of
-from benchmarks.qge_study import (
-    GAIN_HEADER,
-    Gain,
-    Values,
-    gain,
-    gain_cells,
-    options,
-    parser,
-    publish,
-)
+from benchmarks.qge_study import GAIN_HEADER, Gain, Values, gain, gain_cells
 from benchmarks.timing import markdown_table
 from quantus_ext import demo
 from quantus_ext.functional import inverse
@@ -198,7 +190,7 @@ def main() -> None:
         "over inputs; the paper's are of 10,000 random explanations, five networks on ImageNet "
         "and 25 inputs each.\n\n" + _table(rows)
     )
-    publish("qge_images", ("mlxtend", "scikit-image"), text, quick=chosen.quick)
+    Page("qge_images", ("mlxtend", "scikit-image"), quick=chosen.quick).text(text)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,8 @@ from quantus.helpers.enums import ScoreDirection
 from quantus.metrics.base import Metric
 from torch import nn
 
-from benchmarks.qge_study import (
-    GAIN_HEADER,
-    Gain,
-    Values,
-    gain,
-    gain_cells,
-    options,
-    parser,
-    publish,
-)
+from benchmarks.page import Page, options, parser
+from benchmarks.qge_study import GAIN_HEADER, Gain, Values, gain, gain_cells
 from benchmarks.timing import markdown_table
 from quantus_ext import QGE, demo
 
@@ -164,7 +156,7 @@ def main() -> None:
             localisation(inputs, many),
         ]
     )
-    publish("qge_metrics", ("mlxtend",), text, quick=chosen.quick)
+    Page("qge_metrics", ("mlxtend",), quick=chosen.quick).text(text)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,13 @@
-"""What the studies of QGE share: rank correlations before and after, and the page they go on."""
+"""What the studies of QGE share: rank correlations before and after."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
-
-from benchmarks.timing import environment, write_atomically
 
 Values = NDArray[np.float64]
 
@@ -71,34 +65,3 @@ def gain_cells(gains: Sequence[Gain]) -> list[str]:
 
 
 GAIN_HEADER = ["τ(q, QGE)", "τ(q, one random)", "Δτ", "Δρ"]
-
-
-def parser(script: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the options that every study has."""
-    made = argparse.ArgumentParser(
-        prog=f"python -m benchmarks.{script}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    made.add_argument("--quick", action="store_true", help="a small part of it, and no file")
-    made.add_argument("--threads", type=int, help="of torch; its own choice by default")
-    return made
-
-
-def options(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line."""
-    parsed = made.parse_args()
-    if parsed.threads:
-        torch.set_num_threads(parsed.threads)
-    return parsed
-
-
-def publish(script: str, packages: Sequence[str], text: str, *, quick: bool) -> None:
-    """Print the results and, unless it was a quick run, write them beside the script."""
-    print(text)
-    if quick:
-        return
-    command = " ".join([f"python -m benchmarks.{script}", *sys.argv[1:]])
-    versions = environment(("torch", "numpy", "scipy", "quantus", *packages))
-    path = Path(__file__).with_name(f"{script}.md")
-    write_atomically(path, f"`{command}`\n\n{versions}\n\n{text}\n")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.fidelity_common import gradcam, per_position, saliency
+from benchmarks.page import Page, options, parser
 from benchmarks.photos import Photo, imagenet_network, photos_of
-from benchmarks.qge_study import options, parser, publish
 from benchmarks.timing import markdown_table
 from quantus_ext import functional
 from quantus_ext.engine.elements import elements_of
@@ -131,7 +131,7 @@ def main() -> None:
         f"over the photos. In bold what beats random maps, of which there are {RANDOM_MAPS}. "
         '"Blur" is the mean over 31×31 pixels.\n\n' + "\n\n".join(sections)
     )
-    publish("removal_photos", ("captum", "scikit-image"), text, quick=chosen.quick)
+    Page("removal_photos", ("captum", "scikit-image"), quick=chosen.quick).text(text)
 
 
 if __name__ == "__main__":

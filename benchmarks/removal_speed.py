@@ -11,7 +11,7 @@ import numpy as np
 import quantus
 
 from benchmarks.models import Case, cnn_on_noise, lenet_on_digits
-from benchmarks.qge_study import options, parser, publish
+from benchmarks.page import Page, options, parser
 from benchmarks.timing import alternate, counted, markdown_table, ratio
 from quantus_ext import ABPC, Deletion, LeRF, MoRF
 
@@ -73,7 +73,7 @@ def main() -> None:
             ["", "MoRF", "LeRF", "ABPC"], [shared_evaluations(*case) for case in cases]
         )
     )
-    publish("removal_speed", ("mlxtend",), text, quick=chosen.quick)
+    Page("removal_speed", ("mlxtend",), quick=chosen.quick).text(text)
 
 
 if __name__ == "__main__":
