@@ -193,9 +193,9 @@ class Known(Metric[list[float]]):
         )
         self.weights = [w.detach().clone() for w in given.model.parameters()]
         self.x = given.x.copy()
-        self.score_direction = direction  # type: ignore[misc]
+        self.score_direction = direction
 
-    def __call__(self, model: nn.Module, x_batch: np.ndarray, **_: object) -> list[float]:  # type: ignore[override]
+    def __call__(self, model: nn.Module, x_batch: np.ndarray, **_: object) -> list[float]:
         of_weights = sum(
             float((w.detach() - known).abs().sum())
             for w, known in zip(model.parameters(), self.weights, strict=True)
