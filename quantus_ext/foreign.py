@@ -7,6 +7,7 @@ import inspect
 import pickle
 import random
 import reprlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from torch import Tensor, nn
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+
+_one_at_a_time = threading.RLock()
+"""Held during a call of another package's metric: global random states are shared by threads."""
 
 Maps = Callable[[np.ndarray], np.ndarray]
 """Attributions of a batch in, others of the same shape out."""
@@ -159,6 +163,7 @@ class ForeignMetric:
             If Quantus refuses the attributions, or the scores are not one a sample.
         """
         with (
+            _one_at_a_time,
             _isolated(batch.device),
             _any_values_pass(),
             _rows_counted(self.call.model) as (model, rows),

@@ -8,6 +8,7 @@ import pickle
 import random
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -931,3 +932,16 @@ def test_the_inner_metrics_own_custom_batch_goes_along_with_the_samples():
     for rows in (entry.call["custom_batch"] * 2, np.ones((3, 4), dtype=int)):
         with pytest.raises(ValueError, match=f"custom_batch must .* 6 samples, holds {len(rows)}"):
             QGE(entry.make())(**problem.arguments(custom_batch=rows))
+
+
+def test_threads_do_not_disturb_each_other_nor_quantus():
+    inputs, strict = make_inputs("image", dtype=torch.float32), asserts.assert_attributions
+
+    def scores(_: int) -> list[float]:
+        metric = QGE(quantus.FaithfulnessCorrelation(subset_size=9, nr_runs=10))
+        return metric(inputs.model, inputs.x, inputs.y, inputs.a, device="cpu")
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(scores, range(8)))
+    assert all(result == results[0] for result in results)
+    assert asserts.assert_attributions is strict
