@@ -65,7 +65,11 @@ class Explainer:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Explain ``y`` of ``x``, both on the model's device."""
         explained = self.require()(
-            model=model, inputs=x.cpu().numpy(), targets=y.cpu().numpy(), **self.keywords
+            # Copies, because functions may write into what they are given.
+            model=model,
+            inputs=x.cpu().numpy().copy(),
+            targets=y.cpu().numpy().copy(),
+            **self.keywords,
         )
         return _tensor("a_batch", explained, x.device, _map_dtype(x))
 
@@ -338,7 +342,7 @@ class TorchMetric(Metric[list[float]]):
             # One sample at a time: Quantus's functions divide by the maximum of what they get.
             maps = a.cpu().numpy()
             normalised = [
-                self.normalise_func(maps[i : i + 1]) if maps[i].any() else maps[i : i + 1]
+                self.normalise_func(maps[i : i + 1].copy()) if maps[i].any() else maps[i : i + 1]
                 for i in range(len(maps))
             ]
             a = torch.from_numpy(np.concatenate(normalised)).to(a)

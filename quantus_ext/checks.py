@@ -65,8 +65,7 @@ def fraction(name: str, value: object) -> float:
 
 def fractions(name: str, values: object) -> list[float]:
     """Return a non-empty list of floats in (0, 1]; a single number makes a list of one."""
-    if isinstance(values, (np.ndarray, Tensor)):
-        values = values.tolist()
+    values = _listed(values)
     if isinstance(values, Real):
         values = [values]
     if not isinstance(values, Sequence) or isinstance(values, str):
@@ -81,8 +80,7 @@ def grid(name: str, steps: object) -> list[float]:
 
     A number of equal steps, or the fractions, to which 0 and 1 are added where they are missing.
     """
-    if isinstance(steps, (np.ndarray, Tensor)):
-        steps = steps.tolist()
+    steps = _listed(steps)
     if isinstance(steps, str) or not isinstance(steps, Sequence):
         count = positive_integer(name, steps)
         return [step / count for step in range(count + 1)]
@@ -92,6 +90,26 @@ def grid(name: str, steps: object) -> list[float]:
     if any(second <= first for first, second in pairwise(inner)):
         raise ValueError(f"{name} must increase, is {inner}")
     return sorted({0.0, *inner, 1.0})
+
+
+def _listed(values: object) -> object:
+    """Return the numbers of an array; a single-precision 0.7 is 0.7, as it is printed."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    if not isinstance(values, np.ndarray):
+        return values
+    narrow = values.dtype.kind == "f" and values.dtype.itemsize < 8
+    return [float(str(value)) for value in values] if narrow and values.ndim else values.tolist()
+
+
+def without_channel(s: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Drop an axis of one channel, first or last, where that gives ``shape``, (n, \\*spatial)."""
+    for axis in (1, -1):
+        if s.ndim == len(shape) + 1 and s.shape[axis] == 1:
+            squeezed = s.squeeze(axis)
+            if tuple(squeezed.shape) == shape:
+                return squeezed
+    return s
 
 
 def seed(value: object) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from quantus_ext.functional.scores import Scores
@@ -50,8 +49,18 @@ def p_score(a: Tensor, others: Sequence[Tensor]) -> Scores:
     if a.ndim > 2 and any(other.shape[1] != a.shape[1] for other in others):
         a = a.sum(1, keepdim=True)
         others = [other.sum(1, keepdim=True) for other in others]
-    own = F.normalize(a.flatten(1).double(), dim=1)
-    units = torch.stack([F.normalize(other.flatten(1).double(), dim=1) for other in others], 1)
-    score = (own * F.normalize(units.mean(1), dim=1)).sum(1)
+    own = _unit(a)
+    units = torch.stack([_unit(other) for other in others], 1)
+    score = (own * _unit(units.mean(1))).sum(1)
     similarity = (own.unsqueeze(1) * units).sum(2)
     return Scores(score, torch.zeros_like(score), {"similarity": similarity})
+
+
+def _unit(maps: Tensor) -> Tensor:
+    """Return maps of unit length, however small they were, flat; zeros stay."""
+    flat = maps.flatten(1).double()
+    largest = flat.abs().amax(1, keepdim=True)
+    # First by the largest value, or the squares of a saturated model's gradients vanish.
+    flat = flat / largest.where(largest > 0, 1.0)
+    length: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+    return flat / length.clamp(min=1.0)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
@@ -74,7 +75,8 @@ def removal_curves(
     perturbation : Perturbation, optional
         What removed elements become; by default 0.
     n_draws : int, default 1
-        Draws of each state where the perturbation is random.
+        Draws of each state where the perturbation is random; which draws depends on what other
+        scores are asked for.
     seed, index, clean
         As for :func:`quantus_ext.functional.infidelity`.
 
@@ -104,6 +106,10 @@ def removal_curves(
     >>> [(name, round(float(s.score), 3)) for name, s in result.items()]
     [('morf', 4.0), ('lerf', 2.0), ('abpc', 2.0), ('deletion', 1.75), ('insertion', 4.25)]
     """
+    for name in scores:
+        checks.one_of("scores", name, tuple(CURVES))
+    if len(fractions) < 2 or fractions[0] != 0 or fractions[-1] != 1:
+        raise ValueError(f"fractions must go from 0 to 1, are {list(fractions)}")
     forward = forward if isinstance(forward, Forward) else Forward(forward)
     perturbation = perturbation or replace_by(0.0)
     elements = elements or elements_of(x)

@@ -28,8 +28,8 @@ class PScore(TorchMetric):
     models agree on what matters, an explainer that finds it gives similar maps for all of them.
 
     The ensemble's maps are found again by the content of model, explainer and data, so that a
-    second metric or call does not explain again; an explainer that draws from a global random
-    state is called once for each of these.
+    second metric or call does not explain again. What an explainer draws from a global random
+    state, or reads from another file of one's own, is no part of that, nor are hooks on a model.
 
     Parameters
     ----------
@@ -51,6 +51,7 @@ class PScore(TorchMetric):
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
+    clean_rows = 1
 
     def __init__(self, models: Sequence[nn.Module], **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)
@@ -60,23 +61,36 @@ class PScore(TorchMetric):
                 raise TypeError(f"models[{number}] must be a torch.nn.Module, is {model!r}")
         if not self.models:
             raise ValueError("models must hold at least one model, is empty")
+        self._keys: dict[int, str] = {}
+
+    def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+        """Return the model itself; what was known of the models of the last call is forgotten."""
+        self._keys = {}
+        return model
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        scored = content_key(batch.model)
-        others = [model for model in self.models if content_key(model) != scored]
+        scored = self._key(batch.model)
+        others = {n: model for n, model in enumerate(self.models) if self._key(model) != scored}
         if not others:
             raise ValueError("models must hold another model than the scored one, holds only that")
-        explained = [self._explained(model, batch) for model in others]
+        explained = [self._explained(n, model, batch) for n, model in others.items()]
         return functional.p_score(batch.a, [self._prepared(a, batch.x) for a in explained])
 
-    def _explained(self, model: nn.Module, batch: Batch) -> Tensor:
-        checks.evaluation_mode(model)
+    def _key(self, model: nn.Module) -> str:
+        """Return what a model is known by, computed once a call."""
+        if id(model) not in self._keys:
+            self._keys[id(model)] = content_key(model)
+        return self._keys[id(model)]
+
+    def _explained(self, number: int, model: nn.Module, batch: Batch) -> Tensor:
+        checks.evaluation_mode(model, f"models[{number}]")
         checks.resolve_device(model, batch.x.device)
         explainer = (batch.explain.require(), batch.explain.keywords)
-        key = content_key(model, explainer, batch.x, batch.y)
+        key = content_key(self._key(model), explainer, batch.x, batch.y)
         maps = _maps.get(key)
         if maps is None:
-            maps = batch.explain(model, batch.x, batch.y)
+            # A copy, because what was returned may be a buffer that is written again.
+            maps = batch.explain(model, batch.x, batch.y).cpu().clone()
             _maps.put(key, maps)
         return maps.to(batch.x.device)

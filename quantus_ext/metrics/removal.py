@@ -74,17 +74,22 @@ class RemovalMetric(TorchMetric):
         self.perturb_func = perturbation.bind(
             perturb_func or baseline_replacement_by_indices, perturb_baseline, perturb_func_kwargs
         )
+        if not perturbation.resolve(self.perturb_func).uses_mask:
+            raise ValueError(
+                "perturb_func must change the chosen elements only, "
+                f"{getattr(perturb_func, '__name__', perturb_func)} changes the whole input"
+            )
 
     def elements(self, batch: Batch) -> Elements:
         """Return the elements of the samples, from ``s_batch`` where they are segments."""
-        segments = _segments(batch.s) if self.element == "segment" else None
+        segments = _segments(batch.s, batch.x) if self.element == "segment" else None
         return elements_of(batch.x, self.element, patch_size=self.patch_size, segments=segments)
 
 
-def _segments(s: np.ndarray | Tensor | None) -> Tensor | None:
+def _segments(s: np.ndarray | Tensor | None, x: Tensor) -> Tensor | None:
     if s is None:
         return None
     ids = s if isinstance(s, Tensor) else torch.from_numpy(np.asarray(s))
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"s_batch must hold integer segment ids, has dtype {ids.dtype}")
-    return ids
+    return checks.without_channel(ids, (len(x), *(x.shape[2:] or x.shape[1:])))

@@ -43,6 +43,7 @@ class SynScore(TorchMetric):
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.LOCALISATION
+    clean_rows = 1
     nan_reason = "s_batch marks none of their elements, or all"
 
     def __init__(self, measure: Measure = "auroc", **common: Unpack[CommonArguments]) -> None:
@@ -61,9 +62,9 @@ def _truth(s: np.ndarray | Tensor | None, shape: tuple[int, ...], device: torch.
     """Return the planted elements, shape (n, t)."""
     if s is None:
         raise ValueError("s_batch must mark the planted elements, is None")
-    truth = torch.as_tensor(s)
     without_channel = (shape[0], *shape[2:]) if len(shape) > 2 else shape
-    if tuple(truth.shape) not in (shape, without_channel):
+    truth = checks.without_channel(torch.as_tensor(s), without_channel)
+    if tuple(truth.shape) != without_channel:
         raise ValueError(
             f"s_batch must have shape {without_channel} or {shape}, has {tuple(truth.shape)}"
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import quantus
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -55,6 +55,13 @@ def test_a_linear_model_in_closed_form():
     for name, value in expected.items():
         assert float(result[name].score) == pytest.approx(value, rel=1e-12), name
         assert float(result[name].standard_error) == 0
+    details = result["abpc"].details
+    np.testing.assert_array_equal(details["curve_morf"][0], most)
+    np.testing.assert_array_equal(details["curve_lerf"][0], least)
+    assert float(details["morf"]) == pytest.approx(expected["morf"])
+    assert float(details["lerf"]) == pytest.approx(expected["lerf"])
+    assert float(details["original_score"]) == float(details["final_drop"]) == 190
+    assert float(details["baseline_score"]) == 0
     assert float(result["deletion"].details["final_drop"]) == 190
     assert float(result["insertion"].details["final_rise"]) == 190
 
@@ -82,6 +89,7 @@ def test_the_area_under_a_straight_curve_does_not_depend_on_the_steps():
 
 
 @settings(deadline=None, max_examples=60)
+@example(t=100, steps=[0.07, 0.29, 0.55, 0.57], zeros=True, metric=MoRF)
 @given(
     t=st.integers(1, 40),
     steps=st.one_of(
@@ -264,3 +272,73 @@ def test_baselines_by_name():
 def test_bad_settings_are_named(keywords, error, message):
     with pytest.raises(error, match=message):
         Deletion(**keywords)
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_fractions_in_single_precision_are_what_they_print(array):
+    inputs = make_inputs("table")
+    tenths = [k / 10 for k in range(11)]
+    narrow = array(tenths, dtype={np.array: np.float32, torch.tensor: torch.float32}[array])
+    assert MoRF(narrow).fractions == tenths
+    np.testing.assert_array_equal(inputs.call(MoRF(narrow)), inputs.call(MoRF(tenths)))
+
+
+def test_the_sample_index_decides_on_ties_and_draws():
+    inputs = make_inputs("table")
+    x, y = torch.from_numpy(inputs.x[:1]).expand(2, -1), torch.from_numpy(inputs.y[:1]).expand(2)
+    grid = {"fractions": [0, 0.3, 0.6, 1], "scores": ["morf"]}
+    for a, settings_ in (
+        (torch.ones_like(x), {}),
+        (x, {"perturbation": replace_by("uniform"), "n_draws": 3}),
+    ):
+        for index, equal in (([4, 4], True), ([4, 5], False)):
+            result = removal_curves(
+                inputs.model, x, a, y, index=torch.tensor(index), **grid, **settings_
+            )["morf"]
+            assert (result.score[0] == result.score[1]) == equal
+
+
+def test_equal_answers_have_no_error():
+    # Seven times the same answer: the sums' rounding must not make a variance below 0.
+    result = removal_curves(
+        lambda rows: torch.full((len(rows), 1), 0.05, dtype=torch.float64),
+        torch.ones(2, 5),
+        torch.ones(2, 5),
+        torch.zeros(2, dtype=torch.long),
+        fractions=[0, 0.5, 1],
+        scores=["deletion"],
+        perturbation=replace_by("uniform"),
+        n_draws=7,
+    )["deletion"]
+    assert (result.standard_error < 1e-8).all()
+
+
+def test_segments_as_quantus_has_them():
+    inputs = make_inputs("image")
+    ids = np.arange(64).reshape(1, 8, 8).repeat(5, 0) // 8
+    scores = inputs.call(MoRF(4, element="segment"), s_batch=ids)
+    for same in (ids[:, None], ids[..., None]):
+        np.testing.assert_array_equal(inputs.call(MoRF(4, element="segment"), s_batch=same), scores)
+
+
+def test_what_moves_the_whole_input_is_refused():
+    with pytest.raises(ValueError, match="perturb_func must change the chosen elements only, rot"):
+        MoRF(
+            perturb_func=quantus.functions.perturb_func.rotation,
+            perturb_func_kwargs={"perturb_angle": 10},
+        )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"fractions": [0.2, 0.5]}, r"fractions must go from 0 to 1, are \[0.2, 0.5\]"),
+        ({"fractions": [1.0]}, "fractions must go from 0 to 1"),
+        ({"fractions": [0, 1], "scores": ["auc"]}, "scores must be one of .* is 'auc'"),
+        ({"fractions": [0, 1], "scores": "morf"}, "scores must be one of .* is 'm'"),
+    ],
+)
+def test_bad_arguments_of_the_function(keywords, message):
+    x = torch.ones(1, 3)
+    with pytest.raises(ValueError, match=message):
+        removal_curves(lambda rows: rows, x, x, LABEL, **keywords)

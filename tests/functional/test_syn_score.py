@@ -44,7 +44,13 @@ def test_masks_with_and_without_a_channel_and_bad_ones():
     masks = np.zeros((5, 8, 8), dtype=bool)
     masks[:, :2, :2] = True
     scores = inputs.call(SynScore(), s_batch=masks)
-    for same in (masks[:, None], masks.astype(float), torch.from_numpy(masks), list(masks)):
+    for same in (
+        masks[:, None],
+        masks[..., None],
+        masks.astype(float),
+        torch.from_numpy(masks),
+        list(masks),
+    ):
         np.testing.assert_array_equal(inputs.call(SynScore(), s_batch=same), scores)
     with pytest.raises(ValueError, match=r"s_batch must have shape \(5, 8, 8\) or \(5, 1, 8, 8\)"):
         inputs.call(SynScore(), s_batch=masks[:, :4])

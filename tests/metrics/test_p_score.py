@@ -12,6 +12,7 @@ from torch import nn
 from quantus_ext import QGE, PScore
 from quantus_ext.base import Explainer
 from quantus_ext.functional import p_score
+from quantus_ext.metrics import p_score as p_score_module
 from tests.harness import MODALITIES, Inputs, gradients, make_inputs
 
 
@@ -54,9 +55,11 @@ def test_the_explainers_own_map_of_an_equal_model_agrees_wholly():
     np.testing.assert_allclose(
         inputs.call(PScore([other], abs=True), a_batch=-a), 1.0, err_msg="both maps are prepared"
     )
-    metric = PScore(ensemble(3))
-    inputs.call(metric)
+    metric = PScore([other, *ensemble(3)[1:]])
+    inputs.call(metric, a_batch=1000 * a)
     assert metric.details["similarity"].shape == (5, 3)
+    np.testing.assert_allclose(metric.details["similarity"][:, 0], 1.0)
+    assert (np.abs(metric.details["similarity"][:, 1:]) < 1).all()
 
 
 def test_the_ensembles_maps_are_made_once_for_model_explainer_and_data(monkeypatch):
@@ -95,6 +98,58 @@ def test_maps_with_one_channel_are_compared_with_sums():
     np.testing.assert_allclose(inputs.call(PScore(models), a_batch=summed), expected)
 
 
+def test_any_map_with_one_channel_makes_all_be_summed():
+    a = torch.tensor([[[1.0, 2.0], [3.0, -1.0]]])
+    summed = a.sum(1, keepdim=True)
+    mixed = p_score(a, [a.flip(1), summed]).score
+    torch.testing.assert_close(mixed, p_score(summed, [summed, summed]).score)
+
+
+def test_tiny_maps_count_as_large_ones():
+    a = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    for scale in (1e-13, 1e-30, 1e-200, 1e200):
+        assert float(p_score(scale * a, [scale * a]).score) == pytest.approx(1.0)
+        mixed = p_score(a, [scale * a, torch.tensor([[4.0, -3.0]])])
+        assert float(mixed.score) == pytest.approx(0.5**0.5)
+
+
+def test_a_buffer_that_the_explainer_uses_again_spoils_nothing():
+    inputs, models = make_inputs("image"), ensemble(3)
+    expected = inputs.call(PScore(models))
+    buffer = np.empty_like(inputs.x)
+
+    def into_buffer(model, inputs, targets, **_):
+        buffer[:] = gradients(model, inputs, targets)
+        return buffer
+
+    np.testing.assert_array_equal(inputs.call(PScore(models), explain_func=into_buffer), expected)
+    buffer[:] = 0
+    np.testing.assert_array_equal(inputs.call(PScore(models), explain_func=into_buffer), expected)
+
+
+def test_a_normalisation_in_place_spoils_nothing():
+    inputs, models = make_inputs("image"), ensemble(2)
+    expected, a = inputs.call(PScore(models)), inputs.a.copy()
+
+    def in_place(maps, **_):
+        maps -= 5.0
+        return maps
+
+    inputs.call(PScore(models, normalise=True, normalise_func=in_place))
+    np.testing.assert_array_equal(inputs.a, a)
+    np.testing.assert_array_equal(inputs.call(PScore(models)), expected)
+
+
+def test_each_model_is_known_once_a_call(monkeypatch):
+    inputs, keys = make_inputs("image"), []
+    known = p_score_module.content_key
+    monkeypatch.setattr(
+        p_score_module, "content_key", lambda *what: keys.append(what) or known(*what)
+    )
+    inputs.call(PScore(ensemble(2)), batch_size=1)
+    assert sum(len(what) == 1 for what in keys) == 3
+
+
 def test_a_map_of_zeros_points_nowhere():
     a = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     others = [torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [3.0, 4.0]])]
@@ -114,7 +169,7 @@ def test_bad_models():
     with pytest.raises(TypeError, match=r"models\[1\] must be a torch.nn.Module, is 'resnet'"):
         PScore([nn.Linear(1, 1), "resnet"])
     inputs = make_inputs("image")
-    with pytest.raises(ValueError, match="in evaluation mode"):
+    with pytest.raises(ValueError, match=r"models\[0\] must be in evaluation mode"):
         inputs.call(PScore([ensemble(1)[0].train()]))
     with pytest.raises(TypeError, match="explain_func must be callable, is None"):
         inputs.call(PScore(ensemble(1)), explain_func=None)
