@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from benchmarks.fidelity_common import (
     train,
 )
 from benchmarks.fidelity_digits import Transformer, convolutions, digits
-from benchmarks.page import Page, options, parser
+from benchmarks.qge_study import options, parser, publish
 from benchmarks.timing import markdown_table
 from quantus_ext import (
     ABPC,
@@ -72,7 +73,8 @@ class Data:
     y_test: Tensor
     networks: dict[str, Callable[[], nn.Module]]
     window: tuple[int, ...]
-    patch: int
+    kind: Literal["patch", "pattern"]
+    planted: int
 
 
 def mnist() -> Data:
@@ -93,7 +95,15 @@ def mnist() -> Data:
         "transformer": Transformer,
     }
     return Data(
-        "MNIST", data.x_train, data.y_train, data.x_test, data.y_test, networks, (1, 4, 4), 6
+        "MNIST",
+        data.x_train,
+        data.y_train,
+        data.x_test,
+        data.y_test,
+        networks,
+        (1, 4, 4),
+        "pattern",
+        12,
     )
 
 
@@ -125,7 +135,9 @@ def electricity() -> Data:
             nn.Linear(32, 2),
         ),
     }
-    return Data("Electricity demand", x[:700], y[:700], x[700:], y[700:], networks, (1, 3), 6)
+    return Data(
+        "Electricity demand", x[:700], y[:700], x[700:], y[700:], networks, (1, 3), "patch", 6
+    )
 
 
 def explainers(window: tuple[int, ...]) -> dict[str, Explain]:
@@ -211,8 +223,8 @@ def scores_of(
             model,
             data.x_train[:half],
             data.y_train[:half],
-            kind="patch",
-            size=data.patch,
+            kind=data.kind,
+            size=data.planted,
             epochs=2 * epochs,
         )
         facts[number] += [f"{planted.accuracy:.3f}", f"{planted.accuracy_without:.3f}"]
@@ -281,7 +293,7 @@ def section(data: Data, *, quick: bool) -> str:
 def main() -> None:
     chosen = options(parser("m4", __doc__))
     text = "\n\n".join(section(make(), quick=chosen.quick) for make in (mnist, electricity))
-    Page("m4", ("aeon", "captum", "mlxtend"), quick=chosen.quick).text(text)
+    publish("m4", ("aeon", "captum", "mlxtend"), text, quick=chosen.quick)
 
 
 if __name__ == "__main__":
