@@ -186,7 +186,7 @@ def train(
                 waited = 0 if better else waited + 1
                 best_accuracy = max(best_accuracy, now.accuracy)
                 lowest_loss = min(lowest_loss, now.loss)
-                error = math.sqrt(best_accuracy * (1 - best_accuracy) / len(run.validation))
+                error = _standard_error(best_accuracy, len(run.validation))
                 if now.accuracy >= best_accuracy - error:
                     kept, kept_epoch, state = now, epoch, _snapshot(work)
                 if waited >= settings.patience:
@@ -201,6 +201,12 @@ def train(
     seconds = time.perf_counter() - started
     report = TuningReport(epoch, kept_epoch, before.accuracy, kept.accuracy, seconds)
     return Trained(state, report)
+
+
+def _standard_error(accuracy: float, rows: int) -> float:
+    """Return the standard error of a share of few rows, which is not 0 where all were right."""
+    smoothed = (accuracy * rows + 1) / (rows + 2)
+    return math.sqrt(smoothed * (1 - smoothed) / rows)
 
 
 def with_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
