@@ -51,7 +51,6 @@ class PScore(TorchMetric):
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
-    clean_rows = 1
 
     def __init__(self, models: Sequence[nn.Module], **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)

@@ -43,7 +43,6 @@ class SynScore(TorchMetric):
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.LOCALISATION
-    clean_rows = 1
     nan_reason = "s_batch marks none of their elements, or all"
 
     def __init__(self, measure: Measure = "auroc", **common: Unpack[CommonArguments]) -> None:
