@@ -161,15 +161,27 @@ def _answers_in_one_pass(
 
     The regions are the engine's draws, so that a chunk is full however few the samples are.
     """
+    # Comparing ranks costs as much as a small network, so they are narrow, and each end is only
+    # looked at where a region has one.
+    narrow = torch.int16 if elements.largest < 2**15 else torch.int32
+    short = ranks.to(narrow)
     first, past = (
-        torch.tensor(bounds, device=x.device).T
+        torch.tensor(bounds, dtype=narrow, device=x.device).T
         for bounds in ([r.first for r in regions], [r.past for r in regions])
     )
+    from_the_top = not any(any(region.first) for region in regions)
+    to_the_end = all(set(region.past) == {elements.largest} for region in regions)
 
     def sampler(samples: slice, draws: slice, keys: Tensor) -> Tensor:
-        rank = ranks[samples].unsqueeze(1)
+        rank = short[samples].unsqueeze(1)
         lower, upper = (bound[samples, draws].unsqueeze(-1) for bound in (first, past))
-        return elements.expand((rank >= lower) & (rank < upper), samples)
+        if from_the_top:
+            chosen = rank < upper
+        elif to_the_end:
+            chosen = rank >= lower
+        else:
+            chosen = (rank >= lower) & (rank < upper)
+        return elements.expand(chosen, samples)
 
     def statistic(block: Block) -> Tensor:
         answers = answer(block.outputs, y[block.samples][:, None], output)
