@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from benchmarks.fidelity_common import gradcam, per_position, saliency
+from benchmarks.fidelity_digits import last_convolution
 from benchmarks.page import Page, options, parser
 from benchmarks.photos import Photo, imagenet_network, photos_of
 from benchmarks.timing import markdown_table
@@ -38,14 +40,7 @@ RANDOM_MAPS = 5
 
 def integrated_gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Integrated Gradients from black, 24 steps."""
-    from captum.attr import IntegratedGradients
-
     return IntegratedGradients(model).attribute(x, target=y, n_steps=24, internal_batch_size=8)
-
-
-def last_convolution(model: nn.Module) -> nn.Module:
-    """Return the layer that GradCAM explains."""
-    return [module for module in model.modules() if isinstance(module, nn.Conv2d)][-1]
 
 
 def explainers() -> dict[str, Callable[[nn.Module, Tensor, Tensor], Tensor]]:

@@ -17,7 +17,7 @@ from quantus.helpers.enums import ScoreDirection
 from quantus.metrics.base import Metric
 
 from quantus_ext import checks
-from quantus_ext.metrics.qge import _direction
+from quantus_ext.metrics.qge import better_scores
 
 
 class DirectionText(str):
@@ -76,4 +76,4 @@ def score_direction(metric: Metric[Any] | ScoreDirection | str) -> str:
         return DirectionText(text)
     if not isinstance(metric, Metric):
         raise TypeError(f"metric must be an instance of a Quantus metric, is {metric!r}")
-    return DirectionText(_direction(metric, None).value)
+    return DirectionText(better_scores(metric, None).value)

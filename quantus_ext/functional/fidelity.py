@@ -19,8 +19,8 @@ from torch import Tensor
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
-from quantus_ext.engine.perturb import Perturbation, replace_by
-from quantus_ext.functional.removal import Output, Region, answer, answers_without
+from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.functional.removal import Output, Region, answers_without
 from quantus_ext.functional.scores import Scores
 
 Sign = Literal["plus", "minus", "gap"]
@@ -133,12 +133,7 @@ def fidelity(
     ([[1.0, 1.0]], [[0.0, 0.0]])
     """
     forward = forward if isinstance(forward, Forward) else Forward(forward)
-    perturbation = perturbation or replace_by(0.0)
     elements = elements or elements_of(x)
-    index = torch.arange(len(x), device=x.device) if index is None else index
-    keys = sampling.sample_keys(seed, index)
-    ranks = elements.ranks(a, keys)
-    clean = forward.clean(x) if clean is None else clean
     # Counts are known on the host, so that nothing waits for the device.
     totals = elements.totals()
     if beta < 1 and sampling.snapped_floor(beta * min(totals)) == 0:
@@ -161,24 +156,25 @@ def fidelity(
                 (count.size, t, count.minus) for count, t in zip(counts, totals, strict=True)
             ),
         ]
-    answers, squared_errors = answers_without(
+    answers = answers_without(
         forward,
         x,
+        a,
         y,
-        ranks,
         regions,
         elements=elements,
         perturbation=perturbation,
-        keys=keys,
-        clean=clean,
         output=output,
         n_draws=n_draws,
         tolerance=cell_tolerance,
+        seed=seed,
+        index=index,
+        clean=clean,
     )
     # Streams alternate: plus and minus of the first size, of the second, …
-    change = answer(clean, y, output)[:, None] - answers
+    change = answers.original[:, None] - answers.without
     plus, minus = (change[:, sign::2] for sign in (0, 1))
-    error_plus, error_minus = (squared_errors[:, sign::2] for sign in (0, 1))
+    error_plus, error_minus = (answers.squared_error[:, sign::2] for sign in (0, 1))
     squared = {"plus": error_plus, "minus": error_minus, "gap": error_plus + error_minus}[score]
     means = {"plus": plus.mean(1), "minus": minus.mean(1)}
     means["gap"] = means["plus"] - means["minus"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import Block, sum_draws, sum_until_known
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.perturb import Perturbation, replace_by
 
 Output = Literal["label", "probability"]
 
@@ -64,49 +64,70 @@ def answer(outputs: Tensor, y: Tensor, output: Output) -> Tensor:
     return right.masked_fill(outputs.isnan().any(-1), torch.nan)
 
 
+class Answers(NamedTuple):
+    """The model's answers, float64.
+
+    Attributes
+    ----------
+    original : Tensor, shape (n,)
+        To the inputs as they are.
+    without, squared_error : Tensor, shape (n, regions)
+        To the inputs without each region, the mean over draws, and its squared standard error.
+    """
+
+    original: Tensor
+    without: Tensor
+    squared_error: Tensor
+
+
 def answers_without(
     forward: Forward,
     x: Tensor,
+    a: Tensor,
     y: Tensor,
-    ranks: Tensor,
     regions: list[Region],
     *,
     elements: Elements,
-    perturbation: Perturbation,
-    keys: Tensor,
-    clean: Tensor,
+    perturbation: Perturbation | None,
     output: Output,
-    n_draws: int = 1,
+    n_draws: int,
     tolerance: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the model's mean answer without each region, and its squared standard error.
+    seed: int,
+    index: Tensor | None,
+    clean: Tensor | None,
+) -> Answers:
+    """Ask the model with and without each region of the ranking.
 
     Parameters
     ----------
     forward : Forward
     x : Tensor, shape (n, \\*sample)
+    a : Tensor, shape of ``x`` or with one channel
+        Attributions; only their ranks count.
     y : Tensor, int64, shape (n,)
-    ranks : Tensor, int64, shape (n, T)
-        From :meth:`quantus_ext.engine.elements.Elements.ranks`.
     regions : list of Region
         A draw removes a random part of each, or all of it.
-    elements, perturbation
-        What is removed and what it becomes.
-    keys : Tensor, int64, shape (n,)
-        From :func:`quantus_ext.engine.sampling.sample_keys`.
-    clean : Tensor, shape (n, classes)
-        The model's outputs for ``x``, which are those without nothing.
+    elements : Elements
+        What is removed.
+    perturbation : Perturbation, optional
+        What it becomes; by default 0.
     output : {"label", "probability"}
         See :func:`answer`.
     n_draws, tolerance
         For the regions where something is random; see
         :func:`quantus_ext.engine.draws.sum_until_known`.
+    seed, index, clean
+        As for :func:`quantus_ext.functional.infidelity`.
 
     Returns
     -------
-    means, squared_errors : Tensor, float64, shape (n, regions)
+    Answers
     """
-    original = answer(clean, y, output)
+    perturbation = perturbation or replace_by(0.0)
+    index = torch.arange(len(x), device=x.device) if index is None else index
+    keys = sampling.sample_keys(seed, index)
+    ranks = elements.ranks(a, keys)
+    original = answer(forward.clean(x) if clean is None else clean, y, output)
     fixed = {
         region: number
         for number, region in enumerate(
@@ -143,7 +164,7 @@ def answers_without(
             )
         means.append(mean)
         squared_errors.append(squared_error)
-    return torch.stack(means, 1), torch.stack(squared_errors, 1)
+    return Answers(original, torch.stack(means, 1), torch.stack(squared_errors, 1))
 
 
 def _answers_in_one_pass(

@@ -17,8 +17,8 @@ from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
-from quantus_ext.engine.perturb import Perturbation, replace_by
-from quantus_ext.functional.removal import Region, answer, answers_without
+from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.functional.removal import Region, answers_without
 from quantus_ext.functional.scores import Scores
 
 CurveScore = Literal["morf", "lerf", "abpc", "deletion", "insertion"]
@@ -111,32 +111,28 @@ def removal_curves(
     if len(fractions) < 2 or fractions[0] != 0 or fractions[-1] != 1:
         raise ValueError(f"fractions must go from 0 to 1, are {list(fractions)}")
     forward = forward if isinstance(forward, Forward) else Forward(forward)
-    perturbation = perturbation or replace_by(0.0)
     elements = elements or elements_of(x)
-    index = torch.arange(len(x), device=x.device) if index is None else index
-    keys = sampling.sample_keys(seed, index)
-    clean = forward.clean(x) if clean is None else clean
     names = list(dict.fromkeys(curve for score in scores for curve in CURVES[score]))
     totals = elements.totals()
-    answers, squared_errors = answers_without(
+    answers = answers_without(
         forward,
         x,
+        a,
         y,
-        elements.ranks(a, keys),
         [_removed(name, share, totals) for name in names for share in fractions],
         elements=elements,
         perturbation=perturbation,
-        keys=keys,
-        clean=clean,
         output="probability",
         n_draws=n_draws,
+        seed=seed,
+        index=index,
+        clean=clean,
     )
     points = len(fractions)
-    curves = dict(zip(names, answers.split(points, 1), strict=True))
-    errors = dict(zip(names, squared_errors.split(points, 1), strict=True))
+    curves = dict(zip(names, answers.without.split(points, 1), strict=True))
+    errors = dict(zip(names, answers.squared_error.split(points, 1), strict=True))
     grid = torch.tensor(list(fractions), dtype=torch.float64, device=x.device)
-    original = answer(clean, y, "probability")
-    return {name: _score(name, curves, errors, grid, original) for name in scores}
+    return {name: _score(name, curves, errors, grid, answers.original) for name in scores}
 
 
 def _removed(curve: Curve, fraction: float, totals: list[int]) -> Region:

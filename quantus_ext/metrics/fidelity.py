@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +11,10 @@ from quantus.helpers.enums import ScoreDirection
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from quantus_ext import checks, functional, perturbation
+from quantus_ext import checks, functional
 from quantus_ext.base import Batch
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.finetune import (
     FineTuner,
     Health,
@@ -97,13 +95,6 @@ class Fidelity(RemovalMetric):
         if score == "minus":
             # Quantus declares it for the class; here it depends on which score is returned.
             self.score_direction = ScoreDirection.LOWER  # type: ignore[misc]
-
-    @property
-    def perturbation(self) -> Perturbation:
-        """What removed elements become; the same for baselines 1 and 1.0, to train once."""
-        baseline = self.perturb_func.keywords["perturb_baseline"]
-        number = {"perturb_baseline": float(baseline)} if isinstance(baseline, Real) else {}
-        return perturbation.resolve(self.perturb_func, number)
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""

@@ -166,7 +166,7 @@ class QGE(TorchMetric):
         self.inner: TorchMetric | None = None
         self.reference = reference
         self.signed = signed
-        self.direction = _direction(metric, direction)
+        self.direction = better_scores(metric, direction)
         self.reduce = reduce
         self._foreign: ForeignMetric | None = None
         self._describe(metric)
@@ -408,7 +408,9 @@ def _stacked(metric: TorchMetric, forward: Forward, batch: Batch, maps: Tensor) 
     )
 
 
-def _direction(metric: Metric[Any], direction: Direction | ScoreDirection | None) -> ScoreDirection:
+def better_scores(
+    metric: Metric[Any], direction: Direction | ScoreDirection | None
+) -> ScoreDirection:
     """Return which scores of ``metric`` are better: as told, as corrected or as declared."""
     if direction is not None:
         value = direction.value if isinstance(direction, ScoreDirection) else direction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks, perturbation
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
+from quantus_ext.engine.perturb import Perturbation
 
 Element = Literal["position", "channel_value", "patch", "segment"]
 
@@ -74,11 +76,18 @@ class RemovalMetric(TorchMetric):
         self.perturb_func = perturbation.bind(
             perturb_func or baseline_replacement_by_indices, perturb_baseline, perturb_func_kwargs
         )
-        if not perturbation.resolve(self.perturb_func).uses_mask:
+        if not self.perturbation.uses_mask:
             raise ValueError(
                 "perturb_func must change the chosen elements only, "
                 f"{getattr(perturb_func, '__name__', perturb_func)} changes the whole input"
             )
+
+    @property
+    def perturbation(self) -> Perturbation:
+        """What removed elements become; the same for baselines 1 and 1.0, to train once."""
+        baseline = self.perturb_func.keywords["perturb_baseline"]
+        number = {"perturb_baseline": float(baseline)} if isinstance(baseline, Real) else {}
+        return perturbation.resolve(self.perturb_func, number)
 
     def elements(self, batch: Batch) -> Elements:
         """Return the elements of the samples, from ``s_batch`` where they are segments."""

@@ -12,7 +12,7 @@ from quantus.functions.perturb_func import (
 from quantus.helpers.enums import ScoreDirection
 from typing_extensions import Unpack
 
-from quantus_ext import checks, functional, perturbation
+from quantus_ext import checks, functional
 from quantus_ext.base import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.removal_curves import CurveScore
@@ -81,7 +81,7 @@ class RemovalCurve(RemovalMetric):
             fractions=self.fractions,
             scores=[self.score],
             elements=self.elements(batch),
-            perturbation=perturbation.resolve(self.perturb_func),
+            perturbation=self.perturbation,
             n_draws=self.n_samples,
             seed=batch.seed,
             index=batch.index,
