@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import Adapter, adapter_of, input_dtype
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward, with_keywords
 from quantus_ext.functional.scores import Scores
@@ -97,6 +98,9 @@ class Batch:
         The explained model.
     explain : Explainer
         Explains other models as this one was explained.
+    features : Tensor, int64, shape (n or 1, \\*spatial), or None
+        What the model's adapter says of its inputs; see
+        :data:`quantus_ext.adapters.base.FeatureMask`.
     """
 
     x: Tensor
@@ -108,6 +112,15 @@ class Batch:
     seed: int
     model: nn.Module
     explain: Explainer
+    features: Tensor | None
+
+    @property
+    def counted(self) -> Tensor:
+        """Which values may count, bool; broadcasts to the attributions. Not so padding."""
+        if self.features is None:
+            return torch.ones((), dtype=torch.bool, device=self.x.device)
+        counted = self.features >= 0
+        return counted if self.x.ndim == 2 else counted.unsqueeze(1)
 
 
 class TorchMetric(Metric[list[float]]):
@@ -149,6 +162,8 @@ class TorchMetric(Metric[list[float]]):
     default_softmax: ClassVar[bool] = False
     clean_rows: ClassVar[int | None] = None
     """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all."""
+    over_embeddings: bool = False
+    """Whether a model of token ids is asked about their embeddings."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
@@ -188,9 +203,10 @@ class TorchMetric(Metric[list[float]]):
         Parameters
         ----------
         model : torch.nn.Module
-            In evaluation mode; its output has shape (n, classes).
+            In evaluation mode; its output has shape (n, classes). See :mod:`quantus_ext.adapters`
+            for other models.
         x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
-            Inputs.
+            Inputs; or token ids (n, L) of a :class:`quantus_ext.adapters.TokenIds`.
         y_batch : array or tensor of int, shape (n,)
             Explained classes; None for the model's predictions.
         a_batch : array or tensor, optional
@@ -231,12 +247,17 @@ class TorchMetric(Metric[list[float]]):
         torch_device = checks.resolve_device(model, device)
         batch_size = checks.positive_integer("batch_size", batch_size)
         checks.on_device("x_batch", x_batch, torch_device)
-        inputs = _tensor("x_batch", x_batch, torch_device, _dtype(model))
+        adapter = adapter_of(model)
+        inputs = _tensor("x_batch", x_batch, torch_device, input_dtype(model))
         checks.inputs(inputs)
         if channel_first is None:
             channel_first = utils.infer_channel_first(inputs)
         x = inputs if channel_first or inputs.ndim == 2 else inputs.movedim(-1, 1)
         n = len(x)
+        features = _features(adapter, x)
+        embedded = adapter.over_embeddings() if self.over_embeddings else None
+        # What is explained stays x; what is perturbed may be its embeddings.
+        scored = x if embedded is None else embedded.embed(x)
         y = None if y_batch is None else checks.labels(y_batch, n)
         if index_batch is not None and custom_batch is not None:
             raise ValueError("index_batch and custom_batch are one argument, both are given")
@@ -245,10 +266,10 @@ class TorchMetric(Metric[list[float]]):
         a = None
         if a_batch is not None:
             checks.on_device("a_batch", a_batch, torch_device)
-            a = _tensor("a_batch", a_batch, torch_device, self._map_dtype(x))
+            a = _tensor("a_batch", a_batch, torch_device, self._map_dtype(scored))
             if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
-            a = self._prepared(a, x)
+            a = self._prepared(_laid_out(a, embedded), scored)
         segments = _segmentations(s_batch)
         explain = Explainer.of_call(explain_func, explain_func_kwargs, device)
         if a is None:
@@ -263,20 +284,20 @@ class TorchMetric(Metric[list[float]]):
             )
 
         # What is tuned or trained in its place takes the same keywords.
-        answering = with_keywords(model, model_predict_kwargs)
+        answering = with_keywords(embedded or model, model_predict_kwargs)
         forward = forward_of(answering)
         known = None
         if y is None:
-            known = forward.clean(x)
+            known = forward.clean(scored)
             y = known.argmax(1).cpu().numpy()
-        asked = self.model_to_ask(answering, x, torch.from_numpy(y).to(torch_device))
+        asked = self.model_to_ask(answering, scored, torch.from_numpy(y).to(torch_device))
         if asked is not answering:
             forward, known = forward_of(asked), None
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         batches = []
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, start + batch_size)
-            clean = forward.clean(x[rows][: self.clean_rows]) if known is None else known[rows]
+            clean = forward.clean(scored[rows][: self.clean_rows]) if known is None else known[rows]
             checks.labels_below(y, clean.shape[1])
             if probabilities and clean.shape[1] == 1:
                 raise ValueError(
@@ -285,10 +306,14 @@ class TorchMetric(Metric[list[float]]):
                 )
             labels = torch.from_numpy(y[rows]).to(torch_device)
             batch = Batch(
-                x=x[rows],
+                x=scored[rows],
                 y=labels,
                 a=(
-                    self._prepared(explain(model, x[rows], labels), x[rows], first=start)
+                    self._prepared(
+                        _laid_out(explain(model, x[rows], labels), embedded),
+                        scored[rows],
+                        first=start,
+                    )
                     if a is None
                     else a[rows]
                 ),
@@ -298,6 +323,7 @@ class TorchMetric(Metric[list[float]]):
                 seed=seed,
                 model=model,
                 explain=explain,
+                features=features if features is None or len(features) == 1 else features[rows],
             )
             batches.append(self.evaluate_batch(forward, batch))
         return self._finish(batches, forward)
@@ -400,10 +426,29 @@ def _segmentations(s: Any) -> np.ndarray | Tensor | None:
     return cast("np.ndarray | Tensor | None", s)
 
 
-def _dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the floating type of the model's weights, None for a model without any."""
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floating, None)
+def _features(adapter: Adapter, x: Tensor) -> Tensor | None:
+    """Return the adapter's feature mask of the inputs, with an element in each sample."""
+    if adapter.feature_mask is None:
+        return None
+    features = adapter.feature_mask(x)
+    spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
+    if features.shape[1:] != spatial or len(features) not in (1, len(x)):
+        raise ValueError(
+            f"the adapter's feature mask must have shape {(len(x), *spatial)} or {(1, *spatial)}, "
+            f"has {tuple(features.shape)}"
+        )
+    empty = ~(features >= 0).flatten(1).any(1)
+    if bool(empty.any()):
+        raise ValueError(
+            "x_batch must hold something that can be removed, holds padding or special tokens "
+            f"only in sample {int(empty.nonzero()[0, 0])}"
+        )
+    return features
+
+
+def _laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
+    """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
+    return a if embedded is None or a.ndim != 3 else a.movedim(-1, 1)
 
 
 def _map_dtype(x: Tensor) -> torch.dtype:
@@ -419,6 +464,8 @@ def _tensor(name: str, values: object, device: torch.device, dtype: torch.dtype 
             tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
         except (TypeError, ValueError) as error:
             raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
+    if dtype == torch.int64:
+        return checks.token_ids(tensor, name).to(device)
     if dtype is None:
         dtype = tensor.dtype if tensor.is_floating_point() else torch.float32
     return tensor.to(device, dtype)

@@ -27,6 +27,14 @@ def positive_integer(name: str, value: object) -> int:
     return number
 
 
+def token_id(name: str, value: object) -> int:
+    """Return ``value`` as an int of at least 0."""
+    number = _integer(name, value)
+    if number < 0:
+        raise ValueError(f"{name} must be at least 0, is {value}")
+    return number
+
+
 def positive_integers(name: str, values: object) -> list[int]:
     """Return a non-empty list of integers of at least 1; a single integer makes a list of one."""
     if isinstance(values, (np.ndarray, Tensor)):
@@ -148,6 +156,18 @@ def inputs(x: Tensor, name: str = "x_batch") -> None:
     all_finite(name, x)
 
 
+def token_ids(x: Tensor, name: str = "x_batch") -> Tensor:
+    """Return token ids as int64; whole numbers in another type are taken."""
+    if x.ndim != 2:
+        raise ValueError(f"{name} must hold token ids of shape (n, L), has {tuple(x.shape)}")
+    ids = x.long()
+    wrong = ((ids != x) | (ids < 0)).any(1)
+    if bool(wrong.any()):
+        sample = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"{name} must hold integer ids of at least 0, not so in sample {sample}")
+    return ids
+
+
 def all_finite(name: str, values: Tensor, first: int = 0) -> None:
     """Raise ValueError naming the first sample with a value that is NaN or infinite.
 
@@ -165,8 +185,9 @@ def attributions(a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0) ->
     Parameters
     ----------
     a : Tensor
-        Of ``x``'s shape, with one channel, or without the channel axis.
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        Of ``x``'s shape, with one channel, or without the channel axis. For token ids (n, L) also
+        over embeddings, (n, L, D), which are summed.
+    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W), or integers (n, L)
     name : str, default "a_batch"
         Of the argument, for errors.
     first : int, default 0
@@ -181,6 +202,8 @@ def attributions(a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0) ->
     ValueError
         If the shape fits none of these, or a value is not finite.
     """
+    if not x.is_floating_point() and a.ndim == 3 and a.shape[:2] == x.shape:
+        a = a.sum(-1)
     allowed = {tuple(x.shape)}
     if x.ndim > 2:
         one_channel = (len(x), 1, *x.shape[2:])

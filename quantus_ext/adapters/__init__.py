@@ -1,6 +1,22 @@
-"""Models that are not torch classifiers, as every metric takes them."""
+"""Models that are not torch classifiers of images, as every metric takes them."""
 
+from quantus_ext.adapters.base import Adapter
 from quantus_ext.adapters.black_box import BlackBox, refit
-from quantus_ext.adapters.outputs import BinaryLogit, Regression
+from quantus_ext.adapters.columns import Columns
+from quantus_ext.adapters.outputs import BinaryLogit, MultiOutput, Regression
+from quantus_ext.adapters.series import Series
+from quantus_ext.adapters.tokens import EmbeddedTokens, TextClassifier, TokenIds
 
-__all__ = ["BinaryLogit", "BlackBox", "Regression", "refit"]
+__all__ = [
+    "Adapter",
+    "BinaryLogit",
+    "BlackBox",
+    "Columns",
+    "EmbeddedTokens",
+    "MultiOutput",
+    "Regression",
+    "Series",
+    "TextClassifier",
+    "TokenIds",
+    "refit",
+]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import Adapter
 
 Predict = Callable[[np.ndarray], Any]
 """Rows in, (rows, classes) scores out."""
@@ -18,7 +19,7 @@ Corrupt = Callable[[Tensor, int, Tensor], Tensor]
 """(inputs, draw, indices) -> corrupted copy, as :class:`quantus_ext.finetune.MaskSampler`."""
 
 
-class BlackBox(nn.Module):
+class BlackBox(Adapter):
     """A prediction function as a torch module, for the metrics that need predictions only.
 
     It goes into every metric here, and into those of Quantus that don't ask for gradients.
@@ -79,7 +80,6 @@ class BlackBox(nn.Module):
         )
         self.display_progressbar = display_progressbar
         self.n_calls = 0
-        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores, shape (n, classes), in the inputs' floating type.

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from quantus_ext import checks
+from quantus_ext.adapters.base import Adapter
 
-class BinaryLogit(nn.Module):
+
+class BinaryLogit(Adapter):
     """A classifier with one logit for class 1, as one with two.
 
     Parameters
@@ -26,18 +32,13 @@ class BinaryLogit(nn.Module):
     True
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.train(model.training)
-
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return logits, shape (n, 2); that of class 0 is 0."""
         logit = _one_column(self.model(x, **keywords), "BinaryLogit")
         return torch.cat([torch.zeros_like(logit), logit], 1)
 
 
-class Regression(nn.Module):
+class Regression(Adapter):
     """A model with one number a sample, explained as its class 0.
 
     Call metrics with ``softmax=False``, for a softmax of one number is 1, and ``y_batch`` of
@@ -57,14 +58,77 @@ class Regression(nn.Module):
     torch.Size([2, 1])
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.train(model.training)
-
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return the predictions, shape (n, 1)."""
         return _one_column(self.model(x, **keywords), "Regression")
+
+
+class MultiOutput(Adapter):
+    r"""A model with several heads, outputs (n, \*heads, classes), explained at one of them.
+
+    Labels are tuples (\*head, class), which :meth:`target` makes into the column that
+    ``y_batch`` holds. Each head's softmax is its own and taken here, so call metrics with
+    ``softmax=False``. Metrics that ask whether the label stays have no meaning for it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its output has shape (n, \*heads, classes).
+    shape : tuple of int
+        (\*heads, classes).
+    softmax : bool, default True
+        Give probabilities of each head; False for outputs as they are.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks one of these rules; on a call, if outputs have another shape.
+
+    Examples
+    --------
+    Two heads of three classes:
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from quantus_ext.adapters import MultiOutput
+    >>> heads = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3))).eval()
+    >>> model = MultiOutput(heads, (2, 3))
+    >>> model(torch.ones(5, 4)).shape, model.target([(1, 0), (0, 2)])
+    (torch.Size([5, 6]), array([3, 2]))
+    """
+
+    one_label = False
+
+    def __init__(self, model: nn.Module, shape: Sequence[int], *, softmax: bool = True) -> None:
+        super().__init__(model)
+        self.one_label = False
+        self.shape = tuple(checks.positive_integers("shape", shape))
+        if len(self.shape) < 2:
+            raise ValueError(f"shape must hold heads and classes, is {self.shape}")
+        self.softmax = softmax
+
+    def forward(self, x: Tensor, **keywords: Any) -> Tensor:
+        """Return all heads' outputs side by side, shape (n, heads · classes)."""
+        outputs: Tensor = self.model(x, **keywords)
+        if tuple(outputs.shape[1:]) != self.shape:
+            raise ValueError(
+                f"MultiOutput's model must give shape (n, *{self.shape}), gives "
+                f"{tuple(outputs.shape)}"
+            )
+        return (outputs.softmax(-1) if self.softmax else outputs).flatten(1)
+
+    def target(self, labels: ArrayLike) -> np.ndarray:
+        """Return the columns, int64, shape (n,), of labels, shape (n, axes).
+
+        Raises
+        ------
+        ValueError
+            If a label is outside the outputs.
+        """
+        places = np.asarray(labels)
+        if places.ndim != 2 or places.shape[1] != len(self.shape):
+            raise ValueError(f"labels must have shape (n, {len(self.shape)}), have {places.shape}")
+        return np.asarray(np.ravel_multi_index(tuple(places.T), self.shape), dtype=np.int64)
 
 
 def _one_column(output: Tensor, adapter: str) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantus_ext.engine import sampling
@@ -22,7 +23,8 @@ class Elements:
     Attributes
     ----------
     group : Tensor, int64, shape (1 or n, V), or None
-        The element of each of the mask's V values; None where each value is an element.
+        The element of each of the mask's V values, T for a value that is in none; None where
+        each value is an element.
     counts : Tensor, int64, shape (n,)
         Elements of each sample, ``t`` in the formulas.
     largest : int
@@ -30,12 +32,21 @@ class Elements:
     mask_shape : tuple of int
         A mask's shape for one sample, with V values: the sample's own, or with one channel that
         stands for all.
+    averages : bool
+        Whether an element's score is the mean over its positions, as of patches and segments, or
+        their sum, as of the columns that make one variable.
     """
 
     group: Tensor | None
     counts: Tensor
     largest: int
     mask_shape: tuple[int, ...]
+    averages: bool = True
+
+    @property
+    def present(self) -> Tensor:
+        """Which elements each sample has, bool, shape (n, T)."""
+        return torch.arange(self.largest, device=self.counts.device) < self.counts[:, None]
 
     def scores(self, a: Tensor) -> Tensor:
         """Return element scores, shape (n, T), −∞ where a sample has fewer elements.
@@ -43,7 +54,7 @@ class Elements:
         Parameters
         ----------
         a : Tensor, shape (n, \\*sample) or with one channel
-            Attributions: summed over channels, averaged over an element's positions.
+            Attributions: summed over channels, and averaged or summed over an element's positions.
 
         Raises
         ------
@@ -60,11 +71,13 @@ class Elements:
         values = a.flatten(1).double()
         if self.group is not None:
             group = self.group.expand(len(a), -1)
-            sums = values.new_zeros(len(a), self.largest).scatter_add_(1, group, values)
-            sizes = torch.zeros_like(sums).scatter_add_(1, group, torch.ones_like(values))
-            values = sums / sizes.clamp(min=1)
-        missing = torch.arange(self.largest, device=a.device) >= self.counts[:, None]
-        return values.masked_fill(missing, -torch.inf)
+            # One more for the values that are in no element.
+            sums = values.new_zeros(len(a), self.largest + 1).scatter_add_(1, group, values)
+            if self.averages:
+                sizes = torch.zeros_like(sums).scatter_add_(1, group, torch.ones_like(values))
+                sums = sums / sizes.clamp(min=1)
+            values = sums[:, :-1]
+        return values.masked_fill(~self.present, -torch.inf)
 
     def ranks(self, a: Tensor, keys: Tensor) -> Tensor:
         """Return ranks, 0 for the most relevant element, ties broken at random but seeded.
@@ -97,6 +110,7 @@ class Elements:
         """Return the values' mask, shape (b, d, \\*mask_shape), of chosen elements (b, d, T)."""
         if self.group is not None:
             group = self.group if len(self.group) == 1 else self.group[samples]
+            chosen = F.pad(chosen, (0, 1))
             chosen = chosen.gather(2, group.unsqueeze(1).expand(*chosen.shape[:2], -1))
         return chosen.reshape(*chosen.shape[:2], *self.mask_shape)
 
@@ -104,7 +118,7 @@ class Elements:
         """Return the elements of some of the samples."""
         shared = self.group is None or len(self.group) == 1
         group = self.group if shared or self.group is None else self.group[rows]
-        return Elements(group, self.counts[rows], self.largest, self.mask_shape)
+        return replace(self, group=group, counts=self.counts[rows])
 
 
 def elements_of(
@@ -113,6 +127,7 @@ def elements_of(
     *,
     patch_size: int | None = None,
     segments: Tensor | None = None,
+    features: Tensor | None = None,
 ) -> Elements:
     """Group the values of samples into elements.
 
@@ -126,11 +141,16 @@ def elements_of(
         k, for ``"patch"``. At the far borders patches are cut off.
     segments : Tensor of int, shape (n, \\*spatial), optional
         Segment ids of each position, any integers, for ``"segment"``.
+    features : Tensor of int, shape (n or 1, \\*spatial), optional
+        As an adapter's ``feature_mask`` gives them: positions with one id are one element in
+        place of a position, and those with a negative one are in no element, whatever
+        ``element`` is.
 
     Raises
     ------
     ValueError
-        If ``element`` is unknown or what it needs is missing or does not fit.
+        If ``element`` is unknown, what it needs is missing or does not fit, or a sample has no
+        element.
     """
     if element not in ELEMENTS:
         raise ValueError(f"element must be one of {ELEMENTS}, is {element!r}")
@@ -139,7 +159,12 @@ def elements_of(
     if element == "channel_value":
         shape = tuple(x.shape[1:])
     if element in ("position", "channel_value"):
-        return Elements(None, _full(x, prod(shape)), prod(shape), shape)
+        if features is None:
+            return Elements(None, _full(x, prod(shape)), prod(shape), shape)
+        if element == "position":
+            return _grouped(features, x, shape, features, averages=False)
+        each = torch.arange(prod(shape), device=x.device).reshape(1, *shape)
+        return _grouped(each, x, shape, features if x.ndim == 2 else features.unsqueeze(1))
     if element == "patch":
         if patch_size is None or not 1 <= patch_size <= min(spatial):
             raise ValueError(
@@ -150,6 +175,8 @@ def elements_of(
         for length in spatial:
             along = torch.arange(length, device=x.device) // patch_size
             group = group.unsqueeze(-1) * -(-length // patch_size) + along
+        if features is not None:
+            return _grouped(group.unsqueeze(0), x, shape, features)
         largest = prod(-(-length // patch_size) for length in spatial)
         return Elements(group.reshape(1, -1), _full(x, largest), largest, shape)
     if segments is None or tuple(segments.shape) != (len(x), *spatial):
@@ -158,14 +185,35 @@ def elements_of(
             f"s_batch must hold segment ids of shape {(len(x), *spatial)} with "
             f"element='segment', has {found}"
         )
-    groups, counts = zip(*(_dense(row) for row in segments.flatten(1).to(x.device)), strict=True)
-    return Elements(torch.stack(groups), torch.tensor(counts, device=x.device), max(counts), shape)
+    segments = segments.to(x.device)
+    return _grouped(
+        segments, x, shape, torch.zeros_like(segments) if features is None else features
+    )
 
 
 def _full(x: Tensor, count: int) -> Tensor:
     return torch.full((len(x),), count, dtype=torch.long, device=x.device)
 
 
-def _dense(ids: Tensor) -> tuple[Tensor, int]:
-    unique, group = ids.unique(return_inverse=True)
-    return group, len(unique)
+def _grouped(
+    ids: Tensor, x: Tensor, shape: tuple[int, ...], features: Tensor, *, averages: bool = True
+) -> Elements:
+    """Make elements of the positions with equal ids, without those whose feature is negative."""
+    ids, features = torch.broadcast_tensors(ids, features)
+    rows = zip(ids.flatten(1), (features >= 0).flatten(1), strict=True)
+    groups, counts = zip(*(_dense(*row) for row in rows), strict=True)
+    if min(counts) == 0:
+        raise ValueError(
+            f"sample {counts.index(0)} has no element that could be removed, but padding or "
+            "special tokens only"
+        )
+    largest = max(counts)
+    group = torch.stack([each.where(each >= 0, largest) for each in groups])
+    known = torch.tensor(counts, device=x.device).expand(len(x))
+    return Elements(group, known, largest, shape, averages)
+
+
+def _dense(ids: Tensor, inside: Tensor) -> tuple[Tensor, int]:
+    """Return the ids of the positions inside renumbered from 0, -1 elsewhere; and how many."""
+    unique, group = ids[inside].unique(return_inverse=True)
+    return torch.full_like(ids, -1).masked_scatter(inside, group), len(unique)

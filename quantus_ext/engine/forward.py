@@ -288,7 +288,7 @@ def resolve_softmax(model: nn.Module, softmax: bool, rows: Tensor | None = None)
     """
     name, last = list(model.named_modules())[-1]
     if isinstance(last, nn.Softmax):
-        logits = _without(model, name.split(".")) if name else nn.Identity()
+        logits = with_submodule(model, name.split("."), nn.Identity()) if name else nn.Identity()
         if rows is None or _are_logits(logits, model, rows[:2]):
             return model if softmax else logits
     return _Probabilities(model) if softmax else model
@@ -341,11 +341,21 @@ class _Probabilities(nn.Module):
         return outputs.softmax(-1) if isinstance(outputs, Tensor) else outputs
 
 
-def _without(module: nn.Module, path: list[str]) -> nn.Module:
-    """Return a shallow copy of ``module`` with the submodule at ``path`` made an identity."""
+def with_submodule(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
+    """Return a shallow copy of ``module`` with another submodule at ``path``; weights are shared.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from quantus_ext.engine.forward import with_submodule
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
+    >>> with_submodule(model, ["1"], nn.Identity())[0] is model[0]
+    True
+    """
     child, rest = path[0], path[1:]
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     inner = module._modules[child]
-    twin._modules[child] = _without(inner, rest) if rest and inner is not None else nn.Identity()
+    twin._modules[child] = with_submodule(inner, rest, part) if rest and inner is not None else part
     return twin

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import FeatureMask
 from quantus_ext.engine import sampling
-from quantus_ext.engine.elements import ELEMENTS, elements_of
+from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.sampling import Purpose
 
@@ -28,6 +29,9 @@ class MaskSampler:
         See :func:`quantus_ext.engine.elements.elements_of`.
     patch_size : int, optional
         For ``element="patch"``.
+    feature_mask : callable, optional
+        What the model's adapter says of its inputs; see
+        :data:`quantus_ext.adapters.base.FeatureMask`.
     seed : int, default 0
 
     Raises
@@ -54,6 +58,7 @@ class MaskSampler:
         beta: float,
         element: str = "position",
         patch_size: int | None = None,
+        feature_mask: FeatureMask | None = None,
         seed: int = 0,
     ) -> None:
         checks.one_of("element", element, ELEMENTS)
@@ -61,6 +66,7 @@ class MaskSampler:
         self.beta = checks.fraction("beta", beta)
         self.element = element
         self.patch_size = patch_size
+        self.feature_mask = feature_mask
         self.seed = seed
 
     def __call__(self, x: Tensor, draw: int = 0, index: Tensor | None = None) -> Tensor:
@@ -80,38 +86,51 @@ class MaskSampler:
             ⌊βt⌋ is 0, on {0, 1}.
         """
         keys = self._keys(x, draw, index)
-        bound = max(self.count(x, self.beta), 1) + 1
-        sizes = sampling.integers(keys, [bound], Purpose.MASK_SIZE)
-        return self._masked(x, keys, sizes)
+        elements = self.elements(x)
+        bounds = [max(sampling.snapped_floor(self.beta * t), 1) + 1 for t in elements.totals()]
+        limits = torch.tensor(bounds, device=x.device)[:, None, None]
+        return self._masked(x, keys, elements, sampling.integers(keys, limits, Purpose.MASK_SIZE))
 
     def at(self, x: Tensor, fraction: float, draw: int = 0, index: Tensor | None = None) -> Tensor:
         """Return a copy with exactly ``⌊fraction·t⌋`` random elements of each sample perturbed."""
-        return self._masked(x, self._keys(x, draw, index), self.count(x, fraction))
+        elements = self.elements(x)
+        sizes = [sampling.snapped_floor(fraction * t) for t in elements.totals()]
+        if len(set(sizes)) == 1:
+            return self._masked(x, self._keys(x, draw, index), elements, sizes[0])
+        counts = torch.tensor(sizes, device=x.device)[:, None, None]
+        return self._masked(x, self._keys(x, draw, index), elements, counts)
 
     def count(self, x: Tensor, fraction: float) -> int:
-        """Return ``⌊fraction·t⌋``."""
-        return sampling.snapped_floor(fraction * self._largest(x))
+        """Return ``⌊fraction·t⌋``, of the sample with the most elements."""
+        return sampling.snapped_floor(fraction * self.elements(x).largest)
 
-    def _largest(self, x: Tensor) -> int:
+    def elements(self, x: Tensor) -> Elements:
+        """Return the elements of samples.
+
+        Raises
+        ------
+        ValueError
+            With ``element="segment"``.
+        """
         if self.element == "segment":
             raise ValueError(
                 "element='segment' needs segment maps, which training data do not have: pass a "
                 "tuned model or a callable as fine_tune, or use element='patch'"
             )
-        return elements_of(x[:1], self.element, patch_size=self.patch_size).largest
+        features = None if self.feature_mask is None else self.feature_mask(x)
+        return elements_of(x, self.element, patch_size=self.patch_size, features=features)
 
     def _keys(self, x: Tensor, draw: int, index: Tensor | None) -> Tensor:
         index = torch.arange(len(x)) if index is None else index
         keys = sampling.sample_keys(self.seed, index.to(x.device))
         return sampling.draw_keys(keys, draw, draw + 1)
 
-    def _masked(self, x: Tensor, keys: Tensor, sizes: int | Tensor) -> Tensor:
-        elements = elements_of(x, self.element, patch_size=self.patch_size)
+    def _masked(self, x: Tensor, keys: Tensor, elements: Elements, sizes: int | Tensor) -> Tensor:
         # The first number made the size. The second is a key of its own, or training would see
         # the very masks that the evaluation draws by these keys.
         own = sampling.bits(keys, 2, Purpose.MASK_SIZE)[..., 1]
-        size = sizes if isinstance(sizes, int) else sizes[..., :1]
-        chosen = sampling.subsets(own, elements.largest, size)
+        among = None if self.feature_mask is None else elements.present
+        chosen = sampling.subsets(own, elements.largest, sizes, among)
         apply = self.perturbation.prepare(x)
         everything = slice(None)
         mask = elements.expand(chosen, everything)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import input_dtype
 from quantus_ext.engine.forward import Forward, resolve_softmax
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 
@@ -104,10 +105,9 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def as_input(x: Tensor, model: nn.Module, device: torch.device) -> Tensor:
-    """Return rows on the model's device, in the type of its weights."""
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    """Return rows on the model's device, in the type of its weights or as ids."""
     plain = x.dtype if x.is_floating_point() else torch.float32
-    return x.to(device, next(floating, plain))
+    return x.to(device, input_dtype(model) or plain)
 
 
 def train(

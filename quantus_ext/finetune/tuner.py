@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import WithKeywords, called_alike
 from quantus_ext.engine.perturb import Perturbation, replace_by
@@ -208,13 +209,15 @@ class FineTuner:
         model : nn.Module
         beta, element, patch_size
             See :class:`quantus_ext.finetune.MaskSampler`.
-        perturbation : Perturbation, default ``replace_by(0.0)``
+        perturbation : Perturbation, optional
+            By default 0, or what the model's adapter says.
         """
         masks = MaskSampler(
-            perturbation=replace_by(0.0) if perturbation is None else perturbation,
+            perturbation=perturbation or replace_by(adapter_of(model).removed),
             beta=beta,
             element=element,
             patch_size=patch_size,
+            feature_mask=adapter_of(model).feature_mask,
             seed=tuning_seed(self),
         )
         return self(model, masks)

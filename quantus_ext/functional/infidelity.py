@@ -17,12 +17,16 @@ from torch import Tensor
 from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import Block, Sampler, sum_draws, sum_until_known
+from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.engine.perturb import Perturbation, replace_by
 from quantus_ext.functional.scores import Scores
 
 Scheme = Literal["patch", "subset", "all"]
+
+Choose = Callable[[Tensor | slice], Sampler]
+"""Rows of the batch -> the sampler of their draws."""
 
 _ORDERS = 5
 """Powers 0 to 4 of a and of b: products up to the fourth order give the standard errors."""
@@ -38,6 +42,7 @@ def infidelity(
     scheme: Scheme = "patch",
     patch_sizes: Sequence[int] = (4,),
     subset_fraction: float = 0.1,
+    elements: Elements | None = None,
     multiply_by_inputs: bool = False,
     inputs_baseline: float = 0.0,
     rescale: bool = False,
@@ -68,6 +73,9 @@ def infidelity(
         Sides of the window, one chosen at random for each draw.
     subset_fraction : float
         Share of the elements in a subset, rounded down, at least one element.
+    elements : Elements, optional
+        What a draw chooses from, where that is not every position: windows are then of elements
+        that follow each other, cut to a sample's number of them.
     multiply_by_inputs : bool, default False
         The attributions already carry the input factor (Integrated Gradients, SHAP, …), so ``I``
         is the mask where elements are replaced, which should be by the attributions' own
@@ -118,11 +126,11 @@ def infidelity(
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     checks.positive_integer("n_draws", n_draws)
-    chosen = _sampler(scheme, x, patch_sizes, subset_fraction)
+    chosen = _sampler(scheme, x, patch_sizes, subset_fraction, elements)
     is_random = (scheme != "all" and perturbation.uses_mask) or perturbation.random
     clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
 
-    def sum_with(sampler: Sampler, rows: Tensor | slice, start: int, stop: int) -> Tensor:
+    def sum_with(choose: Choose, rows: Tensor | slice, start: int, stop: int) -> Tensor:
         predicted = _predicted_change(
             x[rows], a[rows], perturbation.replaces, multiply_by_inputs, inputs_baseline
         )
@@ -137,7 +145,7 @@ def infidelity(
             forward,
             x[rows],
             keys[rows],
-            sampler=sampler,
+            sampler=choose(rows),
             perturbation=perturbation,
             statistic=statistic,
             start=start,
@@ -150,7 +158,7 @@ def infidelity(
     spread = torch.zeros_like(clean).squeeze(1)
     if tolerance is not None:
         # How far apart losses can plausibly be: what perturbing everything at once does.
-        extreme = sum_with(_sampler("all", x, patch_sizes, 1.0), slice(None), 0, 1)
+        extreme = sum_with(_sampler("all", x, patch_sizes, 1.0, elements), slice(None), 0, 1)
         moments = _Moments(extreme, torch.ones_like(extreme[:, 0]))
         spread = torch.maximum(moments.product(2, 0), moments.product(0, 2))
     sums, counts = sum_until_known(
@@ -242,9 +250,17 @@ def cumulative_infidelity(
 
 
 def _sampler(
-    scheme: Scheme, x: Tensor, patch_sizes: Sequence[int], subset_fraction: float
-) -> Sampler:
+    scheme: Scheme,
+    x: Tensor,
+    patch_sizes: Sequence[int],
+    subset_fraction: float,
+    elements: Elements | None,
+) -> Choose:
     """Return the scheme's masks: one channel stands for all, tables have none."""
+    if elements is not None:
+        # Tables have no order, texts, whose ids are integers, have one.
+        ordered = x.ndim > 2 or not x.is_floating_point()
+        return _sampler_of_elements(scheme, elements, patch_sizes, subset_fraction, ordered)
     checks.one_of("scheme", scheme, ("patch", "subset", "all"))
     spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
     count = int(np.prod(spatial))
@@ -272,7 +288,44 @@ def _sampler(
     def everything(samples: slice, draws: slice, keys: Tensor) -> Tensor:
         return torch.ones((*keys.shape, *(1,) * (x.ndim - 1)), dtype=torch.bool, device=x.device)
 
-    return {"patch": patch, "subset": subset, "all": everything}[scheme]
+    sampler = {"patch": patch, "subset": subset, "all": everything}[scheme]
+    return lambda rows: sampler
+
+
+def _sampler_of_elements(
+    scheme: Scheme,
+    elements: Elements,
+    patch_sizes: Sequence[int],
+    subset_fraction: float,
+    ordered: bool,
+) -> Choose:
+    """Return the scheme's masks over each sample's own elements."""
+    checks.one_of("scheme", scheme, ("patch", "subset", "all"))
+
+    def of_rows(rows: Tensor | slice) -> Sampler:
+        own = elements.take(rows)
+        present, t, place = own.present, own.counts, torch.arange(own.largest).to(own.counts)
+        shares = [max(sampling.snapped_floor(subset_fraction * n), 1) for n in own.totals()]
+        share = torch.tensor(shares, device=t.device)
+
+        def choose(samples: slice, keys: Tensor) -> Tensor:
+            total = t[samples][:, None, None]
+            if scheme == "all":
+                return present[samples].unsqueeze(1).expand(-1, keys.shape[1], -1)
+            if scheme == "subset":
+                size = share[samples][:, None, None]
+                return sampling.subsets(keys, own.largest, size, present[samples])
+            sides = torch.tensor(list(patch_sizes), device=t.device)
+            choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
+            side = sides[choice].minimum(total)
+            if not ordered:
+                return sampling.subsets(keys, own.largest, side, present[samples])
+            first = sampling.integers(keys, total - side + 1, sampling.Purpose.PATCH_OFFSET)
+            return (place >= first) & (place < first + side)
+
+        return lambda samples, draws, keys: own.expand(choose(samples, keys), samples)
+
+    return of_rows
 
 
 def _predicted_change(

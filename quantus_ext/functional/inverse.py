@@ -19,7 +19,9 @@ Kind = Literal["inverse", "random", "negated"]
 KINDS: tuple[Kind, ...] = ("inverse", "random", "negated")
 
 
-def inverse(a: Tensor, *, seed: int = 0, index: Tensor | None = None) -> Tensor:
+def inverse(
+    a: Tensor, *, seed: int = 0, index: Tensor | None = None, among: Tensor | None = None
+) -> Tensor:
     r"""Give the largest value to the least attributed variable, and so on (equation 4).
 
     With variables ranked ``π_1, …, π_t`` by increasing attribution,
@@ -34,6 +36,8 @@ def inverse(a: Tensor, *, seed: int = 0, index: Tensor | None = None) -> Tensor:
         With ``index`` it decides how ties are ranked.
     index : Tensor, int64, shape (n,), optional
         Global sample indices, by default 0, …, n - 1.
+    among : Tensor, bool, that broadcasts to ``a``, optional
+        Which variables change values (not padding, say); the others keep theirs.
 
     Returns
     -------
@@ -52,16 +56,26 @@ def inverse(a: Tensor, *, seed: int = 0, index: Tensor | None = None) -> Tensor:
     tensor([[ 0.5000,  4.0000, -1.0000,  0.2500]])
     """
     index = _checked(a, index)
-    flat = a.flatten(1)
+    flat, among = a.flatten(1), _among(a, among)
     # Sorting a shuffled copy stably leaves tied values in the shuffle's order.
     shuffle = _order(seed, index, 0, flat.shape[1], Purpose.REFERENCE_TIE)
     ranked = flat.gather(1, shuffle).argsort(dim=1, stable=True)
-    variables = shuffle.gather(1, ranked)
-    values = flat.gather(1, variables)
-    return torch.empty_like(flat).scatter_(1, variables, values.flip(1)).reshape(a.shape)
+    variables = _in_front(shuffle.gather(1, ranked), among)
+    place = torch.arange(flat.shape[1], device=a.device)
+    last = among.sum(1, keepdim=True) - 1
+    opposite = torch.where(place <= last, last - place, place)
+    values = flat.gather(1, variables).gather(1, opposite)
+    return torch.empty_like(flat).scatter_(1, variables, values).reshape(a.shape)
 
 
-def permuted(a: Tensor, *, draw: int = 0, seed: int = 0, index: Tensor | None = None) -> Tensor:
+def permuted(
+    a: Tensor,
+    *,
+    draw: int = 0,
+    seed: int = 0,
+    index: Tensor | None = None,
+    among: Tensor | None = None,
+) -> Tensor:
     r"""Give each sample's values to its variables in a uniformly random order.
 
     Parameters
@@ -70,7 +84,7 @@ def permuted(a: Tensor, *, draw: int = 0, seed: int = 0, index: Tensor | None = 
         Attributions.
     draw : int, default 0
         Which of the seed's random orders.
-    seed, index
+    seed, index, among
         As for :func:`inverse`.
 
     Returns
@@ -91,13 +105,22 @@ def permuted(a: Tensor, *, draw: int = 0, seed: int = 0, index: Tensor | None = 
     True
     """
     index = _checked(a, index)
-    flat = a.flatten(1)
+    flat, among = a.flatten(1), _among(a, among)
     order = _order(seed, index, draw, flat.shape[1], Purpose.REFERENCE_ORDER)
-    return flat.gather(1, order).reshape(a.shape)
+    place = torch.arange(flat.shape[1], device=a.device)
+    variables, shuffled = _in_front(place.expand(flat.shape), among), _in_front(order, among)
+    sources = torch.where(place < among.sum(1, keepdim=True), shuffled, variables)
+    return torch.empty_like(flat).scatter_(1, variables, flat.gather(1, sources)).reshape(a.shape)
 
 
 def make_reference(
-    a: Tensor, kind: Kind, *, draw: int = 0, seed: int = 0, index: Tensor | None = None
+    a: Tensor,
+    kind: Kind,
+    *,
+    draw: int = 0,
+    seed: int = 0,
+    index: Tensor | None = None,
+    among: Tensor | None = None,
 ) -> Tensor:
     r"""Return the explanations that ``a`` is compared with.
 
@@ -108,7 +131,7 @@ def make_reference(
     kind : {"inverse", "random", "negated"}
         :func:`inverse`; :func:`permuted`; or ``-a``, which ranks as the inverse does but does not
         keep the values.
-    draw, seed, index
+    draw, seed, index, among
         As for :func:`permuted`; one draw of the kinds that are not random is like another.
 
     Returns
@@ -122,8 +145,20 @@ def make_reference(
     """
     checks.one_of("kind", kind, KINDS)
     if kind == "random":
-        return permuted(a, draw=draw, seed=seed, index=index)
-    return inverse(a, seed=seed, index=index) if kind == "inverse" else -a
+        return permuted(a, draw=draw, seed=seed, index=index, among=among)
+    return inverse(a, seed=seed, index=index, among=among) if kind == "inverse" else -a
+
+
+def _in_front(order: Tensor, among: Tensor) -> Tensor:
+    """Put the variables that change values in front, in their order."""
+    outside = (~among).int().gather(1, order)
+    return order.gather(1, outside.argsort(dim=1, stable=True))
+
+
+def _among(a: Tensor, among: Tensor | None) -> Tensor:
+    """Return which variables change values, shape (n, variables)."""
+    every = torch.ones((), dtype=torch.bool, device=a.device)
+    return (every if among is None else among).expand(a.shape).flatten(1)
 
 
 def _checked(a: Tensor, index: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ def syn_score(a: Tensor, truth: Tensor, *, measure: Measure = "auroc") -> Scores
     Parameters
     ----------
     a : Tensor, shape (n, t)
-        Element scores.
+        Element scores, −∞ where a sample has fewer elements.
     truth : Tensor, bool, shape (n, t)
         Which elements were planted.
     measure : {"auroc", "ap"}
@@ -44,7 +44,7 @@ def syn_score(a: Tensor, truth: Tensor, *, measure: Measure = "auroc") -> Scores
     >>> {name: float(value) for name, value in result.details.items()}
     {'ap': 0.75, 'auroc': 0.5, 'planted': 0.5}
     """
-    t = a.shape[1]
+    t = (a > -torch.inf).sum(1)
     values, order = a.double().sort(dim=1, descending=True)
     planted = truth.gather(1, order).double()
     count = planted.sum(1)
@@ -54,7 +54,7 @@ def syn_score(a: Tensor, truth: Tensor, *, measure: Measure = "auroc") -> Scores
     precision = planted_at_least / at_least
     ap = (precision * planted).sum(1) / count
     # Mean ranks from below, 1 to t, ties sharing theirs.
-    rank = t - (above + at_least - 1) / 2
+    rank = t[:, None] - (above + at_least - 1) / 2
     pairs = count * (t - count)
     auroc = ((rank * planted).sum(1) - count * (count + 1) / 2) / pairs
     details = {"ap": ap, "auroc": auroc, "planted": count / t}

@@ -13,8 +13,11 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional, perturbation
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.perturb import replace_by
 from quantus_ext.functional.infidelity import cumulative_infidelity
 from quantus_ext.functional.scores import Scores
 
@@ -96,7 +99,7 @@ class Infidelity(TorchMetric):
         inputs_baseline: float = 0.0,
         rescale: bool = False,
         perturb_func: Callable[..., Any] | None = None,
-        perturb_baseline: float | str | np.ndarray = "black",
+        perturb_baseline: float | str | np.ndarray | None = None,
         perturb_func_kwargs: dict[str, Any] | None = None,
         tolerance: float | None = None,
         **common: Unpack[CommonArguments],
@@ -132,8 +135,12 @@ class Infidelity(TorchMetric):
         self.rescale = rescale
         self.perturb_func = perturbation.bind(
             perturb_func or batch_baseline_replacement_by_indices,
-            perturb_baseline,
+            "black" if perturb_baseline is None else perturb_baseline,
             perturb_func_kwargs,
+        )
+        # On ids there is no difference of inputs, so `I` must be the mask.
+        self.over_embeddings = (
+            not multiply_by_inputs or perturb_func is not None or perturb_baseline is not None
         )
         self.tolerance = (
             None if tolerance is None else checks.positive_number("tolerance", tolerance)
@@ -142,6 +149,16 @@ class Infidelity(TorchMetric):
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)
+        if not batch.x.is_floating_point():
+            resolved = replace_by(adapter_of(batch.model).removed)
+        by_mask = self.multiply_by_inputs and resolved.replaces
+        embedded = adapter_of(batch.model).takes_ids and batch.x.ndim == 3
+        if embedded and not by_mask and batch.a.shape[1] == 1:
+            raise ValueError(
+                f"a_batch must be over the embeddings, of shape (n, L, {batch.x.shape[1]}), where "
+                "these are perturbed; for attributions a token use multiply_by_inputs=True and "
+                "leave perturb_func and perturb_baseline out"
+            )
         self._check_quantus_scheme(batch.x)
         if self.scheme == "quantus":
             return cumulative_infidelity(
@@ -167,6 +184,9 @@ class Infidelity(TorchMetric):
             scheme=self.scheme,
             patch_sizes=self.perturb_patch_sizes,
             subset_fraction=self.subset_fraction,
+            elements=(
+                None if batch.features is None else elements_of(batch.x, features=batch.features)
+            ),
             multiply_by_inputs=self.multiply_by_inputs,
             inputs_baseline=self.inputs_baseline,
             rescale=self.rescale,

@@ -70,11 +70,12 @@ class PScore(TorchMetric):
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         scored = self._key(batch.model)
-        others = {n: model for n, model in enumerate(self.models) if self._key(model) != scored}
-        if not others:
+        models = {n: model for n, model in enumerate(self.models) if self._key(model) != scored}
+        if not models:
             raise ValueError("models must hold another model than the scored one, holds only that")
-        explained = [self._explained(n, model, batch) for n, model in others.items()]
-        return functional.p_score(batch.a, [self._prepared(a, batch.x) for a in explained])
+        explained = [self._explained(n, model, batch) for n, model in models.items()]
+        others = [self._prepared(a, batch.x) for a in explained]
+        return functional.p_score(batch.a * batch.counted, [a * batch.counted for a in others])
 
     def _key(self, model: nn.Module) -> str:
         """Return what a model is known by, computed once a call."""

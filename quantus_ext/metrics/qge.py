@@ -181,6 +181,7 @@ class QGE(TorchMetric):
         self.nan_reason = "their metric gives NaN for them or for what they are compared with"  # type: ignore[misc]
         if isinstance(metric, TorchMetric):
             self.default_softmax = metric.default_softmax  # type: ignore[misc]
+            self.over_embeddings = metric.over_embeddings
         if not self.is_native:
             # Enough to know the classes; the metric asks the model itself.
             self.clean_rows = 1  # type: ignore[misc]
@@ -310,7 +311,14 @@ class QGE(TorchMetric):
         if draw == _ITSELF:
             return a
         index = batch.index.to(a.device).expand(len(a))
-        return make_reference(a, self.reference, draw=draw, seed=batch.seed, index=index)
+        return make_reference(
+            a,
+            self.reference,
+            draw=draw,
+            seed=batch.seed,
+            index=index,
+            among=batch.counted.to(a.device),
+        )
 
     def _compared_again(self, made: np.ndarray, draw: int, batch: Batch) -> np.ndarray:
         """Do the same to maps that the metric has made; one that is not finite stays."""
@@ -386,6 +394,9 @@ def _stacked(metric: TorchMetric, forward: Forward, batch: Batch, maps: Tensor) 
         s = torch.cat([s] * m)
     elif s is not None:
         s = np.concatenate([s] * m)
+    features = batch.features
+    if features is not None and len(features) > 1:
+        features = torch.cat([features] * m)
     stacked = replace(
         batch,
         x=torch.cat([batch.x] * m),
@@ -394,6 +405,7 @@ def _stacked(metric: TorchMetric, forward: Forward, batch: Batch, maps: Tensor) 
         s=s,
         clean=torch.cat([batch.clean] * m),
         index=torch.cat([batch.index] * m),
+        features=features,
     )
     try:
         scores = metric.evaluate_batch(forward, stacked)

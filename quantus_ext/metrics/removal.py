@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from quantus.functions.perturb_func import baseline_replacement_by_indices
 from quantus.helpers.enums import DataType, EvaluationCategory, ModelType
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks, perturbation
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
-from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.perturb import Perturbation, replace_by
 
 Element = Literal["position", "channel_value", "patch", "segment"]
 
@@ -27,7 +28,7 @@ class RemovalArguments(CommonArguments, total=False):
     element: Element
     patch_size: int | None
     perturb_func: Callable[..., Any] | None
-    perturb_baseline: float | str | np.ndarray
+    perturb_baseline: float | str | np.ndarray | None
     perturb_func_kwargs: dict[str, Any] | None
 
 
@@ -45,7 +46,8 @@ class RemovalMetric(TorchMetric):
     perturb_func : callable, optional
         Any of Quantus's, or one's own; by default ``baseline_replacement_by_indices``.
     perturb_baseline : float, str or array, default 0.0
-        As in Quantus, where ``"black"`` is the sample's minimum.
+        As in Quantus, where ``"black"`` is the sample's minimum. For a model of token ids the
+        default is what its adapter says; what is given here acts on the embeddings.
     perturb_func_kwargs : dict, optional
         Its keywords.
     **common
@@ -63,7 +65,7 @@ class RemovalMetric(TorchMetric):
         element: Element = "position",
         patch_size: int | None = None,
         perturb_func: Callable[..., Any] | None = None,
-        perturb_baseline: float | str | np.ndarray = 0.0,
+        perturb_baseline: float | str | np.ndarray | None = None,
         perturb_func_kwargs: dict[str, Any] | None = None,
         **common: Unpack[CommonArguments],
     ) -> None:
@@ -73,18 +75,28 @@ class RemovalMetric(TorchMetric):
             patch_size = checks.positive_integer("patch_size", patch_size)
         self.element = element
         self.patch_size = patch_size
+        self.over_embeddings = perturb_func is not None or perturb_baseline is not None
         self.perturb_func = perturbation.bind(
-            perturb_func or baseline_replacement_by_indices, perturb_baseline, perturb_func_kwargs
+            perturb_func or baseline_replacement_by_indices,
+            0.0 if perturb_baseline is None else perturb_baseline,
+            perturb_func_kwargs,
         )
-        if not self.perturbation.uses_mask:
+        if not perturbation.resolve(self.perturb_func).uses_mask:
             raise ValueError(
                 "perturb_func must change the chosen elements only, "
                 f"{getattr(perturb_func, '__name__', perturb_func)} changes the whole input"
             )
 
-    @property
-    def perturbation(self) -> Perturbation:
-        """What removed elements become; the same for baselines 1 and 1.0, to train once."""
+    def perturbation(self, model: nn.Module) -> Perturbation:
+        """Return what removed elements become; the same for baselines 1 and 1.0, to train once.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The explained model, whose adapter may have a default of its own.
+        """
+        if not self.over_embeddings:
+            return replace_by(adapter_of(model).removed)
         baseline = self.perturb_func.keywords["perturb_baseline"]
         number = {"perturb_baseline": float(baseline)} if isinstance(baseline, Real) else {}
         return perturbation.resolve(self.perturb_func, number)
@@ -92,7 +104,13 @@ class RemovalMetric(TorchMetric):
     def elements(self, batch: Batch) -> Elements:
         """Return the elements of the samples, from ``s_batch`` where they are segments."""
         segments = _segments(batch.s, batch.x) if self.element == "segment" else None
-        return elements_of(batch.x, self.element, patch_size=self.patch_size, segments=segments)
+        return elements_of(
+            batch.x,
+            self.element,
+            patch_size=self.patch_size,
+            segments=segments,
+            features=batch.features,
+        )
 
 
 def _segments(s: np.ndarray | Tensor | None, x: Tensor) -> Tensor | None:

@@ -81,7 +81,7 @@ class RemovalCurve(RemovalMetric):
             fractions=self.fractions,
             scores=[self.score],
             elements=self.elements(batch),
-            perturbation=self.perturbation,
+            perturbation=self.perturbation(batch.model),
             n_draws=self.n_samples,
             seed=batch.seed,
             index=batch.index,

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import FeatureMask, adapter_of
+from quantus_ext.adapters.tokens import EmbeddedTokens
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import called_alike
@@ -118,6 +120,11 @@ class ROAR(Fidelity):
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that was trained without the most relevant elements."""
+        if isinstance(adapter_of(model), EmbeddedTokens):
+            raise ValueError(
+                f"{self.name} trains a model of token ids on ids: leave perturb_func and "
+                "perturb_baseline out, the adapter says what removed tokens become"
+            )
         check_labels(model, x, y)
         device = checks.resolve_device(model, None)
         with isolated_training(device, self.trainer.settings.seed):
@@ -131,9 +138,10 @@ class ROAR(Fidelity):
         )
         remove = RemoveTop(
             maps,
-            perturbation=self.perturbation,
+            perturbation=self.perturbation(model),
             element=self.element,
             patch_size=self.patch_size,
+            feature_mask=adapter_of(model).feature_mask,
             share=self._share,
             seed=tuning_seed(self.trainer),
         )
@@ -178,6 +186,8 @@ class RemoveTop:
         What removed elements become.
     element, patch_size
         See :func:`quantus_ext.engine.elements.elements_of`.
+    feature_mask : callable, optional
+        See :data:`quantus_ext.adapters.base.FeatureMask`.
     share : float, optional
         Of the elements; by default uniform on (0, 1) for each sample and draw.
     seed : int, default 0
@@ -190,6 +200,7 @@ class RemoveTop:
         perturbation: Perturbation,
         element: str = "position",
         patch_size: int | None = None,
+        feature_mask: FeatureMask | None = None,
         share: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -197,6 +208,7 @@ class RemoveTop:
         self.perturbation = perturbation
         self.element = element
         self.patch_size = patch_size
+        self.feature_mask = feature_mask
         self.share = share
         self.seed = seed
 
@@ -210,15 +222,17 @@ class RemoveTop:
         index : Tensor, int64, shape (n,)
             Rows of ``maps``.
         """
-        elements = elements_of(x, self.element, patch_size=self.patch_size)
+        features = None if self.feature_mask is None else self.feature_mask(x)
+        elements = elements_of(x, self.element, patch_size=self.patch_size, features=features)
         keys = sampling.sample_keys(self.seed, index.to(x.device))
         ranks = elements.ranks(self.maps[index].to(x.device), keys)
         draws = sampling.draw_keys(keys, draw, draw + 1)
         if self.share is None:
             u = sampling.uniform(draws, 1, Purpose.MASK_SIZE).squeeze(1)
-            count: int | Tensor = (u * elements.largest).floor()
+            count = (u * elements.counts[:, None]).floor()
         else:
-            count = sampling.snapped_floor(self.share * elements.largest)
+            counts = [sampling.snapped_floor(self.share * t) for t in elements.totals()]
+            count = torch.tensor(counts, device=x.device)[:, None]
         everything = slice(None)
         mask = elements.expand((ranks < count).unsqueeze(1), everything)
         buffer = torch.empty_like(x).unsqueeze(1)

@@ -52,9 +52,11 @@ class SynScore(TorchMetric):
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        elements = elements_of(batch.x)
+        elements = elements_of(batch.x, features=batch.features)
         truth = _truth(batch.s, (len(batch.x), *elements.mask_shape), batch.x.device)
-        return functional.syn_score(elements.scores(batch.a), truth, measure=self.measure)
+        # An element of several positions is planted where any of them is.
+        planted = elements.scores(truth.reshape(len(truth), *elements.mask_shape).double()) > 0
+        return functional.syn_score(elements.scores(batch.a), planted, measure=self.measure)
 
 
 def _truth(s: np.ndarray | Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -22,6 +22,7 @@ def degrade(
     seed: int = 0,
     *,
     index_batch: np.ndarray | Tensor | None = None,
+    among: np.ndarray | Tensor | None = None,
 ) -> Maps:
     r"""Replace a fraction of each sample's values by a random permutation of those same values.
 
@@ -39,6 +40,8 @@ def degrade(
         With a sample's index it decides everything.
     index_batch : array of int, shape (n,), optional
         Global indices of the samples, by default 0, …, n - 1.
+    among : array of bool that broadcasts to ``a_batch``, optional
+        Which values take part; the others, as those of padding, stay and do not count.
 
     Returns
     -------
@@ -63,9 +66,9 @@ def degrade(
     True
     """
     if isinstance(a_batch, Tensor):
-        return _levels(a_batch, fractions, seed, index_batch)
+        return _levels(a_batch, fractions, seed, index_batch, among)
     a = torch.from_numpy(np.require(a_batch, requirements=["C", "W"]))
-    return _levels(a, fractions, seed, index_batch).numpy()
+    return _levels(a, fractions, seed, index_batch, among).numpy()
 
 
 def _levels(
@@ -73,6 +76,7 @@ def _levels(
     fractions: float | Sequence[float],
     seed: int,
     index_batch: np.ndarray | Tensor | None,
+    among: np.ndarray | Tensor | None,
 ) -> Tensor:
     if a.ndim < 2:
         raise ValueError(f"a_batch must have shape (n, *map), has {tuple(a.shape)}")
@@ -81,17 +85,27 @@ def _levels(
     given = np.arange(n) if index_batch is None else index_batch
     index = torch.from_numpy(checks.sample_indices(given, n)).to(a.device)
     keys = sampling.sample_keys(seed, index)
+    takes_part = torch.as_tensor(True if among is None else among, device=a.device)
+    outside = ~takes_part.expand(a.shape).flatten(1)
+    totals = (~outside).sum(1).tolist()
+    last = torch.iinfo(torch.int64).max
     # The places of a smaller fraction come first in the order of a larger one.
-    places = sampling.distinct(keys, count, Purpose.DEGRADED_PLACE).argsort(1)
+    places = sampling.distinct(keys, count, Purpose.DEGRADED_PLACE)
+    places = places.masked_fill(outside, last).argsort(1)
     lots = sampling.distinct(keys, count, Purpose.DEGRADED_VALUE)
 
     def level(fraction: object) -> Tensor:
         noise = checks.finite_number("fractions", fraction)
         if not 0 <= noise <= 1:
             raise ValueError(f"fractions must be between 0 and 1, holds {fraction}")
-        chosen = places[:, : sampling.snapped_floor(noise * count)]
-        shuffled = chosen.gather(1, lots.gather(1, chosen).argsort(1))
-        return flat.scatter(1, chosen, flat.gather(1, shuffled)).reshape(a.shape)
+        counts = [sampling.snapped_floor(noise * total) for total in totals]
+        moves = (
+            torch.arange(count, device=a.device) < torch.tensor(counts, device=a.device)[:, None]
+        )
+        # Those that move, ordered by lot; the others stay where they are.
+        drawn = lots.gather(1, places).masked_fill(~moves, last).argsort(1)
+        sources = torch.where(moves, places.gather(1, drawn), places)
+        return flat.scatter(1, places, flat.gather(1, sources)).reshape(a.shape)
 
     if isinstance(fractions, (Sequence, np.ndarray)):
         return torch.stack([level(fraction) for fraction in fractions])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.engine.perturb import Perturbation, replace_by
 from quantus_ext.finetune import MaskSampler
 from quantus_ext.finetune.health import loses_little, measure
@@ -81,7 +82,7 @@ def mask_robustness(
     element, patch_size
         See :class:`quantus_ext.Fidelity`.
     perturbation : Perturbation, optional
-        What masked elements become; by default 0.
+        What masked elements become; by default 0, or what the model's adapter says.
     n_draws : int, default 1
         Masks for each sample and fraction.
     seed : int, default 0
@@ -119,10 +120,11 @@ def mask_robustness(
         raise ValueError(f"fractions must hold numbers between 0 and 1, is {fractions!r}")
     checks.positive_integer("n_draws", n_draws)
     masks = MaskSampler(
-        perturbation=perturbation or replace_by(0.0),
+        perturbation=perturbation or replace_by(adapter_of(model).removed),
         beta=1.0,
         element=element,
         patch_size=patch_size,
+        feature_mask=adapter_of(model).feature_mask,
         seed=seed,
     )
     accuracy, agreement = measure(models, x, y_batch, masks, shares, n_draws, name="y_batch")

@@ -1,0 +1,92 @@
+"""What a model says of its inputs and outputs, where their shapes don't tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from quantus_ext.engine.forward import WithKeywords, with_submodule
+
+FeatureMask = Callable[[Tensor], Tensor]
+"""Inputs (n, \\*sample) -> int64 ids of the element of each position, shape (n or 1, \\*spatial),
+from 0, and -1 where a position is never removed or counted (padding, special tokens)."""
+
+
+class Adapter(nn.Module):
+    """A model in a form that every metric takes; base of the adapters.
+
+    Adapters may be put around each other: what one says nothing of, the one inside it answers.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, optional
+        The wrapped model, whose mode the adapter takes.
+
+    Attributes
+    ----------
+    takes_ids : bool
+        Whether inputs are integers and stay integers.
+    one_label : bool
+        Whether the largest output names the answer.
+    removed : float
+        What a removed value becomes by default.
+    feature_mask : callable or None
+        Says which positions are removed together, and which never are; see :data:`FeatureMask`.
+        None: each position is an element.
+    """
+
+    takes_ids: bool = False
+    one_label: bool = True
+    removed: float = 0.0
+    feature_mask: FeatureMask | None = None
+
+    def __init__(self, model: nn.Module | None = None) -> None:
+        super().__init__()
+        if model is None:
+            self.eval()
+            return
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+        self.model = model
+        self.training = model.training
+        if isinstance(model, Adapter):
+            self.takes_ids, self.one_label = model.takes_ids, model.one_label
+            self.removed, self.feature_mask = model.removed, model.feature_mask
+
+    def over_embeddings(self) -> Adapter | None:
+        """Return the same model over the embeddings of its inputs, None where it has none."""
+        inner = None if self._inner is None else self._inner.over_embeddings()
+        if inner is None:
+            return None
+        twin = cast("Adapter", with_submodule(self, ["model"], inner))
+        twin.takes_ids = False
+        return twin
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the embeddings of inputs, shape (n, D, L)."""
+        if self._inner is None:
+            raise ValueError("model must take token ids to embed them")
+        return self._inner.embed(x)
+
+    @property
+    def _inner(self) -> Adapter | None:
+        model = self._modules.get("model")
+        return model if isinstance(model, Adapter) else None
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    """Return the adapter that a model is, keywords filled in or not; a plain one if it is none."""
+    if isinstance(model, WithKeywords):
+        return adapter_of(model.model)
+    return model if isinstance(model, Adapter) else Adapter()
+
+
+def input_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the type of a model's inputs: integers, or that of its weights, None without any."""
+    if adapter_of(model).takes_ids:
+        return torch.int64
+    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(floating, None)
