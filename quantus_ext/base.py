@@ -452,7 +452,9 @@ def _laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
 
 
 def _map_dtype(x: Tensor) -> torch.dtype:
-    """Return the type of attributions: the inputs', but at least single precision."""
+    """Return the type of attributions: the inputs', at least single precision; double for ids."""
+    if not x.is_floating_point():
+        return torch.float64
     return torch.promote_types(x.dtype, torch.float32)
 
 

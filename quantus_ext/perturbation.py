@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from quantus.functions import perturb_func as quantus_functions
 
 from quantus_ext.engine import perturb
@@ -84,6 +85,10 @@ def _uniform(keywords: Keywords) -> Perturbation:
     )
 
 
+def _background(keywords: Keywords) -> Perturbation:
+    return perturb.draw_from(_required(keywords, "background"))
+
+
 TABLE = (
     Entry("baseline_replacement_by_indices", "replace", _replace("channel")),
     Entry("batch_baseline_replacement_by_indices", "replace", _replace("sample")),
@@ -107,8 +112,54 @@ TABLE = (
     Entry("no_perturbation", "leave as it is", convention="whole"),
     Entry("perturb_batch", "whatever its own `perturb_func` keyword does"),
 )
+
+
+def background_replacement_by_indices(
+    arr: np.ndarray, indices: np.ndarray, background: np.ndarray, **_: Any
+) -> np.ndarray:
+    """Replace chosen values by those of random rows of a background set.
+
+    A perturbation function as Quantus has them, for its metrics and ours; ours draw the rows
+    from their own seed, Quantus's from NumPy's global state. See
+    :func:`quantus_ext.engine.perturb.draw_from`.
+
+    Parameters
+    ----------
+    arr : array, shape (n, values)
+    indices : array of int, shape (n, count)
+        The values to replace in each row.
+    background : array, shape (m, ...) of ``values`` values each
+
+    Returns
+    -------
+    array, shape (n, values)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quantus_ext import Fidelity
+    >>> from quantus_ext.perturbation import background_replacement_by_indices
+    >>> background = np.array([[7.0, 8, 9]])
+    >>> background_replacement_by_indices(np.zeros((1, 3)), np.array([[0, 2]]), background)
+    array([[7., 0., 9.]])
+    >>> metric = Fidelity(
+    ...     perturb_func=background_replacement_by_indices,
+    ...     perturb_func_kwargs={"background": background},
+    ... )
+    """
+    rows = np.asarray(background).reshape(len(background), -1)
+    drawn = rows[np.random.randint(len(rows), size=len(arr))]  # noqa: NPY002 - as Quantus does
+    changed = np.array(arr)
+    np.put_along_axis(changed, indices, np.take_along_axis(drawn, indices, 1), 1)
+    return changed
+
+
 # By identity, for a function of the user's own need not be hashable.
-_BY_FUNCTION = {id(getattr(quantus_functions, entry.name)): entry for entry in TABLE}
+_BY_FUNCTION = {id(getattr(quantus_functions, entry.name)): entry for entry in TABLE} | {
+    id(background_replacement_by_indices): Entry(
+        "background_replacement_by_indices", "replace by rows of a background", _background
+    )
+}
 
 
 def bind(

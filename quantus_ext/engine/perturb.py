@@ -122,6 +122,43 @@ def replace_by(
     return Native(lambda x: _fixed(baseline_values(baseline, x)), random=False, replaces=True)
 
 
+def draw_from(background: np.ndarray | Tensor) -> Native:
+    r"""Replace by the values of a random row of a background set, one row for each draw.
+
+    Values that go together come from the same row; those that stay are not looked at, so this
+    draws from the marginal distribution, as is usual for tables.
+
+    Parameters
+    ----------
+    background : array, shape (m, \*sample)
+
+    Raises
+    ------
+    ValueError
+        If ``background`` has no rows, is not finite, or does not fit the samples.
+    """
+    rows = torch.as_tensor(background)
+    if rows.ndim < 2 or not len(rows) or not bool(rows.isfinite().all()):
+        raise ValueError(
+            f"background must hold at least one row of finite values, has shape {tuple(rows.shape)}"
+        )
+
+    def replacement(x: Tensor) -> Replacement:
+        if rows.shape[1:] != x.shape[1:]:
+            raise ValueError(
+                f"background must have rows of shape {tuple(x.shape[1:])}, has "
+                f"{tuple(rows.shape[1:])}"
+            )
+        own = rows.to(x)
+
+        def draw(samples: slice, keys: Tensor) -> Tensor:
+            return own[sampling.integers(keys, [len(own)], Purpose.VALUE).squeeze(-1)]
+
+        return draw
+
+    return Native(replacement, random=True, replaces=True)
+
+
 def shift_by(
     shift: float | str | np.ndarray | Tensor,
     *,
