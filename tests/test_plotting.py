@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scipy.integrate import trapezoid
 
 from quantus_ext import QGE, Fidelity, Infidelity, MoRF, RFidelity, plotting
 from quantus_ext.plotting import (
@@ -112,7 +113,7 @@ def test_deletion_and_insertion_side_by_side():
     left, right = plot_deletion_insertion(FRACTIONS, deletion, insertion)
     for axes, given in ((left, deletion), (right, insertion)):
         # The same order and colours on both sides, whatever the order in the mapping.
-        areas = [np.trapezoid(given[name].mean(0), FRACTIONS) for name in "AB"]
+        areas = [trapezoid(given[name].mean(0), FRACTIONS) for name in "AB"]
         assert legend(axes) == [f"A: {areas[0]:.3f}", f"B: {areas[1]:.3f}"]
         for line, name in zip(axes.lines, "AB", strict=True):
             np.testing.assert_allclose(line.get_ydata(), given[name].mean(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from tests.harness import Predict
 from tests.reference.fidelity import element_scores, floor, positions
@@ -61,8 +62,8 @@ def removal_score(
                 "morf": mean_drop[0],
                 "lerf": mean_drop[1],
                 "abpc": mean_drop[0] - mean_drop[1],
-                "deletion": np.trapezoid(morf, fractions),
-                "insertion": np.trapezoid(restored, fractions),
+                "deletion": trapezoid(morf, fractions),
+                "insertion": trapezoid(restored, fractions),
             }[name]
         )
     return np.array(scores)
