@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from benchmarks.page import Page
 from benchmarks.timing import markdown_table
 from quantus_ext import ROAR, FFidelity, Fidelity, FineTuner, RFidelity
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.metrics.fidelity import SPARSITY
 from quantus_ext.protocols import RankAgreement, degrade, mask_robustness, rank_agreement
 
@@ -126,13 +127,16 @@ def by_metric(
     levels: list[Tensor],
     training_levels: list[Tensor],
     tuner: FineTuner,
-    trainer: FineTuner,
+    trainer: FineTuner | None,
     n_samples: int,
 ) -> dict[str, Curves]:
-    """Score every level by the paper's four metrics; ROAR trains a network for each level."""
+    """Score every level by the paper's metrics; ROAR, with a trainer, trains one for each level."""
+    roar = {}
+    if trainer is not None:
+        roar["ROAR"] = curves([ROAR(trainer, a) for a in training_levels], scored, levels)
     return {
         "Fidelity": curves(Fidelity(), scored, levels),
-        "ROAR": curves([ROAR(trainer, a) for a in training_levels], scored, levels),
+        **roar,
         "R-Fidelity": curves(RFidelity(n_samples=n_samples), scored, levels),
         "F-Fidelity": curves(FFidelity(fine_tune=tuner, n_samples=n_samples), scored, levels),
     }
@@ -144,19 +148,22 @@ def comparison(
     explain: Explain,
     scored: Scored,
     tuner: FineTuner,
-    trainer: FineTuner,
+    trainer: FineTuner | None,
     n_samples: int,
 ) -> None:
-    """Add the comparison of the four metrics on one explainer to the page."""
-    train_x, train_y = tuner.data.x, tuner.data.y
-    levels = levels_of(explain(scored.model, scored.x, scored.y))
-    training_levels = levels_of(explain(scored.model, train_x, train_y), seed=1)
+    """Add the comparison of the metrics on one explainer to the page; without a trainer no ROAR."""
+    model, x, training_levels = scored.model, scored.x, []
+    levels = levels_of(model, x, explain(model, x, scored.y))
+    if trainer is not None:
+        train_x = trainer.data.x
+        training = explain(model, train_x, trainer.data.y)
+        training_levels = levels_of(model, train_x, training, seed=1)
     results = by_metric(scored, levels, training_levels, tuner, trainer, n_samples)
     page.add(
         f"{name}, noise {', '.join(f'{r:g}' for r in NOISE)}",
         f"{len(scored.x)} samples, {accuracy(scored.model, scored.x, scored.y):.3f} of them "
-        f"answered rightly; N = {n_samples}, {len(SPARSITY)} sparsities. ROAR's seconds hold "
-        f"{len(NOISE)} trainings from scratch.",
+        f"answered rightly; N = {n_samples}, {len(SPARSITY)} sparsities."
+        + (f" ROAR's seconds hold {len(NOISE)} trainings from scratch." if trainer else ""),
         agreement_table(results),
         areas_table(results),
         cost_table(results),
@@ -185,9 +192,11 @@ def robustness(
     )
 
 
-def levels_of(a: Tensor, seed: int = 0) -> list[Tensor]:
-    """Return the explanations with each share of noise."""
-    return list(degrade(per_position(a), NOISE, seed=seed))
+def levels_of(model: nn.Module, x: Tensor, a: Tensor, seed: int = 0) -> list[Tensor]:
+    """Return the explanations with each share of noise, among what may be removed."""
+    mask = adapter_of(model).feature_mask
+    among = None if mask is None else mask(x) >= 0
+    return list(degrade(per_position(a), NOISE, seed=seed, among=among))
 
 
 def agreement(results: Mapping[str, Curves]) -> RankAgreement:

@@ -172,7 +172,7 @@ def main() -> None:
     model, tuner = trained_convolutions(data), data.tuner(epochs)
     scored = data.scored(model, n)
     explain = EXPLAINERS["SmoothGrad-squared"]
-    levels = levels_of(explain(model, scored.x, scored.y))
+    levels = levels_of(model, scored.x, explain(model, scored.x, scored.y))
     boundaries(page, model, data, tuner)
     preservation(page, scored, tuner, data)
     explainers(page, scored, tuner, n_samples)

@@ -30,7 +30,7 @@ def main() -> None:
     model = trained_convolutions(data)
     page = Page("fidelity_tuning", ("mlxtend",), quick=quick)
     scored = data.scored(model, n)
-    levels = levels_of(smoothgrad_squared(model, scored.x, scored.y))
+    levels = levels_of(model, scored.x, smoothgrad_squared(model, scored.x, scored.y))
     robust, found = [], {}
     for lr, epochs in SETTINGS[: 1 if quick else None]:
         tuner = data.tuner(epochs, lr=lr)
