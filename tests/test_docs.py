@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from quantus_ext import FineTuner, Infidelity, metrics
+from quantus_ext.base import TorchMetric
 from tests.harness import gradients
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +57,38 @@ def test_blocks_run(page, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in python_blocks(page):
         exec(compile(block, f"{page.name}: {block.splitlines()[0]}", "exec"), names)
+
+
+def defaults(shape: tuple[int, ...]) -> dict[str, TorchMetric]:
+    """Make every metric with all defaults; ROAR needs training data, PScore another model."""
+    x = np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32)
+    tuner = FineTuner(x, np.arange(8) % 3, epochs=1, display_progressbar=False)
+    given = {
+        "FFidelity": {"fine_tune": lambda model, mask_sampler: model},
+        "PScore": {"models": [flat(shape, seed=1)]},
+        "QGE": {"metric": Infidelity()},
+        "ROAR": {"trainer": tuner, "a_train": x},
+    }
+    return {name: getattr(metrics, name)(**given.get(name, {})) for name in metrics.__all__}
+
+
+def flat(shape: tuple[int, ...], seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3)).eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_costs_are_those_of_the_defaults():
+    rows = re.findall(r"^\| `(\w+)[^|]*\| ([\d,]+) \|", (ROOT / "docs/costs.md").read_text(), re.M)
+    shape = (1, 28, 28)
+    x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    batch = {"x_batch": x, "y_batch": np.array([0, 2]), "a_batch": x, "s_batch": x[:, 0] > 0}
+    counted = {}
+    for name, metric in defaults(shape).items():
+        metric(model=flat(shape), **batch, explain_func=gradients)
+        counted[name] = metric.n_evaluations / len(x)
+    assert {name: float(number) for name, number in rows} == counted
 
 
 def test_there_are_blocks():

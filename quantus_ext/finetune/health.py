@@ -41,7 +41,7 @@ class Health:
     verdict : str
         What that means, in a sentence or two.
     report : TuningReport or None
-        Epochs, seconds and cache hit, where a :class:`quantus_ext.finetune.FineTuner` trained.
+        Epochs, seconds and cache hit, where a :class:`quantus_ext.FineTuner` trained.
     """
 
     fraction: list[float]

@@ -119,8 +119,8 @@ class MoRF(RemovalCurve):
     ``1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` over equal steps with both ends, as M4 has it; higher is
     better. With fractions of one's own every one of them counts alike.
 
-    See :class:`RemovalCurve` for its arguments; ``details`` has ``curve``, ``fractions``,
-    ``original_score``, ``baseline_score`` and ``final_drop``.
+    See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments; ``details`` has
+    ``curve``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``.
     """
 
     name = "MoRF"
@@ -144,7 +144,7 @@ class ABPC(RemovalCurve):
 
     A random order scores 0 on average. ``details`` has ``morf``, ``lerf``, ``curve_morf``,
     ``curve_lerf``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``. See
-    :class:`RemovalCurve` for its arguments.
+    :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments.
     """
 
     name = "ABPC"
@@ -161,7 +161,7 @@ class AreaUnderCurve(RemovalCurve):
         As Quantus's Pixel-Flipping has it. A score is a number here, so it must be True; the
         curves are in ``details["curve"]``.
     steps, **curve
-        See :class:`RemovalCurve`.
+        See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve`.
     """
 
     def __init__(
@@ -184,7 +184,8 @@ class Deletion(AreaUnderCurve):
 
     Over fractions in [0, 1] by the trapezoid rule (Petsiuk et al., 2018), so that a straight
     curve's area does not depend on the number of steps. ``details`` has ``curve``, ``fractions``,
-    ``original_score``, ``baseline_score`` and ``final_drop``. See :class:`AreaUnderCurve` for its
+    ``original_score``, ``baseline_score`` and ``final_drop``. See
+    :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for its
     arguments.
     """
 
