@@ -78,17 +78,59 @@ def flat(shape: tuple[int, ...], seed: int = 0) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 3)).eval()
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_costs_are_those_of_the_defaults():
-    rows = re.findall(r"^\| `(\w+)[^|]*\| ([\d,]+) \|", (ROOT / "docs/costs.md").read_text(), re.M)
+@pytest.fixture(scope="module")
+def called() -> dict[str, TorchMetric]:
+    """Call every metric on two samples of 28×28 positions."""
     shape = (1, 28, 28)
     x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     batch = {"x_batch": x, "y_batch": np.array([0, 2]), "a_batch": x, "s_batch": x[:, 0] > 0}
-    counted = {}
-    for name, metric in defaults(shape).items():
+    made = defaults(shape)
+    for metric in made.values():
         metric(model=flat(shape), **batch, explain_func=gradients)
-        counted[name] = metric.n_evaluations / len(x)
-    assert {name: float(number) for name, number in rows} == counted
+    return made
+
+
+def cost(metric: TorchMetric) -> str:
+    """Return rows a sample."""
+    return f"{metric.n_evaluations / len(metric.standard_errors):g}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_costs_are_those_of_the_defaults(called):
+    page = (ROOT / "docs" / "costs.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)[^|]*\| (\d+) \|", page, re.MULTILINE)
+    assert dict(rows) == {name: cost(metric) for name, metric in called.items()}
+
+
+MODALITIES = {"IMAGE": "image", "TIMESERIES": "series", "TABULAR": "table", "TEXT": "text"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_readme_says_of_every_metric_what_it_says_of_itself(called):
+    page = (ROOT / "README.md").read_text("utf-8")
+    row = r"^\| \[`(\w+)[^|]*\| (\w+) \| [^|]* \| ([\w, ]+) \| (\d+)[^|]*\|"
+    said = {name: values for name, *values in re.findall(row, page, re.MULTILINE)}
+    expected = {}
+    for name, metric in called.items():
+        taken = [MODALITIES[m.name] for m in metric.data_applicability]
+        inputs = ", ".join(m for m in MODALITIES.values() if m in taken)
+        expected[name] = [metric.score_direction.value, inputs, cost(metric)]
+    assert said == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_details_are_those_of_a_call(called):
+    page = (ROOT / "docs" / "details.md").read_text("utf-8")
+    said = {
+        name: set(re.findall(r"`(\w+)`", details))
+        for names, details in re.findall(r"^\| (`.*?) \| (`.*) \|$", page, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+        if name != "details"
+    }
+    inner = called["Infidelity"].details
+    said["QGE"] -= {"score_", "reference_"}
+    said["QGE"] |= {f"{whose}_{name}" for whose in ("score", "reference") for name in inner}
+    assert said == {name: set(metric.details) for name, metric in called.items()}
 
 
 def test_there_are_blocks():
