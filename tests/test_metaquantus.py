@@ -20,10 +20,11 @@ from torch import nn
 
 from quantus_ext import QGE, FFidelity, Fidelity, FineTuner, Infidelity
 from quantus_ext.finetune import cache, training, tuner
-from quantus_ext.metaquantus import score_direction
+from quantus_ext.metaquantus import healing, score_direction
+from quantus_ext.plotting import plot_area
 from tests.cases import CASES
 from tests.harness import planted
-from tests.trained import Problem, by_gradient, problem
+from tests.trained import Problem, by_gradient, problem, small_metrics
 
 PARTS = {"IAC_{NR}", "IAC_{AR}", "IEC_{NR}", "IEC_{AR}"}
 
@@ -193,23 +194,21 @@ def test_adversaries_are_worse_in_the_right_direction(metaquantus, direction, is
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_benchmarking(metaquantus):
+def test_benchmarking_all_metrics(metaquantus):
     given = problem("image")
-    metric = CASES["RFidelity"].metric()
-    master = metaquantus.MetaEvaluation(
-        test_suite=suite(metaquantus),
-        xai_methods=QUANTUS_METHODS,
-        iterations=1,
-        nr_perturbations=2,
-        write_to_file=False,
-    )
+    estimators = {
+        name: {"init": metric, "score_direction": score_direction(metric)}
+        for name, metric in small_metrics().items()
+    }
     benchmark = metaquantus.MetaEvaluationBenchmarking(
-        master=master,
-        estimators={
-            "Faithfulness": {
-                metric.name: {"init": metric, "score_direction": score_direction(metric)}
-            }
-        },
+        master=metaquantus.MetaEvaluation(
+            test_suite=suite(metaquantus),
+            xai_methods={name: QUANTUS_METHODS[name] for name in ("Gradient", "Saliency")},
+            iterations=1,
+            nr_perturbations=2,
+            write_to_file=False,
+        ),
+        estimators={"All": estimators},
         experimental_settings={
             "quarters": {
                 "models": {"net": given.model},
@@ -222,9 +221,16 @@ def test_benchmarking(metaquantus):
         keep_results=True,
         softmax=True,
     )
-    found = benchmark()["quarters"]["net"]["Faithfulness"][metric.name]
-    for kind in ("Model", "Input"):
-        assert 0 <= found["results_meta_consistency_scores"][kind]["MC_mean"] <= 1
+    found = benchmark()["quarters"]["net"]["All"]
+    assert list(found) == list(estimators)
+    for name, results in found.items():
+        kinds = results["results_meta_consistency_scores"]
+        assert set(kinds) == {"Model", "Input"}
+        for result in kinds.values():
+            assert 0 <= result["MC_mean"] <= 1, name
+    # As they are: one column a metric.
+    axes = plot_area(found)
+    assert [axis.get_title().splitlines()[0] for axis in axes] == list(estimators)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -257,3 +263,47 @@ def test_one_training_for_each_distinct_model(metaquantus, monkeypatch):
     evaluation(estimator=metric, **given.arguments(), score_direction=score_direction(metric))
     assert len(calls) == (1 + 5) * 3
     assert len(trained) == 1 + 5
+
+
+def f_fidelity(given: Problem, epochs: int = 20) -> FFidelity:
+    """Return an F-Fidelity that has enough training to heal what was perturbed."""
+    fine_tune = FineTuner(
+        given.x_train, given.y_train, epochs=epochs, lr=0.02, display_progressbar=False
+    )
+    return FFidelity([0.1, 0.3], fine_tune=fine_tune, n_samples=2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tuning_that_heals_a_perturbed_model_is_said_to(metaquantus):
+    given = problem("image")
+    for kind, is_healed in (("Resilience", False), ("Adversary", True)):
+        metric = f_fidelity(given)
+        name = f"Model {kind} Test"
+        evaluation = metaquantus.MetaEvaluation(
+            test_suite={name: suite(metaquantus)[name]},
+            xai_methods=METHODS,
+            iterations=1,
+            nr_perturbations=3,
+            explain_func=by_gradient,
+            write_to_file=False,
+        )
+        evaluation(estimator=metric, **given.arguments(), score_direction=score_direction(metric))
+        found = healing(metric)
+        assert found.calls == (1 + 3) * 2
+        if is_healed:
+            # Never the original, which needs no healing.
+            assert 0 < found.healed <= 3 * 2
+            assert found.accuracy_before < 0.7 < 0.9 < found.accuracy_after
+            assert f"healed the model in {found.healed} of 8 calls" in str(found)
+            assert "healed the model" in next(h.verdict for h in metric.healths if h.is_healed)
+        else:
+            assert found.healed == 0
+            assert np.isnan([found.accuracy_before, found.accuracy_after]).all()
+            assert str(found) == "Tuning healed no model: 8 calls."
+
+
+def test_healing_of_something_else():
+    with pytest.raises(TypeError, match="metric must be an FFidelity"):
+        healing(Infidelity())
+    with pytest.raises(ValueError, match="metric must have been called"):
+        healing(FFidelity())

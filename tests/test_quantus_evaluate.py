@@ -19,50 +19,13 @@ from torch import nn
 
 import quantus_ext
 from quantus_ext import metrics
-from tests.harness import MODALITIES
-from tests.trained import by_gradient, problem
+from tests.trained import by_gradient, other_networks, problem, small_metrics, tuner
 
 # Quantus 0.6 needs the method here too: with the name alone it explains by plain gradients.
 NAMED: dict[str, dict[str, Any]] = {
     "Saliency": {"method": "Saliency"},
     "IntegratedGradients": {"method": "IntegratedGradients", "n_steps": 4},
 }
-
-
-def others() -> list[nn.Module]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return [MODALITIES["image"][0]().eval() for _ in range(2)]
-
-
-def tuner(**settings: Any) -> quantus_ext.FineTuner:
-    given = problem("image")
-    return quantus_ext.FineTuner(
-        given.x_train, given.y_train, epochs=1, display_progressbar=False, **settings
-    )
-
-
-def ours() -> dict[str, Metric[Any]]:
-    """Make one of each class, small enough to be quick."""
-    given = problem("image")
-    maps = by_gradient(given.model, given.x_train, given.y_train, "gradient")
-    made = [
-        quantus_ext.ABPC(4),
-        quantus_ext.QGE(quantus_ext.Infidelity(n_perturb_samples=8)),
-        quantus_ext.ROAR(tuner(), maps, [0.3]),
-        quantus_ext.Deletion(4),
-        quantus_ext.FFidelity([0.1, 0.3], fine_tune=tuner(), n_samples=2),
-        quantus_ext.Fidelity([0.1, 0.3]),
-        quantus_ext.Infidelity(n_perturb_samples=8),
-        quantus_ext.Insertion(4),
-        quantus_ext.LeRF(4),
-        quantus_ext.MoRF(4),
-        quantus_ext.PScore(others()),
-        quantus_ext.RFidelity([0.1, 0.3], n_samples=2),
-        quantus_ext.SynScore(),
-    ]
-    assert [type(metric).__name__ for metric in made] == metrics.__all__
-    return {type(metric).__name__: metric for metric in made}
 
 
 def theirs() -> dict[str, Metric[Any]]:
@@ -104,7 +67,12 @@ GIVEN: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
 def test_all_metrics_beside_quantus_own(how):
     methods, keywords = GIVEN[how]
     shared = {"shared": {"softmax": True, "device": "cpu", "batch_size": 4}}
-    given = {"metrics": {**ours(), **theirs()}, "xai_methods": methods(), **arguments(), **keywords}
+    given = {
+        "metrics": {**small_metrics(), **theirs()},
+        "xai_methods": methods(),
+        **arguments(),
+        **keywords,
+    }
     found = quantus.evaluate(**given, call_kwargs=shared)
     assert list(found) == list(methods())
     n = len(problem("image").x)
@@ -118,13 +86,13 @@ def test_all_metrics_beside_quantus_own(how):
     given = problem("image")
     maps = function(given.model, given.x, given.y) if how == "functions" else by_name(method)
     for name in ("Infidelity", "ABPC", "RFidelity", "SynScore"):
-        alone = ours()[name](**arguments(), a_batch=maps, softmax=True)
+        alone = small_metrics()[name](**arguments(), a_batch=maps, softmax=True)
         np.testing.assert_allclose(found[method][name], alone, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_table_of_means():
-    given = {"metrics": {**ours(), **theirs()}, "xai_methods": NAMED, **arguments()}
+    given = {"metrics": {**small_metrics(), **theirs()}, "xai_methods": NAMED, **arguments()}
     frame = quantus.evaluate(**given, agg_func=np.mean, return_as_df=True)
     assert isinstance(frame, pd.DataFrame)
     assert list(frame.columns) == list(NAMED)
@@ -142,7 +110,7 @@ def test_several_settings_of_the_call():
     }
     methods = {"Saliency": NAMED["Saliency"]}
     # Quantus's own know of no index_batch.
-    given = {"metrics": ours(), "xai_methods": methods, **arguments()}
+    given = {"metrics": small_metrics(), "xai_methods": methods, **arguments()}
     found = quantus.evaluate(**given, call_kwargs=settings)["Saliency"]
     for name, scores in found.items():
         assert list(scores) == list(settings), name
@@ -268,7 +236,7 @@ NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
     "QGE": lambda: {"metric": quantus_ext.Infidelity(n_perturb_samples=8)},
     "ROAR": lambda: {"trainer": tuner(), "a_train": problem("image").x_train, "sparsity": 0.3},
     "FFidelity": lambda: {"fine_tune": lambda model, masks: model, "n_samples": 2},
-    "PScore": lambda: {"models": others()},
+    "PScore": lambda: {"models": other_networks()},
 }
 FEWER = {"n_perturb_samples": 4, "features_in_step": 16}
 

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from quantus.metrics.base import Metric
 from torch import nn
 
+import quantus_ext
+from quantus_ext import metrics
 from tests.harness import MODALITIES, gradients, planted
 
 
@@ -61,3 +64,39 @@ def by_gradient(
     """Explain inputs of any shape, by each of two methods."""
     found = gradients(model, inputs, targets)
     return found * inputs if method == "input×gradient" else found
+
+
+def other_networks() -> list[nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [MODALITIES["image"][0]().eval() for _ in range(2)]
+
+
+def tuner(**settings: Any) -> quantus_ext.FineTuner:
+    given = problem("image")
+    return quantus_ext.FineTuner(
+        given.x_train, given.y_train, epochs=1, display_progressbar=False, **settings
+    )
+
+
+def small_metrics() -> dict[str, Metric[Any]]:
+    """Make one of each class, small enough to be quick."""
+    given = problem("image")
+    maps = by_gradient(given.model, given.x_train, given.y_train, "gradient")
+    made = [
+        quantus_ext.ABPC(4),
+        quantus_ext.QGE(quantus_ext.Infidelity(n_perturb_samples=8)),
+        quantus_ext.ROAR(tuner(), maps, [0.3]),
+        quantus_ext.Deletion(4),
+        quantus_ext.FFidelity([0.1, 0.3], fine_tune=tuner(), n_samples=2),
+        quantus_ext.Fidelity([0.1, 0.3]),
+        quantus_ext.Infidelity(n_perturb_samples=8),
+        quantus_ext.Insertion(4),
+        quantus_ext.LeRF(4),
+        quantus_ext.MoRF(4),
+        quantus_ext.PScore(other_networks()),
+        quantus_ext.RFidelity([0.1, 0.3], n_samples=2),
+        quantus_ext.SynScore(),
+    ]
+    assert [type(metric).__name__ for metric in made] == metrics.__all__
+    return {type(metric).__name__: metric for metric in made}

@@ -52,6 +52,11 @@ class Health:
     verdict: str
     report: TuningReport | None = None
 
+    @property
+    def is_healed(self) -> bool:
+        """Whether the tuned model reads whole inputs clearly better than the original does."""
+        return not loses_little([self.tuned_accuracy[0], self.original_accuracy[0]], _TOLERATED)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings."""
         return asdict(self)
@@ -189,6 +194,11 @@ def _verdict(
         said += f" {of_original}"
         if robust:
             said += " For such removals the plain metric would do."
+    if not loses_little([tuned[0], original[0]], _TOLERATED):
+        said += (
+            f" The tuning healed the model: on whole inputs its accuracy rose from "
+            f"{original[0]:.3f} to {tuned[0]:.3f}, so scores are those of a better model."
+        )
     if agreement < 1 - _TOLERATED:
         said += (
             f" On whole inputs the tuned model answers as the original in only {agreement:.1%} of "
