@@ -116,7 +116,9 @@ def healing(metric: FFidelity) -> Healing:
     """Return whether tuning healed the models that F-Fidelity has been called with so far.
 
     MetaQuantus's model test perturbs the weights and expects other scores. F-Fidelity's copies of
-    the perturbed models are tuned, and may be as good as the unperturbed one again.
+    the perturbed models are tuned, and may be as good as the unperturbed one again. Accuracies are
+    those on the inputs of the call, so let the evaluation have model tests only: in its input test
+    they are of perturbed inputs.
 
     Parameters
     ----------
