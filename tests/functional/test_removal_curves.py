@@ -229,7 +229,7 @@ def test_deletion_is_the_area_of_quantus_pixel_flipping(modality):
     curves = np.array(theirs(*explained, softmax=True, device="cpu"))
     assert curves.shape == (n, steps), "a state a step, without the clean one"
     areas = np.array([quantus.helpers.utils.calculate_auc(curve) for curve in curves])
-    ours = Deletion(steps, element="channel_value")
+    ours = Deletion(features_in_step=4, element="channel_value")
     scores = inputs.call(ours)
     np.testing.assert_allclose(ours.details["curve"][:, 1:], curves, rtol=1e-4)
     # Theirs has steps of 1 and no trapezoid from the clean output to the first state.
