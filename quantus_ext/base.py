@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, TypedDict, cast
 
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
 from quantus.helpers import utils
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from quantus_ext.adapters.base import Adapter, adapter_of, input_dtype
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward, with_keywords
 from quantus_ext.functional.scores import Scores
+from quantus_ext.plotting import figures
 
 
 class CommonArguments(TypedDict, total=False):
@@ -327,6 +330,58 @@ class TorchMetric(Metric[list[float]]):
             )
             batches.append(self.evaluate_batch(forward, batch))
         return self._finish(batches, forward)
+
+    def plot(
+        self,
+        plot_func: Callable[..., Any] | None = None,
+        show: bool = True,
+        path_to_save: str | os.PathLike[str] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Draw, save and show a figure, in this order, so that no file is blank.
+
+        Parameters
+        ----------
+        plot_func : callable, optional
+            Draws it: on pyplot's current figure, or on one of its own whose axes it returns, as
+            those of :mod:`quantus_ext.plotting`. By default the metric's ``default_plot_func``.
+        show : bool, default True
+            Show it in a window or notebook; otherwise nothing is shown.
+        path_to_save : str or path, optional
+            Where it is saved, at 400 dots an inch.
+        *args, **kwargs
+            Of ``plot_func``.
+
+        Raises
+        ------
+        ValueError
+            If there is no ``plot_func``, or nothing was drawn.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from quantus_ext import RFidelity, plotting
+        >>> metric = RFidelity(default_plot_func=plotting.plot_scores)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     metric.plot(
+        ...         show=False,
+        ...         path_to_save=f"{folder}/scores.png",
+        ...         names=["A"],
+        ...         scores=[0.9],
+        ...         errors=[0.1],
+        ...         label="faithfulness",
+        ...     )
+        """
+        chosen = self.default_plot_func if plot_func is None else plot_func
+        if not callable(chosen):
+            raise ValueError(f"plot_func must be callable, is {chosen!r}")
+        drawn = (figures.on_pyplot(chosen) if show else chosen)(*args, **kwargs)
+        figure = figures.figure_of(drawn)
+        if path_to_save is not None:
+            figures.save_figure(figure, path_to_save, dpi=400)
+        if show:
+            plt.show()
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that answers the perturbed inputs, by default the explained one.

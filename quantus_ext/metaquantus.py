@@ -5,18 +5,21 @@ Every metric of the package is an ``estimator`` of ``MetaEvaluation`` as it is::
     evaluation(estimator=metric, …, score_direction=quantus_ext.metaquantus.score_direction(metric))
 
 F-Fidelity tunes one copy for each perturbed model, found again for every explainer. Tuning can heal
-a model whose weights were perturbed a little, so that a low adversary score of its model test may
-speak for the tuning, not against the metric: see ``metric.health``.
+a model whose weights were perturbed, so that a low adversary score of the model test may speak for
+the tuning, not against the metric: :func:`healing` says whether it did.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from quantus.helpers.enums import ScoreDirection
 from quantus.metrics.base import Metric
 
 from quantus_ext import checks
+from quantus_ext.metrics.fidelity import FFidelity
 from quantus_ext.metrics.qge import better_scores
 
 
@@ -77,3 +80,86 @@ def score_direction(metric: Metric[Any] | ScoreDirection | str) -> str:
     if not isinstance(metric, Metric):
         raise TypeError(f"metric must be an instance of a Quantus metric, is {metric!r}")
     return DirectionText(better_scores(metric, None).value)
+
+
+@dataclass(frozen=True)
+class Healing:
+    """Whether tuning healed the models that F-Fidelity was called with.
+
+    Attributes
+    ----------
+    calls, healed : int
+        Calls of the metric, and those in which the tuned copy read whole inputs clearly better
+        than the model itself, by more than 0.05.
+    accuracy_before, accuracy_after : float
+        Mean accuracies on whole inputs in the latter calls, of the models and of their copies; NaN
+        if there are none. In MetaQuantus the labels are the unperturbed model's answers.
+    """
+
+    calls: int
+    healed: int
+    accuracy_before: float
+    accuracy_after: float
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        if not self.healed:
+            return f"Tuning healed no model: {self.calls} calls."
+        return (
+            f"Tuning healed the model in {self.healed} of {self.calls} calls: accuracy "
+            f"{self.accuracy_before:.3f} before, {self.accuracy_after:.3f} after. Where these were "
+            "perturbed, a low adversary score may speak for the tuning, not against the metric."
+        )
+
+
+def healing(metric: FFidelity) -> Healing:
+    """Return whether tuning healed the models that F-Fidelity has been called with so far.
+
+    MetaQuantus's model test perturbs the weights and expects other scores. F-Fidelity's copies of
+    the perturbed models are tuned, and may be as good as the unperturbed one again. Accuracies are
+    those on the inputs of the call, so let the evaluation have model tests only: in its input test
+    they are of perturbed inputs.
+
+    Parameters
+    ----------
+    metric : FFidelity
+        After ``MetaEvaluation`` has called it. Take a fresh one for each evaluation.
+
+    Returns
+    -------
+    Healing
+        Printed, it is a sentence.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is another metric or has not been called.
+
+    Examples
+    --------
+    >>> import copy, numpy as np, torch
+    >>> from quantus_ext import FFidelity
+    >>> from quantus_ext.metaquantus import healing
+    >>> model = torch.nn.Linear(3, 2).eval()
+    >>> x = np.array([[1, 0, 0], [-1, 0, 0]], dtype=np.float32)
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]))
+    >>> broken = copy.deepcopy(model)
+    >>> _ = broken.weight.data.mul_(-1)
+    >>> metric = FFidelity(0.5, fine_tune=model, beta=0.5, n_samples=2)
+    >>> scores = metric(broken, x, np.array([0, 1]), x)
+    >>> healing(metric).healed
+    1
+    """
+    if not isinstance(metric, FFidelity):
+        raise TypeError(f"metric must be an FFidelity, is {metric!r}")
+    if not metric.healths:
+        raise ValueError("metric must have been called, healths is empty")
+    healed = [health for health in metric.healths if health.is_healed]
+    before = [health.original_accuracy[0] for health in healed]
+    after = [health.tuned_accuracy[0] for health in healed]
+    return Healing(
+        calls=len(metric.healths),
+        healed=len(healed),
+        accuracy_before=float(np.mean(before)) if healed else float("nan"),
+        accuracy_after=float(np.mean(after)) if healed else float("nan"),
+    )

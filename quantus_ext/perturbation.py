@@ -179,7 +179,7 @@ def resolve(
     Parameters
     ----------
     perturb_func : callable
-        One of Quantus's functions, which take their native path where :data:`TABLE` has one, or
+        One of Quantus's functions, which take their native path where ``TABLE`` has one, or
         any other, which is called row by row. A function of the user's own is called with a
         ``mask`` if it has such a parameter; with ``arr`` (\\*sample), ``indices`` and
         ``indexed_axes`` if it has the latter; with ``arr`` (1, values) and ``indices``

@@ -20,9 +20,11 @@ from torch import nn
 
 from quantus_ext import QGE, FFidelity, Fidelity, FineTuner, Infidelity
 from quantus_ext.finetune import cache, training, tuner
-from quantus_ext.metaquantus import score_direction
+from quantus_ext.metaquantus import healing, score_direction
+from quantus_ext.plotting import plot_area
 from tests.cases import CASES
-from tests.harness import MODALITIES, gradients, planted
+from tests.harness import planted
+from tests.trained import Problem, by_gradient, problem, small_metrics
 
 PARTS = {"IAC_{NR}", "IAC_{AR}", "IEC_{NR}", "IEC_{AR}"}
 
@@ -66,50 +68,6 @@ def test_direction_of_something_else(given, error, message):
         score_direction(given)
 
 
-class Problem:
-    """A trained network of a modality and samples that it gets right."""
-
-    def __init__(self, modality: str, n: int = 6) -> None:
-        build, shape = MODALITIES[modality]
-        generator = np.random.default_rng(3)
-        y = np.arange(240) % 4
-        # Each class has a quarter of the values raised.
-        raised = np.arange(np.prod(shape)) * 4 // np.prod(shape) == y[:, None]
-        x = generator.normal(size=(240, *shape)) + 2.0 * raised.reshape(240, *shape)
-        self.x_train, self.y_train = torch.from_numpy(x).float(), torch.from_numpy(y)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(5)
-            self.model = build()
-            optimiser = torch.optim.Adam(self.model.parameters(), lr=0.02)
-            for _ in range(60):
-                optimiser.zero_grad()
-                nn.functional.cross_entropy(self.model(self.x_train), self.y_train).backward()
-                optimiser.step()
-        self.model.eval()
-        with torch.no_grad():
-            right = (self.model(self.x_train).argmax(1) == self.y_train).numpy()
-        assert right.mean() > 0.9
-        self.x, self.y = self.x_train.numpy()[right][:n], y[right][:n]
-
-    def arguments(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "x_batch": self.x,
-            "y_batch": self.y,
-            "s_batch": planted(self.x),
-            "softmax": True,
-        }
-
-
-_problems: dict[str, Problem] = {}
-
-
-def problem(modality: str) -> Problem:
-    if modality not in _problems:
-        _problems[modality] = Problem(modality)
-    return _problems[modality]
-
-
 @pytest.fixture
 def metaquantus() -> Iterator[Any]:
     module = pytest.importorskip("metaquantus")
@@ -133,14 +91,6 @@ def suite(module: Any, *, kinds: tuple[str, ...] = ("Model", "Input")) -> dict[s
         "Input Adversary Test": module.InputPerturbationTest(type="Adversary", noise=20.0),
     }
     return {name: test for name, test in tests.items() if name.startswith(kinds)}
-
-
-def by_gradient(
-    model: nn.Module, inputs: np.ndarray, targets: np.ndarray, method: str, **_: object
-) -> np.ndarray:
-    """Explain inputs of any shape, by each of two methods."""
-    found = gradients(model, inputs, targets)
-    return found * inputs if method == "input×gradient" else found
 
 
 METHODS: dict[str, dict[str, Any]] = {"gradient": {}, "input×gradient": {}}
@@ -244,23 +194,21 @@ def test_adversaries_are_worse_in_the_right_direction(metaquantus, direction, is
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_benchmarking(metaquantus):
+def test_benchmarking_all_metrics(metaquantus):
     given = problem("image")
-    metric = CASES["RFidelity"].metric()
-    master = metaquantus.MetaEvaluation(
-        test_suite=suite(metaquantus),
-        xai_methods=QUANTUS_METHODS,
-        iterations=1,
-        nr_perturbations=2,
-        write_to_file=False,
-    )
+    estimators = {
+        name: {"init": metric, "score_direction": score_direction(metric)}
+        for name, metric in small_metrics().items()
+    }
     benchmark = metaquantus.MetaEvaluationBenchmarking(
-        master=master,
-        estimators={
-            "Faithfulness": {
-                metric.name: {"init": metric, "score_direction": score_direction(metric)}
-            }
-        },
+        master=metaquantus.MetaEvaluation(
+            test_suite=suite(metaquantus),
+            xai_methods={name: QUANTUS_METHODS[name] for name in ("Gradient", "Saliency")},
+            iterations=1,
+            nr_perturbations=2,
+            write_to_file=False,
+        ),
+        estimators={"All": estimators},
         experimental_settings={
             "quarters": {
                 "models": {"net": given.model},
@@ -273,9 +221,16 @@ def test_benchmarking(metaquantus):
         keep_results=True,
         softmax=True,
     )
-    found = benchmark()["quarters"]["net"]["Faithfulness"][metric.name]
-    for kind in ("Model", "Input"):
-        assert 0 <= found["results_meta_consistency_scores"][kind]["MC_mean"] <= 1
+    found = benchmark()["quarters"]["net"]["All"]
+    assert list(found) == list(estimators)
+    for name, results in found.items():
+        kinds = results["results_meta_consistency_scores"]
+        assert set(kinds) == {"Model", "Input"}
+        for result in kinds.values():
+            assert 0 <= result["MC_mean"] <= 1, name
+    # As they are: one column a metric.
+    axes = plot_area(found)
+    assert [axis.get_title().splitlines()[0] for axis in axes] == list(estimators)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -308,3 +263,47 @@ def test_one_training_for_each_distinct_model(metaquantus, monkeypatch):
     evaluation(estimator=metric, **given.arguments(), score_direction=score_direction(metric))
     assert len(calls) == (1 + 5) * 3
     assert len(trained) == 1 + 5
+
+
+def f_fidelity(given: Problem, epochs: int = 20) -> FFidelity:
+    """Return an F-Fidelity that has enough training to heal what was perturbed."""
+    fine_tune = FineTuner(
+        given.x_train, given.y_train, epochs=epochs, lr=0.02, display_progressbar=False
+    )
+    return FFidelity([0.1, 0.3], fine_tune=fine_tune, n_samples=2)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tuning_that_heals_a_perturbed_model_is_said_to(metaquantus):
+    given = problem("image")
+    for kind, is_healed in (("Resilience", False), ("Adversary", True)):
+        metric = f_fidelity(given)
+        name = f"Model {kind} Test"
+        evaluation = metaquantus.MetaEvaluation(
+            test_suite={name: suite(metaquantus)[name]},
+            xai_methods=METHODS,
+            iterations=1,
+            nr_perturbations=3,
+            explain_func=by_gradient,
+            write_to_file=False,
+        )
+        evaluation(estimator=metric, **given.arguments(), score_direction=score_direction(metric))
+        found = healing(metric)
+        assert found.calls == (1 + 3) * 2
+        if is_healed:
+            # Never the original, which needs no healing.
+            assert 0 < found.healed <= 3 * 2
+            assert found.accuracy_before < 0.7 < 0.9 < found.accuracy_after
+            assert f"healed the model in {found.healed} of 8 calls" in str(found)
+            assert "healed the model" in next(h.verdict for h in metric.healths if h.is_healed)
+        else:
+            assert found.healed == 0
+            assert np.isnan([found.accuracy_before, found.accuracy_after]).all()
+            assert str(found) == "Tuning healed no model: 8 calls."
+
+
+def test_healing_of_something_else():
+    with pytest.raises(TypeError, match="metric must be an FFidelity"):
+        healing(Infidelity())
+    with pytest.raises(ValueError, match="metric must have been called"):
+        healing(FFidelity())

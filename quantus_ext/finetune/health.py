@@ -41,7 +41,7 @@ class Health:
     verdict : str
         What that means, in a sentence or two.
     report : TuningReport or None
-        Epochs, seconds and cache hit, where a :class:`quantus_ext.finetune.FineTuner` trained.
+        Epochs, seconds and cache hit, where a :class:`quantus_ext.FineTuner` trained.
     """
 
     fraction: list[float]
@@ -51,6 +51,11 @@ class Health:
     agreement: list[float]
     verdict: str
     report: TuningReport | None = None
+
+    @property
+    def is_healed(self) -> bool:
+        """Whether the tuned model reads whole inputs clearly better than the original does."""
+        return not loses_little([self.tuned_accuracy[0], self.original_accuracy[0]], _TOLERATED)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings."""
@@ -189,6 +194,11 @@ def _verdict(
         said += f" {of_original}"
         if robust:
             said += " For such removals the plain metric would do."
+    if not loses_little([tuned[0], original[0]], _TOLERATED):
+        said += (
+            f" The tuning healed the model: on whole inputs its accuracy rose from "
+            f"{original[0]:.3f} to {tuned[0]:.3f}, so scores are those of a better model."
+        )
     if agreement < 1 - _TOLERATED:
         said += (
             f" On whole inputs the tuned model answers as the original in only {agreement:.1%} of "

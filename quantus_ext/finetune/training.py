@@ -31,7 +31,7 @@ _VALIDATION_ROWS, _VALIDATION_DRAWS = 1024, 8
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; see :class:`quantus_ext.finetune.FineTuner`."""
+    """How to train; see :class:`quantus_ext.FineTuner`."""
 
     epochs: int
     lr: float

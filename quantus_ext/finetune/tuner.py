@@ -287,7 +287,7 @@ def resolve_tuned_model(
     tuned : nn.Module
         In evaluation mode, on the model's device.
     report : TuningReport or None
-        None unless a :class:`FineTuner` made it.
+        None unless a :class:`~quantus_ext.FineTuner` made it.
 
     Raises
     ------

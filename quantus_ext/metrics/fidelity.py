@@ -204,6 +204,8 @@ class FFidelity(RFidelity):
     health : Health
         After a call: how well the original and the tuned model stand the removal. A call that
         fails leaves that of the last one.
+    healths : list of Health
+        Of all calls so far, as :func:`quantus_ext.metaquantus.healing` reads them.
     """
 
     name = "F-Fidelity"
@@ -225,15 +227,19 @@ class FFidelity(RFidelity):
         self.beta = checks.fraction("beta", beta)
         self.fine_tune = fine_tune
         self.health: Health | None = None
+        self.healths: list[Health] = []
 
     def __call__(self, *arguments: Any, **keywords: Any) -> list[float]:
         """See :meth:`quantus_ext.base.TorchMetric.__call__`."""
         last = self.health
         try:
-            return super().__call__(*arguments, **keywords)
+            scores = super().__call__(*arguments, **keywords)
         except BaseException:
             self.health = last
             raise
+        if self.health is not None:
+            self.healths.append(self.health)
+        return scores
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the tuned copy and keep its health report."""

@@ -77,6 +77,9 @@ class QGE(TorchMetric):
 
     Attributes
     ----------
+    details : dict of numpy.ndarray
+        After a call: ``score``; ``reference``, the mean of the ``references``, (n, n_references);
+        and what the metric has as its details, of both, with these two words in front.
     inner : quantus.metrics.base.Metric or None
         After a call, the copy of a metric of this package that was asked, with what it keeps of
         the call: F-Fidelity's ``health``, ROAR's ``reports``.
@@ -358,7 +361,7 @@ class QGE(TorchMetric):
             )
             order_error = spread / self.n_references**0.5
         is_fixed = (torch.cat(errors) == 0).all(0)
-        details = {"score": score, "reference": mean}
+        details = {"score": score, "reference": mean, "references": references.T}
         for name, value in own.items():
             details[f"score_{name}"] = value
             # A mean of standard errors is none of the mean.

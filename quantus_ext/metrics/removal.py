@@ -25,7 +25,7 @@ Element = Literal["position", "channel_value", "patch", "segment"]
 class RemovalArguments(CommonArguments, total=False):
     """Keyword arguments of every metric that removes elements; see :class:`RemovalMetric`."""
 
-    element: Element
+    element: Element | None
     patch_size: int | None
     perturb_func: Callable[..., Any] | None
     perturb_baseline: float | str | np.ndarray | None
@@ -37,10 +37,11 @@ class RemovalMetric(TorchMetric):
 
     Parameters
     ----------
-    element : {"position", "channel_value", "patch", "segment"}, default "position"
+    element : {"position", "channel_value", "patch", "segment"}, optional
         What is removed at once: a pixel, time step or feature over all channels; every channel
         value by itself; a patch of side ``patch_size`` (a window in time); or the segments
-        whose ids ``s_batch`` holds, shape (n, \*spatial).
+        whose ids ``s_batch`` holds, shape (n, \*spatial). By default ``"patch"`` where
+        ``patch_size`` is given, else ``"position"``.
     patch_size : int, optional
         For ``element="patch"``.
     perturb_func : callable, optional
@@ -62,7 +63,7 @@ class RemovalMetric(TorchMetric):
     def __init__(
         self,
         *,
-        element: Element = "position",
+        element: Element | None = None,
         patch_size: int | None = None,
         perturb_func: Callable[..., Any] | None = None,
         perturb_baseline: float | str | np.ndarray | None = None,
@@ -70,9 +71,13 @@ class RemovalMetric(TorchMetric):
         **common: Unpack[CommonArguments],
     ) -> None:
         super().__init__(**common)
+        if element is None:
+            element = "position" if patch_size is None else "patch"
         checks.one_of("element", element, ELEMENTS)
         if element == "patch":
             patch_size = checks.positive_integer("patch_size", patch_size)
+        elif patch_size is not None:
+            raise ValueError(f'patch_size needs element="patch", element is {element!r}')
         self.element = element
         self.patch_size = patch_size
         self.over_embeddings = perturb_func is not None or perturb_baseline is not None

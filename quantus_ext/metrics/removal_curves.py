@@ -28,6 +28,14 @@ _BASELINES: dict[Baseline, tuple[Callable[..., Any], float | str]] = {
 }
 
 
+class CurveArguments(RemovalArguments, total=False):
+    """Keyword arguments of every removal curve; see :class:`RemovalCurve`."""
+
+    baseline: Baseline | None
+    features_in_step: int | None
+    n_samples: int
+
+
 class RemovalCurve(RemovalMetric):
     r"""Base of the metrics that sum over a removal curve.
 
@@ -39,6 +47,9 @@ class RemovalCurve(RemovalMetric):
     baseline : {"black", "mean", "blur"}, optional
         What removed elements become, in place of ``perturb_func`` and ``perturb_baseline``: 0 in
         the model's space, the sample's mean, or the mean of a 15-sided window around each.
+    features_in_step : int, optional
+        So many elements a step, in place of ``steps``; the last step takes what is left. Not for
+        ``element="segment"``, texts and padded series: samples have different numbers.
     n_samples : int, default 1
         Draws of each state where ``perturb_func`` is random; with one, the standard error is
         unknown (NaN).
@@ -58,6 +69,7 @@ class RemovalCurve(RemovalMetric):
         steps: int | Sequence[float] = 20,
         *,
         baseline: Baseline | None = None,
+        features_in_step: int | None = None,
         n_samples: int = 1,
         **removal: Unpack[RemovalArguments],
     ) -> None:
@@ -69,18 +81,35 @@ class RemovalCurve(RemovalMetric):
             removal["perturb_func"], removal["perturb_baseline"] = _BASELINES[baseline]
         super().__init__(**removal)
         self.fractions = checks.grid("steps", steps)
+        self.features_in_step = None
+        if features_in_step is not None:
+            if self.element == "segment":
+                raise ValueError(
+                    'features_in_step needs samples with as many elements, not element="segment"'
+                )
+            self.features_in_step = checks.positive_integer("features_in_step", features_in_step)
         self.n_samples = checks.positive_integer("n_samples", n_samples)
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        elements = self.elements(batch)
+        fractions = self.fractions
+        if self.features_in_step is not None:
+            t = elements.largest
+            if batch.features is not None and len(batch.features) > 1:
+                raise ValueError(
+                    "features_in_step needs samples with as many elements, which texts and padded "
+                    "series have not: use steps"
+                )
+            fractions = [*(k / t for k in range(0, t, self.features_in_step)), 1.0]
         return functional.removal_curves(
             forward,
             batch.x,
             batch.a,
             batch.y,
-            fractions=self.fractions,
+            fractions=fractions,
             scores=[self.score],
-            elements=self.elements(batch),
+            elements=elements,
             perturbation=self.perturbation(batch.model),
             n_draws=self.n_samples,
             seed=batch.seed,
@@ -95,8 +124,8 @@ class MoRF(RemovalCurve):
     ``1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` over equal steps with both ends, as M4 has it; higher is
     better. With fractions of one's own every one of them counts alike.
 
-    See :class:`RemovalCurve` for its arguments; ``details`` has ``curve``, ``fractions``,
-    ``original_score``, ``baseline_score`` and ``final_drop``.
+    See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments; ``details`` has
+    ``curve``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``.
     """
 
     name = "MoRF"
@@ -120,7 +149,7 @@ class ABPC(RemovalCurve):
 
     A random order scores 0 on average. ``details`` has ``morf``, ``lerf``, ``curve_morf``,
     ``curve_lerf``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``. See
-    :class:`RemovalCurve` for its arguments.
+    :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments.
     """
 
     name = "ABPC"
@@ -128,12 +157,40 @@ class ABPC(RemovalCurve):
     score_direction = ScoreDirection.HIGHER
 
 
-class Deletion(RemovalCurve):
+class AreaUnderCurve(RemovalCurve):
+    """Base of the metrics that are the area under a removal curve.
+
+    Parameters
+    ----------
+    return_auc_per_sample : bool, default True
+        As Quantus's Pixel-Flipping has it. A score is a number here, so it must be True; the
+        curves are in ``details["curve"]``.
+    steps, **curve
+        See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve`.
+    """
+
+    def __init__(
+        self,
+        steps: int | Sequence[float] = 20,
+        *,
+        return_auc_per_sample: bool = True,
+        **curve: Unpack[CurveArguments],
+    ) -> None:
+        if not return_auc_per_sample:
+            raise ValueError(
+                f"return_auc_per_sample must be True, is {return_auc_per_sample!r}: the curves are "
+                'in details["curve"]'
+            )
+        super().__init__(steps, **curve)
+
+
+class Deletion(AreaUnderCurve):
     """Deletion: the area under the output as the most relevant elements go; lower is better.
 
     Over fractions in [0, 1] by the trapezoid rule (Petsiuk et al., 2018), so that a straight
     curve's area does not depend on the number of steps. ``details`` has ``curve``, ``fractions``,
-    ``original_score``, ``baseline_score`` and ``final_drop``. See :class:`RemovalCurve` for its
+    ``original_score``, ``baseline_score`` and ``final_drop``. See
+    :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for its
     arguments.
     """
 
@@ -142,7 +199,7 @@ class Deletion(RemovalCurve):
     score_direction = ScoreDirection.LOWER
 
 
-class Insertion(RemovalCurve):
+class Insertion(AreaUnderCurve):
     """Insertion: the area under the output as the most relevant elements come; higher is better.
 
     It begins with everything removed. ``details`` as for :class:`Deletion`, with ``final_rise`` in

@@ -20,7 +20,7 @@ _DIGITS = 9
 
 @dataclass(frozen=True)
 class RankAgreement:
-    """Spearman correlations of metrics with the truth, in the order of :data:`PAIRS`.
+    """Spearman correlations of metrics with the truth, in the order of ``PAIRS``.
 
     Attributes
     ----------

@@ -71,6 +71,7 @@ PLAIN = "For such removals the plain metric would do"
 NOT = "The {} is not robust: its accuracy is 0.500 with {} masked, where 1.000 is reached on whole"
 ADVICE = "may help"
 UNKNOWN = "Whether the {} is robust is not known: its accuracy is 0.500, and .* label has 0.500"
+HEALED = r"The tuning healed the model: on whole inputs its accuracy rose from 0.500 to 1.000"
 TUNED, ORIGINAL = "tuned model", "original"
 
 
@@ -91,7 +92,7 @@ TUNED, ORIGINAL = "tuned model", "original"
         (
             Counts(0, always=0),
             Even(20),
-            [ROBUST.format(TUNED), UNKNOWN.format(ORIGINAL), "only 50.0% of"],
+            [ROBUST.format(TUNED), UNKNOWN.format(ORIGINAL), HEALED, "only 50.0% of"],
         ),
         (
             Counts(0, always=0),
@@ -102,6 +103,7 @@ TUNED, ORIGINAL = "tuned model", "original"
 )
 def test_verdicts(original, tuned, said):
     health = health_report(original.eval(), tuned.eval(), BOTH, LABELS, masks(0.2), [0.15])
+    assert health.is_healed == (HEALED in said)
     sentences = health.verdict.split(". ")
     assert len(sentences) == len(said), "and nothing else is said"
     for sentence, expected in zip(sentences, said, strict=True):

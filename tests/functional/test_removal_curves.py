@@ -230,12 +230,28 @@ def test_deletion_is_the_area_of_quantus_pixel_flipping(modality):
     curves = np.array(theirs(*explained, softmax=True, device="cpu"))
     assert curves.shape == (n, steps), "a state a step, without the clean one"
     areas = np.array([quantus.helpers.utils.calculate_auc(curve) for curve in curves])
-    ours = Deletion(steps, element="channel_value")
+    ours = Deletion(features_in_step=4, element="channel_value")
     scores = inputs.call(ours)
     np.testing.assert_allclose(ours.details["curve"][:, 1:], curves, rtol=1e-4)
     # Theirs has steps of 1 and no trapezoid from the clean output to the first state.
     first = (ours.details["original_score"] + curves[:, 0]) / 2
     np.testing.assert_allclose(scores, (areas + first) / steps, rtol=1e-5)
+
+
+def test_steps_of_so_many_elements():
+    inputs = make_inputs("table")  # 7 features
+    metric = Deletion(features_in_step=3)
+    scores = inputs.call(metric)
+    np.testing.assert_allclose(metric.details["fractions"], [[0, 3 / 7, 6 / 7, 1]] * 5)
+    np.testing.assert_array_equal(scores, inputs.call(Deletion([3 / 7, 6 / 7])))
+    one_by_one = Deletion(features_in_step=1)
+    np.testing.assert_array_equal(inputs.call(one_by_one), inputs.call(Deletion(7)))
+
+
+def test_a_patch_size_asks_for_patches():
+    inputs = make_inputs("image")
+    scores = inputs.call(MoRF(4, patch_size=2))
+    np.testing.assert_array_equal(scores, inputs.call(MoRF(4, element="patch", patch_size=2)))
 
 
 def test_baselines_by_name():
@@ -267,6 +283,10 @@ def test_baselines_by_name():
             "baseline='blur' stands in for perturb_baseline: give one",
         ),
         ({"n_samples": 0}, ValueError, "n_samples must be at least 1, is 0"),
+        ({"features_in_step": 0}, ValueError, "features_in_step must be at least 1, is 0"),
+        ({"features_in_step": 2, "element": "segment"}, ValueError, "features_in_step needs"),
+        ({"return_auc_per_sample": False}, ValueError, "return_auc_per_sample must be True"),
+        ({"element": "position", "patch_size": 2}, ValueError, "patch_size needs element"),
         ({"element": "pixel"}, ValueError, "element must be one of"),
     ],
 )

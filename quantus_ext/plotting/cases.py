@@ -1,0 +1,290 @@
+"""One explanation: the input, its map, what is left without the top of it, and the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgba
+from matplotlib.figure import FigureBase
+from numpy.typing import ArrayLike, NDArray
+from quantus.metrics.base import Metric
+from torch import Tensor
+
+from quantus_ext import checks
+from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.perturb import replace_by
+from quantus_ext.plotting import tokens as tokens_
+from quantus_ext.plotting.figures import COLOURS, DIVERGING_MAP, STYLES, new_figure, style_axes
+
+
+def plot_case(
+    x_batch: ArrayLike | Tensor,
+    a_batch: ArrayLike | Tensor,
+    metrics: Sequence[Metric[Any]] = (),
+    *,
+    sample: int = 0,
+    share: float = 0.1,
+    baseline: float | str | NDArray[np.floating[Any]] = 0.0,
+    names: Sequence[str] | None = None,
+    tokens: Sequence[str] | None = None,
+    special: Collection[str] = (),
+    figure: FigureBase | None = None,
+) -> NDArray[np.object_]:
+    """
+    Draw one explanation: the input, its map, the input without the top of the map, the scores.
+
+    Parameters
+    ----------
+    x_batch : array-like, shape (n, C, H, W), (n, C, T), (n, F) or (n, L)
+        Inputs, channels first: images, series, tables or the ids of tokens. Three channels are
+        shown as red, green and blue, any other number by its mean.
+    a_batch : array-like, shape of `x_batch` or with one channel
+        Attributions; what is shown is their sum over channels.
+    metrics : sequence of quantus.metrics.base.Metric
+        Have been called on these inputs, with a score a sample; also Quantus's own.
+    sample : int, default 0
+        Which of the inputs.
+    share : float, default 0.1
+        Share of the pixels, time steps, features or tokens that is removed, at least one.
+    baseline : float, str or array
+        What they become, as ``perturb_baseline`` of the metrics; tokens become grey.
+    names : sequence of F str, optional
+        The features of a table.
+    tokens : sequence of L str, optional
+        The tokens of this input, which is then drawn as a text, each token of the map on a
+        background with the colour of its attribution.
+    special : collection of str
+        Those of them that are neither coloured nor removed, as ``"[CLS]"`` or ``"[PAD]"``.
+    figure : matplotlib figure or subfigure, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes, shape (4,)
+        In the third, what was removed is tinted, shaded or, in a text, grey.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If inputs, attributions, names or a metric's scores don't fit each other.
+
+    Examples
+    --------
+    >>> axes = plot_case(np.ones((1, 3)), [[0.2, -0.1, 0.9]], share=0.4, names=["a", "b", "c"])
+    >>> [float(bar.get_width()) for bar in axes[2].containers[0]]
+    [1.0, 1.0, 0.0]
+    >>> axes = plot_case([[5, 9, 6]], [[0.1, 0.8, 0.0]], tokens=["a", "great", "film"])
+    >>> axes[2].get_title(loc="left")
+    'without the top 1 of 3'
+    """
+    kept = np.array([token in special for token in tokens or ()], dtype=bool)
+    case = _Case.of(x_batch, a_batch, sample, share, baseline, kept)
+    lines = [_score_line(f"metrics[{place}]", m, sample) for place, m in enumerate(metrics)]
+    if names is not None and (case.x.ndim > 1 or len(names) != len(case.x)):
+        raise ValueError(
+            f"names must have one entry a feature of a table; got {len(names)} and inputs of the "
+            f"shape {case.x.shape}"
+        )
+    if tokens is None:
+        draw = {1: _draw_table, 2: _draw_series, 3: _draw_image}[case.x.ndim]
+        axes = draw(case, names, figure)
+    else:
+        axes = _draw_text(case, tokens, len(lines), figure)
+    panels, text = axes[:3], axes[3]
+    removed = f"without the top {case.removed.sum()} of {case.removed.size - case.kept.sum()}"
+    for axis, title in zip(panels, ("input", "map", removed), strict=True):
+        axis.set_title(title, fontsize="medium", loc="center" if tokens is None else "left")
+    text.set_axis_off()
+    text.set_title("scores" if lines else "", fontsize="medium", loc="left")
+    for place, line in enumerate(lines):
+        # In points, because panels differ in height.
+        offset = (0, -6 - 34 * place)
+        text.annotate(
+            line,
+            (0, 1),
+            offset,
+            xycoords="axes fraction",
+            textcoords="offset points",
+            va="top",
+            fontsize="small",
+            linespacing=1.4,
+        )
+    return axes
+
+
+class _Case(NamedTuple):
+    """One sample, without its axis of samples."""
+
+    x: NDArray[np.float64]
+    a: NDArray[np.float64]
+    """Scores of the elements, in the shape of positions."""
+    masked: NDArray[np.float64]
+    removed: NDArray[np.bool_]
+    kept: NDArray[np.bool_]
+    """Elements that are never removed; empty for none."""
+
+    @classmethod
+    def of(
+        cls,
+        x_batch: ArrayLike | Tensor,
+        a_batch: ArrayLike | Tensor,
+        sample: int,
+        share: float,
+        baseline: float | str | NDArray[np.floating[Any]],
+        kept: NDArray[np.bool_],
+    ) -> _Case:
+        x = torch.as_tensor(x_batch).detach().cpu().double()
+        checks.inputs(x)
+        a = checks.attributions(torch.as_tensor(a_batch).detach().cpu().double(), x)
+        if not 0 <= sample < len(x):
+            raise ValueError(f"sample must be between 0 and {len(x) - 1}, is {sample}")
+        share = checks.fraction("share", share)
+        if kept.size and kept.shape != x.shape[1:]:
+            raise ValueError(
+                f"tokens must be {x.shape[1:]} in number, as the ids of an input; got {kept.size}"
+            )
+        if kept.size and kept.all():
+            raise ValueError("special must leave a token that can be removed, has all of them")
+        x, a = x[[sample]], a[[sample]]
+        # As the metrics do, so that the same of several equal values go.
+        elements = elements_of(x)
+        keys = sampling.sample_keys(0, torch.tensor([sample]))
+        top = max(1, sampling.snapped_floor(share * (elements.largest - kept.sum())))
+        ranked = a.masked_fill(torch.from_numpy(kept), -torch.inf) if kept.size else a
+        chosen = (elements.ranks(ranked, keys) < top).unsqueeze(1)
+        mask = elements.expand(chosen, slice(None))
+        buffer = x.new_empty((1, *x.shape))
+        masked = replace_by(baseline).prepare(x)(slice(None), mask, keys[:, None], buffer)
+        positions = x.shape[1:] if x.ndim == 2 else x.shape[2:]
+        return cls(
+            x[0].numpy(),
+            elements.scores(a)[0].reshape(positions).numpy(),
+            masked[0, 0].numpy(),
+            chosen[0, 0].reshape(positions).numpy(),
+            kept,
+        )
+
+
+def _score_line(name: str, metric: Metric[Any], sample: int) -> str:
+    scores = metric.evaluation_scores
+    if sample >= np.size(scores) or np.ndim(scores[sample]) > 0:
+        raise ValueError(
+            f"{name} must have a score a sample, after a call with return_aggregate=False; "
+            f"{metric.name} has {np.size(scores)} values"
+        )
+    errors = getattr(metric, "standard_errors", ())
+    error = errors[sample] if sample < len(errors) else np.nan
+    value = f"{scores[sample]:.3g}".replace("-", "−") + (f" ± {error:.2g}" if error > 0 else "")
+    return f"{metric.name}\n  {value} ({metric.score_direction.value} is better)"
+
+
+def _largest(case: _Case) -> float:
+    shown = case.a[~case.kept] if case.kept.size else case.a
+    return float(np.abs(shown).max()) or 1.0
+
+
+def _draw_image(
+    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
+) -> NDArray[np.object_]:
+    figure = new_figure(9.2, 2.9) if figure is None else figure
+    axes: NDArray[np.object_] = figure.subplots(1, 4)
+    limits = (case.x.min(), case.x.max())
+    for axis, values in zip(axes[[0, 2]], (case.x, case.masked), strict=True):
+        if len(values) == 3:
+            span = (limits[1] - limits[0]) or 1.0
+            axis.imshow(((values - limits[0]) / span).clip(0, 1).transpose(1, 2, 0))
+        else:
+            axis.imshow(values.mean(0), cmap="gray_r", vmin=limits[0], vmax=limits[1])
+    drawn = axes[1].imshow(case.a, cmap=DIVERGING_MAP, vmin=-_largest(case), vmax=_largest(case))
+    axes[2].imshow(case.removed[..., None] * np.array(to_rgba(COLOURS[4], 0.5)))
+    for axis in axes[:3]:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.colorbar(drawn, ax=axes[1], location="bottom", label="attribution", shrink=0.8)
+    return axes
+
+
+def _draw_series(
+    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
+) -> NDArray[np.object_]:
+    figure = new_figure(8.4, 5.2) if figure is None else figure
+    grid = figure.subplot_mosaic(
+        [["input", "scores"], ["map", "scores"], ["masked", "scores"]], width_ratios=(3, 1)
+    )
+    axes: NDArray[np.object_] = np.array([grid[n] for n in ("input", "map", "masked", "scores")])
+    time = np.arange(case.x.shape[1])
+    for axis, values in zip(axes[[0, 2]], (case.x, case.masked), strict=True):
+        for channel, line in enumerate(values):
+            style = STYLES[channel // len(COLOURS) % len(STYLES)]
+            axis.plot(time, line, style, color=COLOURS[channel % len(COLOURS)])
+        style_axes(axis, "", "value")
+    axes[2].sharey(axes[0])
+    for step in time[case.removed]:
+        axes[2].axvspan(step - 0.5, step + 0.5, color="0.85", linewidth=0, zorder=0)
+    axes[1].bar(time, case.a, width=1.0, color=_by_sign(case))
+    style_axes(axes[1], "", "attribution")
+    axes[2].set_xlabel("time step")
+    for axis in axes[1:3]:
+        axis.sharex(axes[0])
+    for axis in axes[:2]:
+        axis.tick_params(labelbottom=False)
+    return axes
+
+
+def _draw_table(
+    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
+) -> NDArray[np.object_]:
+    figure = new_figure(9.2, 1.6 + 0.24 * len(case.x)) if figure is None else figure
+    axes: NDArray[np.object_] = figure.subplots(1, 4)
+    place = np.arange(len(case.x))
+    for axis, values, colours, label in (
+        (axes[0], case.x, COLOURS[6], "value"),
+        (axes[1], case.a, _by_sign(case), "attribution"),
+        (axes[2], case.masked, COLOURS[6], "value"),
+    ):
+        axis.barh(place, values, color=colours, height=0.7)
+        style_axes(axis, label, "")
+        axis.set_yticks(
+            place, names if names is not None and axis is axes[0] else [""] * len(place)
+        )
+        axis.set_ylim(len(place) - 0.5, -0.5)
+        axis.axvline(0, color="0.2", linewidth=0.8)
+    for row in place[case.removed]:
+        axes[2].axhspan(row - 0.5, row + 0.5, color="0.85", linewidth=0, zorder=0)
+    axes[2].set_xlim(axes[0].get_xlim())
+    return axes
+
+
+def _draw_text(
+    case: _Case, texts: Sequence[str], n_scores: int, figure: FigureBase | None
+) -> NDArray[np.object_]:
+    width = 7.2 * 72
+    lines = tokens_.wrapped(texts, 0.94 * width)
+    height = tokens_.LINE * len(lines)
+    heights = [height, height, 8, height, 36 * n_scores + 1]
+    if figure is None:
+        figure = new_figure(width / 72, (sum(heights) + 130) / 72)
+    grid = figure.subplot_mosaic(
+        [["input"] * 3, ["map"] * 3, ["bar", ".", "."], ["masked"] * 3, ["scores"] * 3],
+        height_ratios=heights,
+    )
+    axes: NDArray[np.object_] = np.array([grid[n] for n in ("input", "map", "masked", "scores")])
+    largest = _largest(case)
+    plain = [tokens_.Token(text) for text in texts]
+    shown = tokens_.coloured(texts, case.a, largest, case.kept)
+    left = tokens_.greyed(texts, case.removed)
+    for axis, written in zip(axes, (plain, shown, left), strict=False):
+        tokens_.write(axis, written, lines)
+    scale = ScalarMappable(Normalize(-largest, largest), DIVERGING_MAP)
+    figure.colorbar(scale, cax=grid["bar"], label="attribution", location="bottom")
+    return axes
+
+
+def _by_sign(case: _Case) -> list[str]:
+    """Return red for positive and blue for negative, as the maps of images have it."""
+    return ["#b2182b" if value > 0 else "#2166ac" for value in case.a]

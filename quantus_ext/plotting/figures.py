@@ -1,0 +1,135 @@
+"""New figures, with or without pyplot, their palette and style, and how they are saved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, distinguishable with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", ":", "-.")
+DIVERGING_MAP = "RdBu_r"
+
+DARK = 0.6
+"""Share of the diverging map beyond which it is too dark for black letters."""
+
+_new_figure: ContextVar[Callable[..., Figure]] = ContextVar("new_figure", default=Figure)
+
+Given = ParamSpec("Given")
+Drawn = TypeVar("Drawn")
+
+
+def on_pyplot(plot: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
+    """
+    Return `plot` with its new figures made by pyplot, for ``default_plot_func`` and notebooks.
+
+    Parameters
+    ----------
+    plot : callable
+        A function of this module.
+
+    Returns
+    -------
+    callable
+        The same, but the figure is pyplot's current one afterwards, which ``pyplot.show``,
+        ``pyplot.savefig`` and the ``plot`` of Quantus's own metrics take. It pickles, as metrics
+        do.
+
+    Examples
+    --------
+    >>> from matplotlib import pyplot
+    >>> from quantus_ext.plotting import on_pyplot, plot_scores
+    >>> axes = on_pyplot(plot_scores)(["A"], [0.9], [0.1], label="faithfulness")
+    >>> pyplot.gca() is axes
+    True
+    >>> pyplot.close()
+    """
+    return partial(_drawn_on_pyplot, plot)
+
+
+def _drawn_on_pyplot(plot: Callable[..., Drawn], *arguments: Any, **keywords: Any) -> Drawn:
+    # Here, because choosing a backend is for those who ask for pyplot.
+    from matplotlib import pyplot as plt
+
+    token = _new_figure.set(plt.figure)
+    try:
+        return plot(*arguments, **keywords)
+    finally:
+        _new_figure.reset(token)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches, of pyplot within :func:`on_pyplot`."""
+    return _new_figure.get()(figsize=(width, height), layout="constrained")
+
+
+def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """Label the axes and give them the package's grid and frame."""
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def figure_of(drawn: object) -> Figure:
+    """
+    Return the figure of what a plot function has returned, or else pyplot's current one.
+
+    Parameters
+    ----------
+    drawn : matplotlib axes, array-like of axes or None
+
+    Raises
+    ------
+    ValueError
+        If nothing is drawn on it, so that a file of it would be blank.
+    """
+    axes = [axis for axis in np.ravel(np.asarray(drawn, dtype=object)) if isinstance(axis, Axes)]
+    if axes:
+        # The figure of an axes may be a part of one, and that part's figure is the whole.
+        return axes[0].figure.figure
+    from matplotlib import pyplot as plt
+
+    if not plt.get_fignums() or not plt.gcf().findobj(Axes):
+        raise ValueError(
+            "plot_func must draw on pyplot's current figure or return the axes that it drew on; "
+            f"pyplot has no axes, and it returned {drawn!r}"
+        )
+    return plt.gcf()
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> None:
+    """
+    Write a figure so that a reader of `path` sees the old file or the whole new one.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        What to write.
+    path : str or path
+        Where; its suffix chooses the format. Without one matplotlib's own format is added to it,
+        as pyplot does.
+    dpi : float
+        Dots an inch, for formats made of pixels.
+    """
+    path = Path(path)
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.{mpl.rcParams['savefig.format']}")
+    # Beside the target, because a replacement is atomic only within one file system.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        kind = path.suffix.removeprefix(".")
+        figure.savefig(partial, dpi=dpi, format=kind, bbox_inches="tight", pad_inches=0.15)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""What figures are given, as checked arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from quantus.metrics.base import Metric
+
+
+def details_of(
+    metric: Metric[Any] | Mapping[str, ArrayLike], names: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Return some of the details of a metric that has been called, or of a mapping of them."""
+    details = metric if isinstance(metric, Mapping) else getattr(metric, "details", {})
+    missing = [name for name in names if name not in details]
+    if missing:
+        raise ValueError(
+            f"metric must have been called and have {', '.join(missing)} in its details; has "
+            f"{list(details)}"
+        )
+    return {name: np.asarray(details[name], dtype=np.float64) for name in names}
+
+
+def without_nan(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rows of (n, m) values that have no NaN, at least one."""
+    known = values[~np.isnan(values).any(1)]
+    if len(known) == 0:
+        raise ValueError(f"{name} must have a sample without NaN; all {len(values)} have NaN")
+    return known

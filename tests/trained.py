@@ -1,0 +1,102 @@
+"""Small networks that were trained, and what they get right, for whole pipelines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from quantus.metrics.base import Metric
+from torch import nn
+
+import quantus_ext
+from quantus_ext import metrics
+from tests.harness import MODALITIES, gradients, planted
+
+
+class Problem:
+    """A trained network of a modality and samples that it gets right."""
+
+    def __init__(self, modality: str, n: int = 6) -> None:
+        build, shape = MODALITIES[modality]
+        generator = np.random.default_rng(3)
+        y = np.arange(240) % 4
+        # Each class has a quarter of the values raised.
+        raised = np.arange(np.prod(shape)) * 4 // np.prod(shape) == y[:, None]
+        x = generator.normal(size=(240, *shape)) + 2.0 * raised.reshape(240, *shape)
+        self.x_train, self.y_train = torch.from_numpy(x).float(), torch.from_numpy(y)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(5)
+            self.model = build()
+            optimiser = torch.optim.Adam(self.model.parameters(), lr=0.02)
+            for _ in range(60):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(self.model(self.x_train), self.y_train).backward()
+                optimiser.step()
+        self.model.eval()
+        with torch.no_grad():
+            right = (self.model(self.x_train).argmax(1) == self.y_train).numpy()
+        assert right.mean() > 0.9
+        self.x, self.y = self.x_train.numpy()[right][:n], y[right][:n]
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "x_batch": self.x,
+            "y_batch": self.y,
+            "s_batch": planted(self.x),
+            "softmax": True,
+        }
+
+
+_problems: dict[str, Problem] = {}
+
+
+def problem(modality: str) -> Problem:
+    if modality not in _problems:
+        _problems[modality] = Problem(modality)
+    return _problems[modality]
+
+
+def by_gradient(
+    model: nn.Module, inputs: np.ndarray, targets: np.ndarray, method: str, **_: object
+) -> np.ndarray:
+    """Explain inputs of any shape, by each of two methods."""
+    found = gradients(model, inputs, targets)
+    return found * inputs if method == "input×gradient" else found
+
+
+def other_networks() -> list[nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [MODALITIES["image"][0]().eval() for _ in range(2)]
+
+
+def tuner(**settings: Any) -> quantus_ext.FineTuner:
+    given = problem("image")
+    return quantus_ext.FineTuner(
+        given.x_train, given.y_train, epochs=1, display_progressbar=False, **settings
+    )
+
+
+def small_metrics() -> dict[str, Metric[Any]]:
+    """Make one of each class, small enough to be quick."""
+    given = problem("image")
+    maps = by_gradient(given.model, given.x_train, given.y_train, "gradient")
+    made = [
+        quantus_ext.ABPC(4),
+        quantus_ext.QGE(quantus_ext.Infidelity(n_perturb_samples=8)),
+        quantus_ext.ROAR(tuner(), maps, [0.3]),
+        quantus_ext.Deletion(4),
+        quantus_ext.FFidelity([0.1, 0.3], fine_tune=tuner(), n_samples=2),
+        quantus_ext.Fidelity([0.1, 0.3]),
+        quantus_ext.Infidelity(n_perturb_samples=8),
+        quantus_ext.Insertion(4),
+        quantus_ext.LeRF(4),
+        quantus_ext.MoRF(4),
+        quantus_ext.PScore(other_networks()),
+        quantus_ext.RFidelity([0.1, 0.3], n_samples=2),
+        quantus_ext.SynScore(),
+    ]
+    assert [type(metric).__name__ for metric in made] == metrics.__all__
+    return {type(metric).__name__: metric for metric in made}
