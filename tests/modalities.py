@@ -1,0 +1,212 @@
+"""What can be combined: modality × metric × element × removal; the registry of the docs' table.
+
+``python -m tests.modalities`` prints the table as it stands in ``docs/modalities.md``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from quantus.functions.perturb_func import baseline_replacement_by_blur, gaussian_noise
+from torch import nn
+
+from quantus_ext import (
+    ABPC,
+    QGE,
+    ROAR,
+    Deletion,
+    FFidelity,
+    Fidelity,
+    FineTuner,
+    Infidelity,
+    Insertion,
+    LeRF,
+    MoRF,
+    RFidelity,
+)
+from quantus_ext.adapters import BlackBox, Columns, Series, TokenIds
+from quantus_ext.base import TorchMetric
+from quantus_ext.perturbation import background_replacement_by_indices
+from tests.cases import untuned
+from tests.harness import make_inputs
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A model with two samples that it takes, and maps of them."""
+
+    model: nn.Module
+    x: np.ndarray
+    a: np.ndarray
+
+    @property
+    def segments(self) -> np.ndarray:
+        spatial = self.x.shape[1:] if self.x.ndim == 2 else self.x.shape[2:]
+        return np.broadcast_to(np.arange(np.prod(spatial)).reshape(spatial) // 2, (2, *spatial))
+
+
+class _Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(12, 4), nn.Linear(4, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embedding(ids).cumsum(1).tanh().mean(1))
+
+
+def _text(over_embeddings: bool) -> Modality:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TokenIds(_Reader().double().eval(), mask_id=1, pad_id=0, special_ids=[2])
+    ids = np.array([[2, 5, 6, 7, 8, 9, 2], [2, 11, 10, 9, 2, 0, 0]])
+    shape = (*ids.shape, 4) if over_embeddings else ids.shape
+    return Modality(model, ids, np.random.default_rng(0).normal(size=shape))
+
+
+def _padded() -> Modality:
+    inputs = make_inputs("series", n=2)
+    inputs.x[1, :, 8:] = -99.0
+    return Modality(Series(inputs.model, padding=-99.0), inputs.x, inputs.a)
+
+
+def _table(wrap: Callable[[nn.Module], nn.Module]) -> Modality:
+    inputs = make_inputs("table", n=2)
+    return Modality(wrap(inputs.model), inputs.x, inputs.a)
+
+
+def _plain(name: str) -> Modality:
+    inputs = make_inputs(name, n=2)
+    return Modality(inputs.model, inputs.x, inputs.a)
+
+
+def _predict(model: nn.Module, rows: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(rows)).numpy()
+
+
+MODALITIES: dict[str, Callable[[], Modality]] = {
+    "images `(n, C, H, W)`": partial(_plain, "image"),
+    "series `(n, C, T)`": partial(_plain, "series"),
+    "series of different lengths (`Series`)": _padded,
+    "tables `(n, F)`": partial(_plain, "table"),
+    "tables with blocks of columns (`Columns`)": partial(
+        _table, lambda model: Columns(model, [[0, 1, 2]], n_columns=7)
+    ),
+    "tables, a black box (`BlackBox`)": partial(
+        _table, lambda model: BlackBox(partial(_predict, model), classes=4)
+    ),
+    "text `(n, L)` (`TokenIds`)": partial(_text, over_embeddings=False),
+    "text, maps over embeddings `(n, L, D)`": partial(_text, over_embeddings=True),
+}
+
+
+def _own(arr: np.ndarray, mask: np.ndarray, **_: Any) -> np.ndarray:
+    return np.where(mask, -arr, arr)
+
+
+def removals(modality: Modality) -> dict[str, dict[str, Any]]:
+    """Return the keywords of each way to remove, by its heading."""
+    x = modality.x
+    # Rows to draw from: of embeddings where these are what is replaced.
+    shape = (4, x.shape[1]) if x.dtype == np.int64 else x.shape[1:]
+    background = np.random.default_rng(1).normal(size=(5, *shape))
+    return {
+        "default": {},
+        "a number": {"perturb_baseline": 0.5},
+        "`mean`, `black`, …": {"perturb_baseline": "mean"},
+        "blur": {"perturb_func": baseline_replacement_by_blur},
+        "noise": {"perturb_func": gaussian_noise},
+        "background rows": {
+            "perturb_func": background_replacement_by_indices,
+            "perturb_func_kwargs": {"background": background},
+        },
+        "own function": {"perturb_func": _own},
+    }
+
+
+ELEMENTS: dict[str, dict[str, Any]] = {
+    "position": {},
+    "value": {"element": "channel_value"},
+    "patch": {"element": "patch", "patch_size": 2},
+    "segment": {"element": "segment"},
+}
+SCHEMES: dict[str, dict[str, Any]] = {
+    "window": {"scheme": "patch", "perturb_patch_sizes": [2]},
+    "subset": {"scheme": "subset"},
+    "all": {"scheme": "all"},
+}
+_infidelity = partial(Infidelity, n_perturb_samples=3)
+
+
+def _roar(modality: Modality, **keywords: Any) -> ROAR:
+    x, a = (np.concatenate([each] * 2) for each in (modality.x, modality.a))
+    a = a.sum(-1) if a.ndim == 3 and x.dtype == np.int64 else a
+    return ROAR(FineTuner(x, np.arange(4) % 4, epochs=1), a, [0.4], **keywords)
+
+
+METRICS: dict[str, tuple[Callable[..., TorchMetric], dict[str, dict[str, Any]]]] = {
+    "Infidelity": (_infidelity, SCHEMES),
+    "Infidelity, `multiply_by_inputs`": (partial(_infidelity, multiply_by_inputs=True), SCHEMES),
+    "Fidelity": (partial(Fidelity, [0.4]), ELEMENTS),
+    "RFidelity": (partial(RFidelity, [0.4], n_samples=2), ELEMENTS),
+    "FFidelity": (partial(FFidelity, [0.4], n_samples=2, fine_tune=untuned), ELEMENTS),
+    "ROAR": (_roar, ELEMENTS),
+    **{
+        metric.__name__: (partial(metric, 2), ELEMENTS)
+        for metric in (MoRF, LeRF, ABPC, Deletion, Insertion)
+    },
+    "QGE": (lambda **keywords: QGE(ABPC(2, **keywords)), ELEMENTS),
+}
+
+
+def runs(modality: Modality, metric: str, which: str, removal: str) -> bool:
+    """Score both samples; whether they got scores, or a clear error."""
+    make, ways = METRICS[metric]
+    keywords = {**ways[which], **removals(modality)[removal]}
+    if make is _roar:
+        keywords["modality"] = modality
+    try:
+        scores = make(**keywords)(
+            modality.model, modality.x, np.array([0, 3]), modality.a, s_batch=modality.segments
+        )
+    except (TypeError, ValueError) as error:
+        assert len(str(error)) > 30, error  # an argument, its value and the rule
+        return False
+    assert np.isfinite(scores).all(), (metric, which, removal)
+    return True
+
+
+@cache
+def rows(modality: str) -> list[str]:
+    """Return the modality's rows of the table; metrics with equal rows share one."""
+    made = MODALITIES[modality]()
+    found: dict[tuple[str, ...], list[str]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for metric, (_, ways) in METRICS.items():
+            cells = tuple(
+                ", ".join(which for which in ways if runs(made, metric, which, removal)) or "–"
+                for removal in removals(made)
+            )
+            found.setdefault(cells, []).append(metric)
+    return [
+        f"| {modality} | {', '.join(metrics)} | {' | '.join(cells)} |"
+        for cells, metrics in found.items()
+    ]
+
+
+def markdown_table() -> str:
+    """Return the whole table."""
+    headers = ["modality", "metric", *removals(MODALITIES["tables `(n, F)`"]())]
+    lines = [f"| {' | '.join(headers)} |", "|" + "---|" * len(headers)]
+    return "\n".join([*lines, *(row for name in MODALITIES for row in rows(name))])
+
+
+if __name__ == "__main__":
+    print(markdown_table())  # noqa: T201
