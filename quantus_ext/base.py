@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from quantus.helpers import utils
+from quantus.helpers.enums import DataType, ModelType
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -103,7 +104,7 @@ class Batch:
         Explains other models as this one was explained.
     features : Tensor, int64, shape (n or 1, \\*spatial), or None
         What the model's adapter says of its inputs; see
-        :data:`quantus_ext.adapters.base.FeatureMask`.
+        :class:`quantus_ext.adapters.Adapter`.
     """
 
     x: Tensor
@@ -162,6 +163,8 @@ class TorchMetric(Metric[list[float]]):
         After a call: rows sent through the model for the scores.
     """
 
+    data_applicability = set(DataType)  # noqa: RUF012 - as Quantus declares it
+    model_applicability = {ModelType.TORCH}  # noqa: RUF012
     default_softmax: ClassVar[bool] = False
     clean_rows: ClassVar[int | None] = None
     """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all."""

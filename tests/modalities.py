@@ -147,7 +147,8 @@ _infidelity = partial(Infidelity, n_perturb_samples=3)
 def _roar(modality: Modality, **keywords: Any) -> ROAR:
     x, a = (np.concatenate([each] * 2) for each in (modality.x, modality.a))
     a = a.sum(-1) if a.ndim == 3 and x.dtype == np.int64 else a
-    return ROAR(FineTuner(x, np.arange(4) % 4, epochs=1), a, [0.4], **keywords)
+    trainer = FineTuner(x, np.arange(4), epochs=1, display_progressbar=False)
+    return ROAR(trainer, a, [0.4], **keywords)
 
 
 METRICS: dict[str, tuple[Callable[..., TorchMetric], dict[str, dict[str, Any]]]] = {
@@ -176,7 +177,8 @@ def runs(modality: Modality, metric: str, which: str, removal: str) -> bool:
             modality.model, modality.x, np.array([0, 3]), modality.a, s_batch=modality.segments
         )
     except (TypeError, ValueError) as error:
-        assert len(str(error)) > 30, error  # an argument, its value and the rule
+        if len(str(error)) < 30:  # not an argument, its value and the rule
+            raise
         return False
     assert np.isfinite(scores).all(), (metric, which, removal)
     return True
@@ -191,7 +193,7 @@ def rows(modality: str) -> list[str]:
         warnings.simplefilter("ignore")
         for metric, (_, ways) in METRICS.items():
             cells = tuple(
-                ", ".join(which for which in ways if runs(made, metric, which, removal)) or "–"
+                _cell(ways, [which for which in ways if runs(made, metric, which, removal)])
                 for removal in removals(made)
             )
             found.setdefault(cells, []).append(metric)
@@ -199,6 +201,10 @@ def rows(modality: str) -> list[str]:
         f"| {modality} | {', '.join(metrics)} | {' | '.join(cells)} |"
         for cells, metrics in found.items()
     ]
+
+
+def _cell(ways: dict[str, dict[str, Any]], running: list[str]) -> str:
+    return "all" if len(running) == len(ways) else ", ".join(running) or "–"
 
 
 def markdown_table() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +33,19 @@ class Adapter(nn.Module):
         Whether the largest output names the answer.
     removed : float
         What a removed value becomes by default.
+    unread : frozenset of str
+        Attributes that the answers do not depend on; two models that differ in them are the same
+        to a tuner's cache.
     feature_mask : callable or None
-        Says which positions are removed together, and which never are; see :data:`FeatureMask`.
+        From inputs (n, \\*sample) to int64 ids of the element of each position, shape
+        (n or 1, \\*spatial): equal ids are removed together, negative ones never, nor counted.
         None: each position is an element.
     """
 
     takes_ids: bool = False
     one_label: bool = True
     removed: float = 0.0
+    unread: ClassVar[frozenset[str]] = frozenset()
     feature_mask: FeatureMask | None = None
 
     def __init__(self, model: nn.Module | None = None) -> None:

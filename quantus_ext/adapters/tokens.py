@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -259,6 +259,9 @@ class TextClassifier(TokenIds):
     ValueError
         If the tokenizer has no padding token, or no mask token with ``removal="mask"``.
     """
+
+    # Encoding texts leaves traces in it.
+    unread: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
 
     def __init__(self, model: nn.Module, tokenizer: Any, *, removal: Removal = "mask") -> None:
         if tokenizer.pad_token_id is None:

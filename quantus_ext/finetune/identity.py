@@ -52,8 +52,12 @@ def content_key(*values: object) -> str:
 
 
 def own_attributes(module: nn.Module) -> dict[str, Any]:
-    """Return a module's attributes that are no parameters, buffers, submodules, mode or hooks."""
-    return {name: v for name, v in vars(module).items() if name not in _OF_EVERY_MODULE}
+    """Return a module's attributes that are no parameters, buffers, submodules, mode or hooks.
+
+    Nor what its adapter says its answers do not depend on.
+    """
+    aside = _OF_EVERY_MODULE | getattr(module, "unread", frozenset())
+    return {name: value for name, value in vars(module).items() if name not in aside}
 
 
 class _Digester:

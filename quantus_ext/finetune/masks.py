@@ -31,7 +31,7 @@ class MaskSampler:
         For ``element="patch"``.
     feature_mask : callable, optional
         What the model's adapter says of its inputs; see
-        :data:`quantus_ext.adapters.base.FeatureMask`.
+        :class:`quantus_ext.adapters.Adapter`.
     seed : int, default 0
 
     Raises

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from quantus.functions.loss_func import mse
 from quantus.functions.perturb_func import batch_baseline_replacement_by_indices
-from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from quantus.helpers.enums import DataType, EvaluationCategory, ScoreDirection
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -82,8 +82,6 @@ class Infidelity(TorchMetric):
     """
 
     name = "Infidelity"
-    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
-    model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.LOWER
     evaluation_category = EvaluationCategory.FAITHFULNESS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from quantus.helpers.enums import EvaluationCategory, ScoreDirection
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -47,8 +47,6 @@ class PScore(TorchMetric):
     """
 
     name = "PScore"
-    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
-    model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from quantus.helpers.enums import EvaluationCategory, ScoreDirection
 from quantus.metrics.base import Metric
 from quantus.metrics.faithfulness.region_perturbation import RegionPerturbation
 from quantus.metrics.faithfulness.sensitivity_n import SensitivityN
@@ -105,13 +105,6 @@ class QGE(TorchMetric):
     """
 
     name = "QGE"
-    data_applicability = {  # noqa: RUF012
-        DataType.IMAGE,
-        DataType.TIMESERIES,
-        DataType.TABULAR,
-        DataType.TEXT,
-    }
-    model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.NONE
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from quantus.functions.perturb_func import baseline_replacement_by_indices
-from quantus.helpers.enums import DataType, EvaluationCategory, ModelType
+from quantus.helpers.enums import EvaluationCategory
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -55,8 +55,6 @@ class RemovalMetric(TorchMetric):
         See :class:`quantus_ext.base.TorchMetric`.
     """
 
-    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
-    model_applicability = {ModelType.TORCH}  # noqa: RUF012
     evaluation_category = EvaluationCategory.FAITHFULNESS
     default_softmax = True
 

@@ -187,7 +187,7 @@ class RemoveTop:
     element, patch_size
         See :func:`quantus_ext.engine.elements.elements_of`.
     feature_mask : callable, optional
-        See :data:`quantus_ext.adapters.base.FeatureMask`.
+        See :class:`quantus_ext.adapters.Adapter`.
     share : float, optional
         Of the elements; by default uniform on (0, 1) for each sample and draw.
     seed : int, default 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+from quantus.helpers.enums import EvaluationCategory, ScoreDirection
 from torch import Tensor
 from typing_extensions import Unpack
 
@@ -39,8 +39,6 @@ class SynScore(TorchMetric):
     """
 
     name = "SynScore"
-    data_applicability = {DataType.IMAGE, DataType.TIMESERIES, DataType.TABULAR}  # noqa: RUF012
-    model_applicability = {ModelType.TORCH}  # noqa: RUF012
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.LOCALISATION
     nan_reason = "s_batch marks none of their elements, or all"
