@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks, functional
-from quantus_ext.engine.elements import elements_of
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
@@ -69,7 +69,7 @@ def explanation_size(
     n_samples: int = 10,
     element: str = "position",
     patch_size: int | None = None,
-    perturb_baseline: float = 0.0,
+    perturb_baseline: float | None = None,
     seed: int = 0,
 ) -> ExplanationSize:
     """Find the size of explanations whose ranking is right.
@@ -94,8 +94,10 @@ def explanation_size(
         Increasing sizes; the answer is one of them or lies between two.
     n_samples : int, default 10
         Draws for each sample, size and pair.
-    element, patch_size, perturb_baseline
+    element, patch_size
         See :class:`quantus_ext.Fidelity`.
+    perturb_baseline : float, optional
+        What removed elements become; by default 0, or what the model's adapter says.
     seed : int, default 0
 
     Returns
@@ -144,18 +146,20 @@ def explanation_size(
     ]
     if not pairs:
         raise ValueError(f"betas must hold one below an alpha, is {betas}, and alphas {alphas}")
-    perturbation = replace_by(perturb_baseline)
+    adapter = adapter_of(model)
+    perturbation = replace_by(adapter.removed if perturb_baseline is None else perturb_baseline)
     masks = MaskSampler(
         perturbation=perturbation,
         beta=max(tried),
         element=element,
         patch_size=patch_size,
+        feature_mask=adapter.feature_mask,
         seed=tuning_seed(fine_tune),
     )
     tuned, _ = resolve_tuned_model(fine_tune, model, masks)
     forward = Forward.of_module(tuned, device, softmax=True)
     clean = forward.clean(x)
-    elements = elements_of(x, element, patch_size=patch_size)
+    elements = masks.elements(x)
     curves = {}
     for alpha, beta in pairs:
         scores = functional.fidelity(

@@ -34,7 +34,7 @@ from quantus_ext import (
 )
 from quantus_ext.adapters import BinaryLogit, TokenIds
 from quantus_ext.finetune import MaskSampler
-from quantus_ext.protocols import degrade, mask_robustness
+from quantus_ext.protocols import degrade, explanation_size, mask_robustness
 from tests.harness import rows_seen
 from tests.reference import fidelity, removal_curves, splitmix
 
@@ -502,3 +502,19 @@ def test_bad_settings_are_named(make, error, message):
 def test_bad_ids_are_named(x: np.ndarray, message: str):
     with pytest.raises(ValueError, match=message):
         Deletion(4)(reader(), x, LABELS, maps(sentences(LENGTHS)))
+
+
+def test_explanation_size_counts_words_only():
+    class FirstWords(nn.Module):
+        def forward(self, ids: Tensor) -> Tensor:
+            share = (ids[:, 1:5] > 3).double().mean(1)
+            return torch.stack([1 - share, share], 1) * 9
+
+    model = TokenIds(FirstWords().eval(), MASK, PAD, [START, END])
+    ids = sentences([20] * 20, 30)
+    a = np.where(ids > 3, -np.arange(30.0), 99.0)
+    found = explanation_size(
+        model, ids, np.ones(20, int), a, fine_tune=model, alphas=[0.9], betas=[0.1], n_samples=20
+    )
+    # Four of twenty words, whatever padding and special tokens there are.
+    assert found.sparsity == pytest.approx(0.2, abs=0.05)
