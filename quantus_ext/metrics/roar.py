@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
-from quantus_ext.engine.forward import called_alike
+from quantus_ext.engine.forward import WithKeywords, called_alike
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.sampling import Purpose
 from quantus_ext.finetune import FineTuner, TuningReport, tuning_seed
@@ -97,6 +97,7 @@ class ROAR(Fidelity):
         self.retrain = retrain
         self.reports: list[TuningReport] = []
         self._share: float | None = None
+        self._ready: dict[float | None, nn.Module] = {}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> list[float]:
         """See :meth:`quantus_ext.base.TorchMetric.__call__`.
@@ -119,6 +120,8 @@ class ROAR(Fidelity):
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that was trained without the most relevant elements."""
         check_labels(model, x, y)
+        if self._share in self._ready:
+            return called_alike(self._ready[self._share], model)
         device = checks.resolve_device(model, None)
         with isolated_training(device, self.trainer.settings.seed):
             fresh = _fresh(model) if self.build_model is None else self.build_model()
@@ -141,6 +144,23 @@ class ROAR(Fidelity):
         if self.trainer.report is not None:
             self.reports = [self.trainer.report]
         return trained
+
+    @property
+    def trains(self) -> bool:
+        """See :attr:`quantus_ext.base.TorchMetric.trains`."""
+        return not self._ready
+
+    def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> ROAR:
+        """See :meth:`quantus_ext.base.TorchMetric.settled`."""
+        ready = copy.copy(self)
+        parts = [self] if self.retrain == "once" else [self._at(each) for each in self.sparsity]
+        ready._ready = {}
+        for part in parts:
+            trained = part.model_to_ask(model, x, y) if train else model
+            ready._ready[part._share] = (
+                trained.model if isinstance(trained, WithKeywords) else trained
+            )
+        return ready
 
     def _at(self, share: float) -> ROAR:
         """Return a metric of one size, with a model of its own."""
