@@ -1,8 +1,7 @@
 """The model, explainers and metrics on their way to the workers: once for each, not for each task.
 
-What joblib's backends do for large arrays does for the payload as well, because it says how large
-it is: loky maps its bytes into every process from one file, Dask and Ray put it into their store.
-A worker unpacks it once.
+loky maps its bytes, an array, into every process from one file; Ray puts it into its store because
+it says how large it is; to Dask's workers it is sent before the tasks. A worker unpacks it once.
 """
 
 from __future__ import annotations
@@ -88,6 +87,7 @@ class Payload:
         self.__dict__.update(state, _loaded=None, _owner=None, _lock=threading.Lock())
 
     def __sizeof__(self) -> int:
+        # Ray asks for it to decide what goes into its store, once.
         return object.__sizeof__(self) + self.data().nbytes
 
     def load(self, device: str | None = None) -> Loaded:

@@ -68,10 +68,6 @@ class Rows:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __sizeof__(self) -> int:
-        # Backends ask for it to decide what they send by itself, and once.
-        return object.__sizeof__(self) + int(getattr(self.source, "nbytes", 0))
-
     def part(self, start: int, stop: int) -> Rows:
         """Return samples ``start`` to ``stop - 1`` of these, and no more than those of an array."""
         if isinstance(self.source, Path):

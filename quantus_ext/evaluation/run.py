@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed, effective_n_jobs
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -388,13 +388,29 @@ def _dispatched(
     workers = effective_n_jobs(n_jobs)
     backend, _ = get_active_backend()
     if workers == 1 or backend.supports_return_generator:
-        parallel = Parallel(**settings, return_as="generator_unordered")
-        with closing(parallel(calls(tasks))) as results:
-            yield from results
+        with _sent(payload, backend):
+            parallel = Parallel(**settings, return_as="generator_unordered")
+            with closing(parallel(calls(tasks))) as results:
+                yield from results
         return
     remaining = iter(tasks)
     while some := list(islice(remaining, _ROUND * workers)):
         yield from Parallel(**settings)(calls(some))
+
+
+@contextmanager
+def _sent(payload: Payload, backend: Any) -> Iterator[None]:
+    """Send the payload to all of Dask's workers, so that none takes the only one with it."""
+    client = getattr(backend, "client", None)
+    if client is None:
+        yield
+        return
+    settings = {
+        "wait_for_workers_timeout": backend.wait_for_workers_timeout,
+        **backend.submit_kwargs,
+    }
+    with parallel_config(backend="dask", client=client, scatter=[payload], **settings):
+        yield
 
 
 class _Result:

@@ -47,10 +47,6 @@ class Shard:
     s: Rows | None
     maps: Rows | None
 
-    def __sizeof__(self) -> int:
-        parts = (self.x, self.y, self.s, self.maps)
-        return object.__sizeof__(self) + sum(rows.__sizeof__() for rows in parts if rows)
-
 
 @dataclass(frozen=True)
 class Scored:
