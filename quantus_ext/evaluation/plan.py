@@ -39,7 +39,7 @@ _NO_SETTINGS = frozenset(
         *("standard_errors", "details", "n_evaluations", "plan", "health", "reports", "inner"),
         *("evaluation_scores", "all_evaluation_scores", "a_axes", "return_aggregate"),
         *("default_plot_func", "_disable_warnings", "_display_progressbar", "_foreign", "_keys"),
-        *("aggregate_func", "_ready"),
+        *("aggregate_func", "_ready", "explain_func", "explain_func_kwargs"),
     }
 )
 """Attributes of metrics that are results, or that no score of a sample depends on."""

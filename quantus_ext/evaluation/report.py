@@ -9,8 +9,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.text import Text
 
 from quantus_ext.evaluation.tables import markdown, number
 from quantus_ext.plotting import COLOURS, DIVERGING_MAP, plot_agreement
@@ -274,7 +276,7 @@ def _spread(evaluation: Evaluation, metric: str) -> str:
         medianprops={"color": COLOURS[1]},
     )
     axes.invert_yaxis()
-    axes.set_xlabel(f"{metric}, sample by sample", parse_math=False)
+    axes.set_xlabel(f"{metric}, sample by sample")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return _picture(figure, f"Spread of {metric} over the samples")
@@ -362,7 +364,11 @@ def _pixels(values: np.ndarray, title: str, *, is_map: bool) -> str:
 
 def _picture(figure: Any, title: str) -> str:
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata=_SVG)
+    for text in figure.findobj(Text):
+        # A name with dollars in it is no formula.
+        text.set_parse_math(False)
+    with rc_context({"svg.hashsalt": "quantus_ext"}):
+        figure.savefig(file, format="svg", metadata=_SVG)
     return _image(file.getvalue(), "image/svg+xml", title)
 
 

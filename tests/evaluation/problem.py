@@ -24,25 +24,28 @@ BATCH = 4
 
 
 class Net(nn.Module):
-    """Counts, in a file, the rows that go through it: also in other processes, and killed ones."""
-
-    def __init__(self, counter: Path | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3))
-        self.counter = counter
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.counter is not None:
-            # One write a call, which the system appends whole.
-            with self.counter.open("ab", buffering=0) as file:
-                file.write(b"%d\n" % len(x))
         return self.layers(x)
 
 
 def network(counter: Path | None = None) -> Net:
+    """Make the model; ``counter`` is a file for the rows that go through it, also in forks."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return Net(counter).eval()
+        model = Net().eval()
+
+    def count(_: nn.Module, rows: tuple[Tensor]) -> None:
+        # One write a call, which the system appends whole.
+        with counter.open("ab", buffering=0) as file:
+            file.write(b"%d\n" % len(rows[0]))
+
+    if counter is not None:
+        model.register_forward_pre_hook(count)
+    return model
 
 
 def rows_counted(counter: Path) -> int:
@@ -51,7 +54,7 @@ def rows_counted(counter: Path) -> int:
 
 def data(n: int = N) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(5)
-    return generator.normal(size=(n, 8)).astype(np.float32), generator.integers(0, 3, n)
+    return generator.normal(size=(n, 1, 4, 4)).astype(np.float32), generator.integers(0, 3, n)
 
 
 def noise(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -83,7 +86,7 @@ class Killed:
         self.value = value
 
     def __call__(self, model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        if not self.mark.exists() and self.value in inputs[:, 0]:
+        if not self.mark.exists() and self.value in inputs[:, 0, 0, 0]:
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return gradients(model, inputs, targets)
@@ -107,8 +110,10 @@ class Fails(quantus_ext.MoRF):
 
 def metrics() -> dict[str, quantus.Metric]:
     return {
-        "INFD": quantus_ext.Infidelity(scheme="all", n_perturb_samples=12, perturb_baseline=0.2),
-        "Fidelity": quantus_ext.RFidelity([0.5], n_samples=6, output="probability"),
+        "INFD": quantus_ext.Infidelity(
+            n_perturb_samples=12, perturb_patch_sizes=[2], perturb_baseline=0.2
+        ),
+        "R-Fidelity": quantus_ext.RFidelity([0.5], n_samples=6, output="probability"),
         "QGE": quantus_ext.QGE(quantus_ext.Deletion(4), reference="random"),
         # It draws from numpy's global state.
         "Correlation": quantus.FaithfulnessCorrelation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import threading
 
 import joblib
 import numpy as np
@@ -77,20 +77,20 @@ def dying(monkeypatch):
 
 
 def test_what_workers_left_when_they_died_is_sent_again(alone, dying):
-    dying(1)
-    with pytest.warns(RuntimeWarning, match="died .* the 5 tasks that are not finished"):
+    dying(4)
+    with pytest.warns(RuntimeWarning, match=r"died .* the 2 tasks that are not finished"):
         assert_same(run(), alone)
 
 
 @pytest.mark.filterwarnings("ignore:a worker died")
 def test_workers_that_always_die_are_an_error(dying):
     dying(0)
-    with pytest.raises(WorkerError, match="ConnectionError: lost.*, 3 times"):
+    with pytest.raises(WorkerError, match=r"ConnectionError: lost.*, 3 times"):
         run()
 
 
 def test_a_worker_that_cannot_work_says_why():
-    with pytest.raises(WorkerError, match="cannot work: (.|\n)*Expected one of cpu, cuda"):
+    with pytest.raises(WorkerError, match=r"cannot work: (.|\n)*Expected one of cpu, cuda"):
         run(devices=["nonsense"])
 
 
@@ -112,7 +112,7 @@ def test_dask(alone, cluster):
 
 
 def test_a_worker_killed_under_dask(alone, cluster, tmp_path):
-    killed = Killed(tmp_path / "mark", data()[0][13, 0])
+    killed = Killed(tmp_path / "mark", data()[0][13, 0, 0, 0])
     with joblib.parallel_config(**cluster):
         other = run(xai_methods={**METHODS, "gradients": killed})
     assert killed.mark.exists()
@@ -134,8 +134,11 @@ def test_ray(alone, monkeypatch):
 
 
 def test_what_does_not_pickle_is_named_before_the_start():
-    def explain(model, inputs, targets, lock=open(os.devnull)):  # noqa: SIM115
-        return gradients(model, inputs, targets)
+    lock = threading.Lock()
+
+    def explain(model, inputs, targets):
+        with lock:
+            return gradients(model, inputs, targets)
 
     with pytest.raises(TypeError, match="must be ones that pickle"):
         run(n_jobs=2, xai_methods={"explain": explain})
