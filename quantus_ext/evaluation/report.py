@@ -26,7 +26,7 @@ _SVG = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _STYLE = """
 :root { color-scheme: light; --line: #d8dce2; --soft: #f5f6f8; --blue: #0072b2; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 64rem; padding: 1.2rem; color: #1c2128; background: #fff;
+body { margin: 0 auto; max-width: 70rem; padding: 1.2rem; color: #1c2128; background: #fff;
   font: 16px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; line-height: 1.25; margin: 0 0 .4rem; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; }
@@ -35,16 +35,20 @@ p, li { max-width: 44rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; }
+  white-space: nowrap; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; }
+.wide th:first-child, .wide td:first-child { position: sticky; left: 0; background: #fff; }
 thead th { border-bottom: 2px solid var(--line); }
+td span, th span { display: block; font-size: .85em; color: #57606a;
+  font-weight: normal; }
 td.best { background: #e6f2ea; }
-td.bar { padding: 0 .4rem; }
-.bar svg { display: block; width: 11rem; height: 1.4rem; }
-.metric { display: grid; gap: .2rem 1.5rem; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr);
-  align-items: start; }
+.metric { display: grid; gap: .2rem 1.5rem; align-items: start;
+  grid-template-columns: minmax(0, 4fr) minmax(0, 3fr); }
 .metric h3 { grid-column: 1 / -1; margin-bottom: 0; }
+.metric table { width: 100%; }
+.metric td:first-child { white-space: normal; overflow-wrap: break-word; }
+.metric td:last-child { width: 34%; padding-right: 0; }
+.metric svg { display: block; width: 100%; height: 1.4rem; }
 img { max-width: 100%; height: auto; }
 .tiles { display: flex; flex-wrap: wrap; gap: .8rem; }
 figure { margin: 0; width: 10rem; }
@@ -58,14 +62,14 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1re
   font-size: .9rem; }
 dt { color: #57606a; }
 dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 40rem) {
+@media (max-width: 48rem) {
   body { padding: .8rem; }
   .metric { grid-template-columns: minmax(0, 1fr); }
   figure { width: calc(50% - .4rem); }
   dl { grid-template-columns: minmax(0, 1fr); }
   dd { margin-bottom: .4rem; }
-  th, td { padding: .3rem .4rem; }
-  .bar svg { width: 7rem; }
+  th, td { padding: .3rem .25rem; }
+  .metric td:last-child { width: 24%; }
 }
 """
 
@@ -97,7 +101,7 @@ def to_markdown(evaluation: Evaluation) -> str:
     if evaluation.failures:
         lines += [
             "Failed:",
-            "\n".join(f"- {_failure(each)}" for each in _distinct(evaluation.failures)),
+            "\n".join(f"- {line}" for _, line in _distinct(evaluation.failures)),
         ]
     about = "; ".join(f"{name}: {value}" for name, value in _about(evaluation))
     if about:
@@ -123,17 +127,18 @@ def _leads(row: Ranked, ranking: Ranking) -> bool:
     return row.n > 0 and (row.rank == 1 or best.explainer in row.ties)
 
 
-def _distinct(failures: Sequence[Failure]) -> list[Failure]:
-    """Return the first of those that say the same of the same cell."""
-    found = {(each.explainer, each.metric, each.error): each for each in reversed(failures)}
-    return list(reversed(found.values()))
-
-
-def _failure(failure: Failure) -> str:
-    return (
-        f"{failure.explainer}, {failure.metric}: {failure.error} (first on samples "
-        f"{failure.start:,}–{failure.stop - 1:,})"
-    )
+def _distinct(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:
+    """Return the first of those that say the same of one explainer, and what is to be told."""
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault((failure.explainer, failure.error), []).append(failure)
+    told = []
+    for group in groups.values():
+        first = group[0]
+        metrics = ", ".join(dict.fromkeys(failure.metric for failure in group))
+        where = f"first on samples {first.start:,}–{first.stop - 1:,}"
+        told.append((first, f"{first.explainer} by {metrics}: {first.error} ({where})"))
+    return told
 
 
 def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -168,6 +173,7 @@ def to_html(evaluation: Evaluation) -> str:
         "<p>Mean and rank; green: best, or tied with the best.</p>",
         _overview(evaluation, ranking),
         "<h2>Metric by metric</h2>",
+        "<p>Bars: the intervals of the means. Boxes: the scores, sample by sample.</p>",
         *(_metric(evaluation, ranking, metric) for metric in evaluation.metrics),
         _agreement(evaluation),
         _cases(evaluation),
@@ -186,18 +192,18 @@ def to_html(evaluation: Evaluation) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of cells that are HTML already, each with its ``<td>``."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = True) -> str:
+    """Return a table of what is HTML already; a wide one scrolls by itself."""
+    head = "".join(f"<th>{name}</th>" for name in header)
     body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n'
-        "</tbody></table></div>"
-    )
+    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    return f'<div class="wide">{table}</div>' if wide else table
 
 
-def _td(text: str, kind: str = "") -> str:
-    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+def _td(text: str, *, kind: str = "", below: str = "") -> str:
+    shown = f' class="{kind}"' if kind else ""
+    more = f"<span>{escape(below)}</span>" if below else ""
+    return f"<td{shown}>{escape(text)}{more}</td>"
 
 
 def _rank(row: Ranked) -> str:
@@ -212,9 +218,9 @@ def _overview(evaluation: Evaluation, ranking: Ranking) -> str:
         for metric in evaluation.metrics:
             row = by_cell[explainer, metric]
             text = "–" if row.n == 0 else f"{number(row.mean)}  ({_rank(row)})"
-            cells.append(_td(text, "best" if _leads(row, ranking) else ""))
+            cells.append(_td(text, kind="best" if _leads(row, ranking) else ""))
         rows.append(cells)
-    return _table(["", *(_titled(evaluation, metric) for metric in evaluation.metrics)], rows)
+    return _table(["", *(escape(_titled(evaluation, m)) for m in evaluation.metrics)], rows)
 
 
 def _metric(evaluation: Evaluation, ranking: Ranking, metric: str) -> str:
@@ -224,19 +230,19 @@ def _metric(evaluation: Evaluation, ranking: Ranking, metric: str) -> str:
     direction = evaluation.directions[metric].value
     cells = [
         [
-            _td(row.explainer),
+            _td(row.explainer, below=f"tied with {', '.join(row.ties)}" if row.ties else ""),
             _td(_rank(row) if row.n else "–"),
-            _td(number(row.mean)),
-            _td(f"{number(row.low)} to {number(row.high)}" if row.n else "–"),
-            f'<td class="bar">{_interval(row, limits)}</td>',
-            _td(", ".join(row.ties), "text"),
+            _td(
+                number(row.mean), below=f"{number(row.low)} to {number(row.high)}" if row.n else ""
+            ),
+            f"<td>{_interval(row, limits)}</td>",
         ]
         for row in rows
     ]
-    header = ["", "rank", "mean", f"{ranking.confidence:.0%} interval", "", "tied with"]
+    header = ["", "rank", f"mean<span>{ranking.confidence:.0%} interval</span>", ""]
     return (
         f'<section class="metric"><h3>{escape(metric)} ({direction} is better)</h3>'
-        f"{_table(header, cells)}{_spread(evaluation, metric)}</section>"
+        f"{_table(header, cells, wide=False)}{_spread(evaluation, metric)}</section>"
     )
 
 
@@ -276,7 +282,7 @@ def _spread(evaluation: Evaluation, metric: str) -> str:
         medianprops={"color": COLOURS[1]},
     )
     axes.invert_yaxis()
-    axes.set_xlabel(f"{metric}, sample by sample")
+    axes.set_xlabel(metric)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return _picture(figure, f"Spread of {metric} over the samples")
@@ -382,9 +388,9 @@ def _failures(evaluation: Evaluation) -> str:
     if not evaluation.failures:
         return ""
     items = "".join(
-        f"<li>{escape(_failure(each))}<details><summary>where</summary>"
-        f"<pre>{escape(each.traceback)}</pre></details></li>"
-        for each in _distinct(evaluation.failures)
+        f"<li>{escape(line)}<details><summary>where</summary>"
+        f"<pre>{escape(failure.traceback)}</pre></details></li>"
+        for failure, line in _distinct(evaluation.failures)
     )
     return f'<div class="failed"><b>Failed</b><ul>{items}</ul></div>'
 

@@ -172,8 +172,11 @@ def test_a_section_for_a_model_card(found, tmp_path):
     row = next(line for line in lines if line.startswith("| gradients"))
     assert re.search(r"\*\*[−\d.e]+ \([−\d.e]+ to [−\d.e]+\)\*\*", row)
     assert "| broken | – | – | – | – |" in text
-    assert "- broken, INFD: explaining failed: RuntimeError: no such layer" in text
-    assert text.count("- broken, INFD") == 1
+    assert (
+        "- broken by INFD, R-Fidelity, QGE, Correlation: explaining failed: RuntimeError: no such "
+        "layer (first on samples 0–7)" in text
+    )
+    assert text.count("no such layer") == 1
     assert "quantus: 0.6.0" in text
 
 
