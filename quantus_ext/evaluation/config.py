@@ -181,7 +181,10 @@ class Config:
         context = nullcontext() if backend is None else joblib.parallel_config(backend=backend)
         with context:
             if dry_run:
-                return evaluate(metrics, methods, model, **data, **arguments, dry_run=True)
+                cost: Estimate = evaluate(
+                    metrics, methods, model, **data, **arguments, dry_run=True
+                )
+                return cost
             evaluation: Evaluation = evaluate(metrics, methods, model, **data, **arguments)
         written = []
         for kind, name in content.get("report", {}).items():

@@ -18,6 +18,7 @@ from torch import nn
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
+from quantus_ext.engine.forward import clean_memory, clean_outputs_shared
 from quantus_ext.evaluation.plan import Cell, Method, Plan
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.foreign import Arrays, Call, ForeignMetric, is_rows, seeded
@@ -107,12 +108,23 @@ class Record:
         return [name for name, scored in self.cells.items() if scored.failure is not None]
 
 
-@dataclass(frozen=True)
 class Loaded:
-    """What a worker keeps: everything that is the same for all shards."""
+    """What a worker keeps: everything that is the same for all shards.
 
-    model: nn.Module
-    plan: Plan
+    Parameters
+    ----------
+    model : nn.Module
+    plan : Plan
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self.model = model
+        self.plan = plan
+        # Clean outputs, for all metrics and for the next explainers of a shard.
+        self._clean = clean_memory()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Loaded, (self.model, self.plan)
 
     def run(self, method: int, shard: Shard, names: list[str]) -> Record:
         """Explain a shard and score it by the metrics with these names."""
@@ -136,7 +148,8 @@ class Loaded:
                 continue
             start = time.perf_counter()
             try:
-                scored[cell.name] = self._score(cell, explainer, shard.start, x, y, s, maps)
+                with clean_outputs_shared(self._clean):
+                    scored[cell.name] = self._score(cell, explainer, shard.start, x, y, s, maps)
             except Exception as error:
                 took = time.perf_counter() - start
                 scored[cell.name] = _failed(len(x), took, *_told("", error))

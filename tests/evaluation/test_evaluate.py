@@ -136,6 +136,25 @@ def test_each_shard_is_explained_once_for_all_metrics():
     assert calls == [BATCH] * (N // BATCH)
 
 
+def test_clean_outputs_are_computed_once_a_shard(tmp_path):
+    counter = tmp_path / "rows"
+
+    def rows(n_metrics, n_methods):
+        counter.unlink(missing_ok=True)
+        found = run(
+            metrics={f"MoRF {i}": MoRF(4) for i in range(n_metrics)},
+            xai_methods={str(i): np.ones((N, 1, 4, 4), np.float32) for i in range(n_methods)},
+            model=network(counter),
+        )
+        # Both ends of each curve are counted as evaluations.
+        assert found.n_evaluations.sum() == n_metrics * n_methods * N * 5
+        return rows_counted(counter)
+
+    asked_anyway = rows(1, 1) - 5 * N
+    # Of each further metric or explainer the clean rows are known.
+    assert rows(3, 2) == asked_anyway + N + 3 * 2 * 4 * N
+
+
 def test_nothing_of_the_callers_changes():
     model, (x, y), given = network(), data(), metrics()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
