@@ -79,7 +79,7 @@ class Method:
         if callable(value):
             given = dict(keywords or {})
             # As Quantus does, for functions that explain by several methods.
-            if _takes(value, "method"):
+            if takes(value, "method"):
                 given = {**given, "method": name}
             return cls(name, value, given)
         return cls(name, maps=Rows.of(f"xai_methods[{name!r}]", value))
@@ -224,11 +224,13 @@ def _copied(name: str, metric: Metric[Any]) -> Any:
     return copied
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any] | None, name: str) -> bool:
+    """Whether a function can be called with a keyword; a signature that is unknown takes none."""
+    if function is None:
+        return False
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        # Builtins may have no signature, and take what they take.
         return False
     return name in parameters or any(
         parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()

@@ -19,7 +19,7 @@ from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import clean_memory, clean_outputs_shared
-from quantus_ext.evaluation.plan import Cell, Method, Plan
+from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.foreign import Arrays, Call, ForeignMetric, is_rows, seeded
 
@@ -179,8 +179,9 @@ class Loaded:
         return int(sampling.bits(key, 1, sampling.Purpose.GLOBAL_STATE)) & (2**32 - 1)
 
     def _keywords(self, explainer: Method) -> dict[str, Any]:
-        given = {} if self.plan.device is None else {"device": self.plan.device}
-        return {**given, **explainer.keywords}
+        if self.plan.device is None or not takes(explainer.function, "device"):
+            return explainer.keywords
+        return {"device": self.plan.device, **explainer.keywords}
 
     def _explain(self, explainer: Method, shard: Shard, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the attributions, made batch by batch from random states of the batch's own."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -189,9 +187,3 @@ def test_mistakes_are_named_and_exit_with_2(config, tmp_path, capsys, change, me
     (tmp_path / "config.toml").write_text(FILE.replace(*change))
     assert code_of(path) == 2
     assert re.search(message, capsys.readouterr().err)
-
-
-def test_from_a_shell(config):
-    command = [sys.executable, "-m", "quantus_ext", "evaluate", config(), "--dry-run"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "evaluations and" in done.stdout

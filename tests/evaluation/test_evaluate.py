@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ import torch
 
 import quantus_ext
 from quantus_ext import FFidelity, FineTuner, MoRF, evaluate
+from quantus_ext.base import Batch
+from quantus_ext.engine.forward import Forward
 from quantus_ext.evaluation import Estimate
+from quantus_ext.functional.scores import Scores
 from tests.evaluation.problem import (
     BATCH,
     METHODS,
@@ -319,3 +323,41 @@ def test_the_old_name_of_verbose(capsys):
 
 def test_no_cases():
     assert run(cases=0).cases == ()
+
+
+class Cheap(quantus_ext.SynScore):
+    """Asks the model nothing, so that there is little but attributions."""
+
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        score = batch.a.flatten(1).sum(1).double()
+        return Scores(score, torch.zeros_like(score), {})
+
+
+def test_fifty_thousand_samples_stream_through(tmp_path):
+    """What is held at a time does not grow with the samples, but for the scores."""
+    n = 50_000
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", generator.normal(size=(n, 1, 4, 4)).astype(np.float32))
+    np.save(tmp_path / "y.npy", np.zeros(n, dtype=np.int64))
+
+    def explain(model, inputs, targets):
+        return inputs.astype(np.float64)
+
+    given = {
+        "metrics": {"cheap": Cheap()},
+        "xai_methods": {"a": explain, "b": explain},
+        "model": network(),
+        "x_batch": tmp_path / "x.npy",
+        "y_batch": tmp_path / "y.npy",
+        "batch_size": 500,
+    }
+    tracemalloc.start()
+    try:
+        found = run(**{**given, "shard_size": 500})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.n == n
+    scores = found.scores.nbytes + found.standard_errors.nbytes
+    attributions = 2 * n * 16 * 8
+    assert peak < 2 * scores + attributions / 10

@@ -8,7 +8,7 @@ from scipy import stats
 
 from quantus_ext.evaluation.statistics import holm, paired_means, paired_test, shift
 
-TRIALS = 600
+TRIALS = 400
 
 
 def allowed(rate: float, trials: int = TRIALS) -> tuple[float, float]:
