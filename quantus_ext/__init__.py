@@ -1,6 +1,7 @@
 """Faithfulness metrics for Quantus that are the papers', fast, and carry a standard error."""
 
 from quantus_ext import functional, metaquantus
+from quantus_ext.evaluation import Evaluation, evaluate
 from quantus_ext.finetune import FineTuner
 from quantus_ext.metrics import (
     ABPC,
@@ -26,6 +27,7 @@ __all__ = [
     "QGE",
     "ROAR",
     "Deletion",
+    "Evaluation",
     "FFidelity",
     "Fidelity",
     "FineTuner",
@@ -36,6 +38,7 @@ __all__ = [
     "PScore",
     "RFidelity",
     "SynScore",
+    "evaluate",
     "functional",
     "metaquantus",
     "register",

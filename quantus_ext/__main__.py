@@ -1,4 +1,4 @@
-"""Run ``python -m quantus_ext demo``: train, explain, score; a table and a picture."""
+"""Run ``python -m quantus_ext demo``, or ``evaluate CONFIG.toml`` in a pipeline."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def main(arguments: list[str] | None = None) -> None:
     ----------
     arguments : list of str, optional
         What follows the program's name; read from the shell by default.
+
+    Raises
+    ------
+    SystemExit
+        With 1 where `evaluate` finds a threshold or a drift test that fails, with 2 where the
+        arguments or the file are wrong.
     """
     parser = argparse.ArgumentParser(prog="python -m quantus_ext")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -25,8 +31,40 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--out", type=_picture, default="quantus_ext_demo.png", help="the picture")
     command.add_argument("--n", type=int, default=100, help="digits to score (100)")
     command.add_argument("--seed", type=int, default=0, help="of the training and the metrics (0)")
+    command = commands.add_parser("evaluate", help="evaluate what a TOML file describes")
+    command.add_argument("config", type=Path, metavar="CONFIG.toml", help="see docs/evaluation.md")
+    command.add_argument("--dry-run", action="store_true", help="say only what it would cost")
     options = parser.parse_args(arguments)
+    if options.command == "evaluate":
+        _evaluate(parser, options)
+    else:
+        _demo(parser, options)
 
+
+def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    # Here because the demo has no need of it.
+    from quantus_ext.evaluation import WorkerError
+    from quantus_ext.evaluation.config import Config, Outcome
+
+    try:
+        outcome = Config(options.config).run(dry_run=options.dry_run)
+    except (OSError, TypeError, ValueError, ImportError, AttributeError, WorkerError) as error:
+        parser.exit(2, f"{options.config}: {type(error).__name__}: {error}\n")
+    if not isinstance(outcome, Outcome):
+        # It has been printed where it was made.
+        return
+    print(outcome.evaluation.to_markdown())
+    if outcome.drift is not None:
+        print(outcome.drift.to_markdown(), end="\n\n")
+    for path in outcome.written:
+        print(f"Written: {path}")
+    for line in outcome.broken:
+        print(f"FAILED: {line}")
+    if outcome.broken:
+        parser.exit(1)
+
+
+def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     try:
         # Here because it needs the packages of the extra `demo`.
         from quantus_ext import demo

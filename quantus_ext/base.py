@@ -22,7 +22,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of, input_dtype
 from quantus_ext.engine import sampling
-from quantus_ext.engine.forward import Forward, with_keywords
+from quantus_ext.engine.forward import Forward, Plan, with_keywords
 from quantus_ext.functional.scores import Scores
 from quantus_ext.plotting import figures
 
@@ -161,6 +161,8 @@ class TorchMetric(Metric[list[float]]):
         After a call: what else the same evaluations gave.
     n_evaluations : int
         After a call: rows sent through the model for the scores.
+    plan : Plan or None
+        After a call: how many rows a forward pass took at most, and in which layout.
     """
 
     data_applicability = set(DataType)  # noqa: RUF012 - as Quantus declares it
@@ -186,6 +188,7 @@ class TorchMetric(Metric[list[float]]):
         self.standard_errors: np.ndarray = np.empty(0)
         self.details: dict[str, np.ndarray] = {}
         self.n_evaluations = 0
+        self.plan: Plan | None = None
 
     def __call__(
         self,
@@ -400,6 +403,25 @@ class TorchMetric(Metric[list[float]]):
         """
         return model
 
+    @property
+    def trains(self) -> bool:
+        """Whether a call has a model trained that it asks in place of the explained one."""
+        return False
+
+    def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> TorchMetric:
+        """Return the metric to call on parts of a data set so that it scores as on the whole.
+
+        What it trains is trained here, once; by default it trains nothing and is returned itself.
+
+        Parameters
+        ----------
+        model, x, y
+            As in :meth:`model_to_ask`, for the whole set.
+        train : bool, default True
+            False: an untrained model stands in, for estimates of what a call costs.
+        """
+        return self
+
     @abstractmethod
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """Score one batch.
@@ -444,6 +466,7 @@ class TorchMetric(Metric[list[float]]):
             for name in batches[0].details
         }
         self.n_evaluations = forward.n_evaluations
+        self.plan = forward.plan
         unknown = np.flatnonzero(~np.isfinite(score))
         if len(unknown):
             warnings.warn(

@@ -119,7 +119,7 @@ class ForeignMetric:
         if isinstance(metric, ROAD):
             # It would leave the mean over the samples for each percentage.
             self.metric.custom_postprocess = _nothing
-        _fix_seeds(self.metric)
+        fix_seeds(self.metric)
         self.call = call
         self.prepare = prepare
         self.reduce = reduce
@@ -129,7 +129,7 @@ class ForeignMetric:
     def check_custom(self, n: int) -> None:
         """Raise ValueError unless ``custom_batch`` has a row for each of the n samples."""
         custom = self.call.custom_batch
-        if _is_rows(custom) and len(custom) != n:
+        if is_rows(custom) and len(custom) != n:
             raise ValueError(
                 f"custom_batch must hold one item for each of the {n} samples, holds {len(custom)}"
             )
@@ -138,7 +138,7 @@ class ForeignMetric:
         """Return the next ``n`` rows of ``custom_batch``, sliced where Quantus would slice it."""
         custom = self.call.custom_batch
         start, self._start = self._start, self._start + n
-        return custom[start : self._start] if _is_rows(custom) else custom
+        return custom[start : self._start] if is_rows(custom) else custom
 
     def score(self, batch: Arrays, a: np.ndarray, compare: Maps, seed: int) -> Answer:
         """Call the metric on a batch.
@@ -289,11 +289,14 @@ def _any_values_pass() -> Iterator[None]:
         asserts.assert_attributions = strict
 
 
-def _fix_seeds(metric: Any) -> None:
-    """Give nested metrics without a seed one, so that all maps of a call get the same draws."""
+def fix_seeds(metric: Any, seed: int | None = None) -> None:
+    """Give nested metrics without a seed one, so that all maps of a call get the same draws.
+
+    ``seed`` is that one; by default it is fresh.
+    """
     while isinstance(metric, TorchMetric):
         if metric.seed is None:
-            metric.seed = sampling.fresh_seed()
+            metric.seed = sampling.fresh_seed() if seed is None else seed
         metric = getattr(metric, "metric", None)
 
 
@@ -303,7 +306,7 @@ def _call_parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     return next(parameters for parameters in calls if "model" in parameters)
 
 
-def _is_rows(custom: Any) -> bool:
+def is_rows(custom: Any) -> bool:
     """Whether Quantus would slice ``custom_batch`` batch by batch."""
     return isinstance(custom, (Sequence, np.ndarray)) and not isinstance(custom, str)
 
@@ -403,6 +406,14 @@ def _isolated(device: torch.device) -> Iterator[None]:
     """Put every global random state back on leaving, that of the model's device included."""
     devices = [device] if device.type == "cuda" else []
     with isolated_random_state(), torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global random states, one thread at a time, and put them back on leaving."""
+    with _one_at_a_time, _isolated(device):
+        _seed(seed, device)
         yield
 
 

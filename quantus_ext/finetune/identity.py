@@ -178,6 +178,9 @@ def _is_library(module: str) -> bool:
     top = module.split(".")[0]
     if top == "__main__":
         return False
+    if top == __name__.split(".")[0]:
+        # Whether it is installed or run from a clone.
+        return True
     file = getattr(sys.modules.get(module, sys.modules.get(top)), "__file__", None) or ""
     installed = any(folder in file for folder in ("site-packages", "dist-packages"))
     return installed or top in sys.stdlib_module_names

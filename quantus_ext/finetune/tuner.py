@@ -174,8 +174,8 @@ class FineTuner:
         x, y = self.data.x, self.data.y
         key = content_key(
             *(_VERSION, device.type, self.data.key, self.settings, mask_sampler),
-            *_lasting(model, x, device),
-            *(_lasting(teacher, x, device) if y is None and teacher is not None else ()),
+            *lasting(model, x, device),
+            *(lasting(teacher, x, device) if y is None and teacher is not None else ()),
         )
         trained = found = cache.find(key, self.cache_dir)
         if trained is None:
@@ -223,13 +223,13 @@ class FineTuner:
         return self(model, masks)
 
 
-def _lasting(model: nn.Module, x: Tensor, device: torch.device) -> tuple[object, ...]:
+def lasting(model: nn.Module, x: Tensor, device: torch.device) -> tuple[object, ...]:
     """Return the model without what its last inputs left in it, and hooks that change its answers.
 
     Attributes that a forward pass changes (activations that are kept, counters) are left out: if
     the next pass reads one of them, models that differ in nothing else count as one.
     """
-    used, lasting = copy_model(model), copy_model(model)
+    used, kept = copy_model(model), copy_model(model)
 
     def answers() -> Tensor:
         with isolated_training(device, 0):
@@ -237,7 +237,7 @@ def _lasting(model: nn.Module, x: Tensor, device: torch.device) -> tuple[object,
 
     known = answers()
     after = dict(used.named_modules())
-    for name, module in lasting.named_modules():
+    for name, module in kept.named_modules():
         later = own_attributes(after[name])
         for key, value in own_attributes(module).items():
             if key not in later or content_key(value) != content_key(later[key]):
@@ -255,7 +255,7 @@ def _lasting(model: nn.Module, x: Tensor, device: torch.device) -> tuple[object,
         with suppress(Exception):  # it may not even run without them
             if torch.equal(answers(), known):
                 hooks = []
-    return lasting, hooks
+    return kept, hooks
 
 
 def tuning_seed(fine_tune: object) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -15,11 +16,12 @@ from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.tokens import EmbeddedTokens
 from quantus_ext.base import Batch
-from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.forward import Forward, WithKeywords
 from quantus_ext.finetune import (
     FineTuner,
     Health,
     MaskSampler,
+    TuningReport,
     health_report,
     resolve_tuned_model,
     tuning_seed,
@@ -243,6 +245,26 @@ class FFidelity(RFidelity):
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the tuned copy and keep its health report."""
+        tuned, masks, report = self._tuned(model, x, y)
+        self.health = health_report(model, tuned, x, y, masks, self._removals(x, masks), report)
+        return tuned
+
+    @property
+    def trains(self) -> bool:
+        """See :attr:`quantus_ext.base.TorchMetric.trains`."""
+        return not isinstance(self.fine_tune, nn.Module)
+
+    def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> FFidelity:
+        """See :meth:`quantus_ext.base.TorchMetric.settled`."""
+        tuned = self._tuned(model, x, y)[0] if train else model
+        ready = copy.copy(self)
+        # A ready model is called with the keywords of each call.
+        ready.fine_tune = tuned.model if isinstance(tuned, WithKeywords) else tuned
+        return ready
+
+    def _tuned(
+        self, model: nn.Module, x: Tensor, y: Tensor
+    ) -> tuple[nn.Module, MaskSampler, TuningReport | None]:
         check_labels(model, x, y)
         fine_tune = self.fine_tune
         if fine_tune is None:
@@ -268,8 +290,7 @@ class FFidelity(RFidelity):
             seed=tuning_seed(fine_tune),
         )
         tuned, report = resolve_tuned_model(fine_tune, model, masks)
-        self.health = health_report(model, tuned, x, y, masks, self._removals(x, masks), report)
-        return tuned
+        return tuned, masks, report
 
     def _removals(self, x: Tensor, masks: MaskSampler) -> list[float]:
         """Return shares of a sample's elements that draws remove: all, or about five of them."""

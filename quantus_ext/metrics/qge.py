@@ -255,6 +255,18 @@ class QGE(TorchMetric):
         self.inner.normalise_func = self.normalise_func
         return self.inner.model_to_ask(model, x, y)
 
+    @property
+    def trains(self) -> bool:
+        """See :attr:`quantus_ext.base.TorchMetric.trains`; it is the metric's own."""
+        return isinstance(self.metric, TorchMetric) and self.metric.trains
+
+    def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> QGE:
+        """See :meth:`quantus_ext.base.TorchMetric.settled`; it is the metric's own."""
+        ready = copy.copy(self)
+        if isinstance(self.metric, TorchMetric):
+            ready.metric = self.metric.settled(model, x, y, train=train)
+        return ready
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         if self._foreign is None:

@@ -17,7 +17,7 @@ from quantus_ext.adapters.base import FeatureMask, adapter_of
 from quantus_ext.adapters.tokens import EmbeddedTokens
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
-from quantus_ext.engine.forward import called_alike
+from quantus_ext.engine.forward import WithKeywords, called_alike
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.sampling import Purpose
 from quantus_ext.finetune import FineTuner, TuningReport, tuning_seed
@@ -99,6 +99,7 @@ class ROAR(Fidelity):
         self.retrain = retrain
         self.reports: list[TuningReport] = []
         self._share: float | None = None
+        self._ready: dict[float | None, nn.Module] = {}
 
     def __call__(self, *arguments: Any, **keywords: Any) -> list[float]:
         """See :meth:`quantus_ext.base.TorchMetric.__call__`.
@@ -126,6 +127,8 @@ class ROAR(Fidelity):
                 "perturb_baseline out, the adapter says what removed tokens become"
             )
         check_labels(model, x, y)
+        if self._share in self._ready:
+            return called_alike(self._ready[self._share], model)
         device = checks.resolve_device(model, None)
         with isolated_training(device, self.trainer.settings.seed):
             fresh = _fresh(model) if self.build_model is None else self.build_model()
@@ -149,6 +152,23 @@ class ROAR(Fidelity):
         if self.trainer.report is not None:
             self.reports = [self.trainer.report]
         return trained
+
+    @property
+    def trains(self) -> bool:
+        """See :attr:`quantus_ext.base.TorchMetric.trains`."""
+        return not self._ready
+
+    def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> ROAR:
+        """See :meth:`quantus_ext.base.TorchMetric.settled`."""
+        ready = copy.copy(self)
+        parts = [self] if self.retrain == "once" else [self._at(each) for each in self.sparsity]
+        ready._ready = {}
+        for part in parts:
+            trained = part.model_to_ask(model, x, y) if train else model
+            ready._ready[part._share] = (
+                trained.model if isinstance(trained, WithKeywords) else trained
+            )
+        return ready
 
     def _at(self, share: float) -> ROAR:
         """Return a metric of one size, with a model of its own."""

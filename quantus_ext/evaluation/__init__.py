@@ -1,0 +1,31 @@
+"""Explainers × metrics × shards: evaluated anywhere, resumed, reported, watched over releases."""
+
+from quantus_ext.evaluation.drift import Drift, Drifted
+from quantus_ext.evaluation.estimate import Estimate
+from quantus_ext.evaluation.result import (
+    Case,
+    Compared,
+    Comparison,
+    Evaluation,
+    Failure,
+    Ranked,
+    Ranking,
+)
+from quantus_ext.evaluation.run import WorkerError, evaluate
+from quantus_ext.evaluation.store import StoreError
+
+__all__ = [
+    "Case",
+    "Compared",
+    "Comparison",
+    "Drift",
+    "Drifted",
+    "Estimate",
+    "Evaluation",
+    "Failure",
+    "Ranked",
+    "Ranking",
+    "StoreError",
+    "WorkerError",
+    "evaluate",
+]

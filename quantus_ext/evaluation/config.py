@@ -1,0 +1,280 @@
+"""Evaluations that a file describes, for pipelines: ``python -m quantus_ext evaluate FILE``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import quantus
+import torch
+
+from quantus_ext import checks
+from quantus_ext.evaluation.drift import Drift
+from quantus_ext.evaluation.estimate import Estimate
+from quantus_ext.evaluation.result import Evaluation
+from quantus_ext.evaluation.run import evaluate
+from quantus_ext.evaluation.tables import number
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_SECTIONS = {
+    "model": None,
+    "data": {"x_batch", "y_batch", "s_batch"},
+    "metrics": None,
+    "xai_methods": None,
+    "explain_func_kwargs": None,
+    "call_kwargs": None,
+    "run": {
+        *("batch_size", "shard_size", "n_jobs", "threads", "device", "devices", "store", "seed"),
+        *("confidence", "cases", "backend", "verbose"),
+    },
+    "report": {"html", "markdown", "json"},
+    "thresholds": None,
+    "drift": {"baseline", "alpha", "smallest_effect", "fail_on"},
+}
+"""The tables of a file, and their keys where these are fixed."""
+
+_VERDICTS = ("worse", "unknown", "changed", "better", "missing")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a mean score must reach.
+
+    Attributes
+    ----------
+    metric : str
+    explainer : str or None
+        None: every one.
+    at_least, at_most : float or None
+    """
+
+    metric: str
+    explainer: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def broken(self, evaluation: Evaluation) -> list[str]:
+        """Return what is wrong with the means, one line for each explainer."""
+        checks.one_of("metric of thresholds", self.metric, evaluation.metrics)
+        if self.explainer is not None:
+            checks.one_of("explainer of thresholds", self.explainer, evaluation.explainers)
+        named = evaluation.explainers if self.explainer is None else (self.explainer,)
+        lines = []
+        for explainer in named:
+            scores = evaluation.scores_of(explainer, self.metric)
+            # A mean without the samples that failed would be that of others.
+            mean = float(scores.mean())
+            low = -np.inf if self.at_least is None else self.at_least
+            high = np.inf if self.at_most is None else self.at_most
+            if not low <= mean <= high:
+                rule = " and ".join(
+                    f"at {which} {number(limit)}"
+                    for which, limit in (("least", self.at_least), ("most", self.at_most))
+                    if limit is not None
+                )
+                lines.append(
+                    f"{self.metric} of {explainer} must be {rule}, is "
+                    + (number(mean) if np.isfinite(mean) else "not known for every sample")
+                )
+        return lines
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a file.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+    drift : Drift or None
+    broken : tuple of str
+        Thresholds and drifts that fail, a line each.
+    written : tuple of Path
+        Reports.
+    """
+
+    evaluation: Evaluation
+    drift: Drift | None
+    broken: tuple[str, ...]
+    written: tuple[Path, ...]
+
+
+class Config:
+    """A TOML file that says what to evaluate.
+
+    Paths in it are relative to its folder, which is also where its modules are looked for.
+    Wherever a value is expected, ``{call = "module:name", ...}`` is what that callable returns,
+    with the other keys as its arguments, ``{import = "module:name"}`` the object itself, and
+    ``{file = "x.npy"}`` an array. It runs the code that it names: treat it as a program.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a section or key is unknown, or a needed one missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+        try:
+            content = tomllib.loads(self.path.read_text("utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"{self.path} is no TOML: {error}") from error
+        self._known("a section", content, set(_SECTIONS))
+        for name in ("model", "data", "metrics", "xai_methods"):
+            if name not in content:
+                raise ValueError(f"{self.path} must have the section [{name}]")
+        for name, keys in _SECTIONS.items():
+            if keys is not None:
+                self._known(f"a key of [{name}]", content.get(name, {}), keys)
+        self.content = content
+        self.thresholds = [self._threshold(each) for each in content.get("thresholds", [])]
+        drift = content.get("drift", {})
+        if drift and "baseline" not in drift:
+            raise ValueError(f"{self.path}: [drift] must have the key baseline")
+        self.fail_on = drift.get("fail_on", list(_VERDICTS))
+        for verdict in self.fail_on:
+            checks.one_of("fail_on of [drift]", verdict, _VERDICTS)
+
+    def run(self, *, dry_run: bool = False) -> Outcome | Estimate:
+        """Evaluate, write the reports, and compare with thresholds and baseline.
+
+        Parameters
+        ----------
+        dry_run : bool, default False
+            Say only what it would cost.
+        """
+        content = self.content
+        folder = str(self.path.parent)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        drift = content.get("drift", {})
+        # Before the work, not after it.
+        baseline = Evaluation.from_json(self._path(drift["baseline"])) if drift else None
+        run = dict(content.get("run", {}))
+        backend = run.pop("backend", None)
+        if "store" in run and "://" not in run["store"]:
+            run["store"] = self._path(run["store"])
+        data: dict[str, Any] = {name: self._path(value) for name, value in content["data"].items()}
+        model = self._made(content["model"])
+        metrics = {name: self._metric(name, value) for name, value in content["metrics"].items()}
+        methods = {name: self._method(value) for name, value in content["xai_methods"].items()}
+        arguments: dict[str, Any] = {
+            "explain_func_kwargs": self._made(content.get("explain_func_kwargs")),
+            "call_kwargs": self._made(content.get("call_kwargs")),
+            **run,
+        }
+        context = nullcontext() if backend is None else joblib.parallel_config(backend=backend)
+        with context:
+            if dry_run:
+                cost: Estimate = evaluate(
+                    metrics, methods, model, **data, **arguments, dry_run=True
+                )
+                return cost
+            evaluation: Evaluation = evaluate(metrics, methods, model, **data, **arguments)
+        written = []
+        for kind, name in content.get("report", {}).items():
+            path = self._path(name)
+            getattr(evaluation, f"to_{kind}")(path)
+            written.append(path)
+        broken = [line for each in self.thresholds for line in each.broken(evaluation)]
+        found = None
+        if baseline is not None:
+            found = evaluation.drift(
+                baseline,
+                **{name: drift[name] for name in ("alpha", "smallest_effect") if name in drift},
+            )
+            broken += [
+                f"{row.metric} of {row.explainer} is {row.verdict} than the baseline's"
+                if row.verdict in ("better", "worse")
+                else f"{row.metric} of {row.explainer}: {row.verdict} since the baseline"
+                for row in found.rows
+                if row.verdict in self.fail_on
+            ]
+            if "missing" in self.fail_on:
+                broken += [f"{pair}: in one of the two evaluations only" for pair in found.missing]
+        return Outcome(evaluation, found, tuple(broken), tuple(written))
+
+    def _known(self, what: str, found: Mapping[str, Any], names: set[str]) -> None:
+        unknown = sorted(set(found) - names)
+        if unknown:
+            raise ValueError(
+                f"{self.path}: {what} must be one of {', '.join(sorted(names))}; has "
+                f"{', '.join(unknown)}"
+            )
+
+    def _threshold(self, table: Mapping[str, Any]) -> Threshold:
+        self._known(
+            "a key of [[thresholds]]", table, {"metric", "explainer", "at_least", "at_most"}
+        )
+        if "metric" not in table or not {"at_least", "at_most"} & set(table):
+            raise ValueError(
+                f"{self.path}: [[thresholds]] must have metric, and at_least or at_most; has "
+                f"{', '.join(table)}"
+            )
+        for name in ("at_least", "at_most"):
+            if name in table:
+                checks.finite_number(f"{name} of [[thresholds]]", table[name])
+        return Threshold(**table)
+
+    def _path(self, name: str) -> Path:
+        return self.path.parent / name
+
+    def _metric(self, name: str, value: Any) -> Any:
+        if isinstance(value, Mapping) and "call" not in value:
+            # The metric of that name, of this package before Quantus's.
+            import quantus_ext
+
+            found = getattr(quantus_ext.metrics, name, getattr(quantus, name, None))
+            if not isinstance(found, type):
+                raise ValueError(
+                    f'{self.path}: [metrics.{name}] must have call = "module:Class", or be named '
+                    "as a metric of quantus_ext or of quantus"
+                )
+            return found(**{key: self._made(item) for key, item in value.items()})
+        return self._made(value)
+
+    def _method(self, value: Any) -> Any:
+        """Return an item of ``xai_methods``; a file of maps is read shard by shard."""
+        if isinstance(value, Mapping) and set(value) == {"file"}:
+            return self._path(value["file"])
+        return self._made(value)
+
+    def _made(self, value: Any) -> Any:
+        """Return what a value stands for."""
+        if isinstance(value, list):
+            return [self._made(item) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        if set(value) == {"import"}:
+            return _imported(value["import"])
+        if set(value) == {"file"}:
+            return np.load(self._path(value["file"]), allow_pickle=False)
+        if set(value) == {"weights"}:
+            return torch.load(self._path(value["weights"]), map_location="cpu", weights_only=True)
+        made = {name: self._made(item) for name, item in value.items() if name != "call"}
+        return _imported(value["call"])(**made) if "call" in value else made
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ValueError(f'an object must be named as "module:name", is {name!r}')
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,164 @@
+"""Whether scores have changed since a baseline."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from quantus.helpers.enums import ScoreDirection
+
+from quantus_ext import checks
+from quantus_ext.evaluation.statistics import holm, shift
+from quantus_ext.evaluation.tables import markdown, number
+
+if TYPE_CHECKING:
+    from quantus_ext.evaluation.result import Evaluation
+
+Verdict = Literal["same", "better", "worse", "changed", "unknown"]
+
+
+@dataclass(frozen=True)
+class Drifted:
+    """How the scores of one explainer by one metric compare with the baseline's.
+
+    Attributes
+    ----------
+    explainer, metric : str
+    mean_baseline, mean : float
+    effect : float
+        Cliff's delta, positive for better, from -1 to 1.
+    distance : float
+        Kolmogorov and Smirnov's, from 0 to 1.
+    p_level, p_shape : float
+        Of the two tests, corrected for the number of all tests.
+    verdict : {"same", "better", "worse", "changed", "unknown"}
+        "changed" where the shape differs and not the level; "unknown" where scores are missing.
+    """
+
+    explainer: str
+    metric: str
+    mean_baseline: float
+    mean: float
+    effect: float
+    distance: float
+    p_level: float
+    p_shape: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What has changed since a baseline.
+
+    Attributes
+    ----------
+    rows : tuple of Drifted
+        For each explainer and metric that both evaluations have.
+    alpha : float
+    missing : tuple of str
+        Pairs of explainer and metric that only one of the two has.
+    """
+
+    rows: tuple[Drifted, ...]
+    alpha: float
+    missing: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst that is said of any pair: "worse", "unknown", "changed", "better", "same"."""
+        found = {row.verdict for row in self.rows}
+        order: tuple[Verdict, ...] = ("worse", "unknown", "changed", "better")
+        return next((verdict for verdict in order if verdict in found), "same")
+
+    @property
+    def alarm(self) -> bool:
+        """Whether anything has changed, or can't be compared."""
+        return self.verdict != "same" or bool(self.missing)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row for each pair."""
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def to_markdown(self) -> str:
+        """Return a table, alarms first."""
+        rows = sorted(self.rows, key=lambda row: row.verdict == "same")
+        return markdown(
+            ["explainer", "metric", "baseline", "now", "effect", "p, level", "p, shape", "verdict"],
+            [
+                [
+                    row.explainer,
+                    row.metric,
+                    *map(number, (row.mean_baseline, row.mean, row.effect)),
+                    *map(number, (row.p_level, row.p_shape)),
+                    row.verdict if row.verdict == "same" else f"**{row.verdict}**",
+                ]
+                for row in rows
+            ],
+        )
+
+
+def drift(
+    baseline: Evaluation, now: Evaluation, *, alpha: float = 0.05, smallest_effect: float = 0.0
+) -> Drift:
+    """Compare two evaluations; see :meth:`quantus_ext.Evaluation.drift`."""
+    checks.fraction("alpha", alpha)
+    if not 0 <= checks.finite_number("smallest_effect", smallest_effect) < 1:
+        raise ValueError(f"smallest_effect must be at least 0 and below 1, is {smallest_effect}")
+    pairs = [(e, m) for e in now.explainers for m in now.metrics]
+    known = {(e, m) for e in baseline.explainers for m in baseline.metrics}
+    common = [pair for pair in pairs if pair in known]
+    if not common:
+        raise ValueError(
+            "baseline must have an explainer and a metric of the same names, has "
+            f"{', '.join(baseline.explainers)} and {', '.join(baseline.metrics)}"
+        )
+    both = []
+    for explainer, metric in common:
+        if baseline.directions[metric] is not now.directions[metric]:
+            raise ValueError(f"baseline's {metric!r} has the other direction")
+        both.append([each.scores_of(explainer, metric) for each in (baseline, now)])
+    finite = [[values[np.isfinite(values)] for values in pair] for pair in both]
+    shifts = [shift(*pair) if all(map(len, pair)) else None for pair in finite]
+    p = holm([np.nan if s is None else value for s in shifts for value in _p_values(s)]).reshape(
+        -1, 2
+    )
+    rows = []
+    for (explainer, metric), (old, new), (kept_old, kept_new), found, (level, shape) in zip(
+        common, both, finite, shifts, p, strict=True
+    ):
+        sign = -1 if now.directions[metric] is ScoreDirection.LOWER else 1
+        effect = np.nan if found is None else sign * found.effect
+        distance = np.nan if found is None else found.distance
+        verdict: Verdict = "same"
+        lost = [np.isnan(values).mean() for values in (old, new)]
+        if found is None or lost[1] > lost[0]:
+            verdict = "unknown"
+        elif level <= alpha and abs(effect) >= smallest_effect:
+            verdict = "better" if effect > 0 else "worse"
+        elif shape <= alpha and distance >= smallest_effect:
+            verdict = "changed"
+        rows.append(
+            Drifted(
+                explainer=explainer,
+                metric=metric,
+                mean_baseline=_mean(kept_old),
+                mean=_mean(kept_new),
+                effect=float(effect),
+                distance=float(distance),
+                p_level=float(level),
+                p_shape=float(shape),
+                verdict=verdict,
+            )
+        )
+    missing = sorted(known.symmetric_difference(pairs))
+    return Drift(tuple(rows), alpha, tuple(f"{e}, {m}" for e, m in missing))
+
+
+def _p_values(found: object) -> tuple[float, float]:
+    return (np.nan, np.nan) if found is None else (found.level, found.shape)  # type: ignore[attr-defined]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

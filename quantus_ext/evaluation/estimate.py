@@ -1,0 +1,116 @@
+"""What an evaluation will cost, from a few of its samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from quantus_ext.base import TorchMetric
+from quantus_ext.engine.forward import with_keywords
+from quantus_ext.evaluation.plan import Cell, Plan
+from quantus_ext.evaluation.rows import Rows
+from quantus_ext.evaluation.shard import Loaded, Shard
+
+_PROBED = 4
+"""Samples that are scored for the estimate."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Evaluations and time, extrapolated from a few samples; trainings are not in it.
+
+    Attributes
+    ----------
+    n_evaluations : int
+        Rows through the model for the metrics, explainers' own left out.
+    seconds : float
+        For the whole run.
+    n_tasks : int
+        Shards × explainers.
+    workers : int
+    failures : tuple of str
+        What failed on these samples, by explainer and metric.
+    """
+
+    n_evaluations: int
+    seconds: float
+    n_tasks: int
+    workers: int
+    failures: tuple[str, ...]
+
+    def __str__(self) -> str:
+        cost = (
+            f"about {self.n_evaluations:,} evaluations and {_duration(self.seconds)} in "
+            f"{self.n_tasks:,} tasks on {self.workers} worker{'s' * (self.workers > 1)}"
+        )
+        return "\n".join([cost, *(f"will fail: {failure}" for failure in self.failures)])
+
+
+def settled_cells(
+    plan: Plan, model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, train: bool
+) -> tuple[Cell, ...]:
+    """Return the cells with what they would train on a shard trained before the split."""
+
+    def settle(cell: Cell) -> Cell:
+        if not isinstance(cell.metric, TorchMetric):
+            return cell
+        answering = with_keywords(model, cell.call.get("model_predict_kwargs"))
+        return replace(cell, metric=cell.metric.settled(answering, x, y, train=train))
+
+    return tuple(map(settle, plan.cells))
+
+
+def estimate(
+    plan: Plan, model: nn.Module, x: Rows, y: Rows, s: Rows | None, *, workers: int, n_tasks: int
+) -> Estimate:
+    """Score a few samples and extrapolate.
+
+    Parameters
+    ----------
+    plan : Plan
+    model : nn.Module
+    x, y : Rows
+    s : Rows or None
+    workers, n_tasks : int
+    """
+    n = min(len(x), _PROBED)
+    few_x, few_y = (torch.as_tensor(rows.part(0, n).read()) for rows in (x, y))
+    cells = settled_cells(plan, model, few_x, few_y, train=False)
+    loaded = Loaded(model, replace(plan, cells=cells, cases=()))
+    rows, seconds, failures = 0, 0.0, []
+    for number, method in enumerate(plan.methods):
+
+        def shard(stop: int, maps: Rows | None = method.maps) -> Shard:
+            parts: list[Any] = [
+                None if each is None else each.part(0, stop) for each in (x, y, s, maps)
+            ]
+            return Shard(0, stop, *parts)
+
+        names = [cell.name for cell in cells]
+        # The first pass pays for what is made once.
+        loaded.run(number, shard(1), names)
+        record = loaded.run(number, shard(n), names)
+        seconds += record.seconds + sum(scored.seconds for scored in record.cells.values())
+        rows += sum(scored.n_evaluations for scored in record.cells.values())
+        failures += [
+            f"{method.name}, {name}: {scored.failure}"
+            for name, scored in record.cells.items()
+            if scored.failure is not None
+        ]
+    return Estimate(
+        n_evaluations=round(rows * len(x) / n),
+        seconds=seconds * len(x) / n / max(1, min(workers, n_tasks)),
+        n_tasks=n_tasks,
+        workers=workers,
+        failures=tuple(failures),
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

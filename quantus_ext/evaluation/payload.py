@@ -1,0 +1,191 @@
+"""The model, explainers and metrics on their way to the workers: once for each, not for each task.
+
+loky maps its bytes, an array, into every process from one file; Ray puts it into its store because
+it says how large it is; to Dask's workers it is sent before the tasks. A worker unpacks it once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import cloudpickle
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from quantus_ext.evaluation.shard import Loaded, Record, Shard
+
+_POLL = 0.05
+"""Seconds between looks for a device that has become free."""
+
+
+class _OfThread(threading.local):
+    """What a thread has unpacked last, one for each device, and the device it used."""
+
+    key: str | None = None
+    loaded: dict[str | None, Loaded] = {}  # noqa: RUF012 - replaced, never written to
+    device: str | None = None
+
+
+_of_thread = _OfThread()
+
+
+class Payload:
+    """Everything that is the same for all shards.
+
+    Parameters
+    ----------
+    loaded : Loaded
+        Used as it is by the thread that made the payload; other threads and processes get copies,
+        because explainers put hooks on models and metrics keep their last results.
+    devices : sequence of str, optional
+        On each machine, devices that workers share out among themselves, one each at a time.
+    """
+
+    def __init__(self, loaded: Loaded, devices: Sequence[str] | None = None) -> None:
+        self.key = uuid4().hex
+        self.devices = None if devices is None else tuple(devices)
+        self._loaded: Loaded | None = loaded
+        self._owner = threading.get_ident()
+        self._data: np.ndarray | None = None
+        self._lock = threading.Lock()
+
+    def data(self) -> np.ndarray:
+        """Return the bytes, made when they are first asked for.
+
+        Raises
+        ------
+        TypeError
+            If something cannot be pickled.
+        """
+        with self._lock:
+            if self._data is None:
+                try:
+                    packed = cloudpickle.dumps(self._loaded)
+                except Exception as error:
+                    raise TypeError(
+                        "model, metrics and explainers must be ones that pickle to go to other "
+                        f"workers (n_jobs=1 needs no pickling): {error}"
+                    ) from error
+                # An array, because that is what backends share.
+                self._data = np.frombuffer(packed, dtype=np.uint8)
+            return self._data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"key": self.key, "devices": self.devices, "_data": self.data()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _loaded=None, _owner=None, _lock=threading.Lock())
+
+    def __sizeof__(self) -> int:
+        # Ray asks for it to decide what goes into its store, once.
+        return object.__sizeof__(self) + self.data().nbytes
+
+    def load(self, device: str | None = None) -> Loaded:
+        """Return this thread's own copy, on a device or else on the one it came from."""
+        if self._loaded is not None and self._owner == threading.get_ident() and device is None:
+            return self._loaded
+        if _of_thread.key != self.key:
+            _of_thread.key, _of_thread.loaded = self.key, {}
+        if device not in _of_thread.loaded:
+            loaded: Loaded = cloudpickle.loads(self.data())
+            _of_thread.loaded[device] = loaded if device is None else _moved(loaded, device)
+        return _of_thread.loaded[device]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one call of a worker does.
+
+    Attributes
+    ----------
+    method : int
+        Place of the explainer.
+    start, stop : int
+    names : tuple of str
+        The cells to compute.
+    threads : int or None
+        Of torch.
+    """
+
+    method: int
+    start: int
+    stop: int
+    names: tuple[str, ...]
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A worker that cannot work: it says why, for it would fail as often as it is asked.
+
+    Attributes
+    ----------
+    reason : str
+    """
+
+    reason: str
+
+
+def work(payload: Payload, shard: Shard, task: Task) -> Record | Unusable:
+    """Do a task; what the backends call."""
+    before = torch.get_num_threads()
+    if task.threads is not None:
+        torch.set_num_threads(task.threads)
+    try:
+        with claimed(payload.devices, payload.key) as device:
+            return payload.load(device).run(task.method, shard, list(task.names))
+    except Exception as error:
+        # What explainers and metrics raise is in the record.
+        return Unusable("".join(traceback.format_exception(error)))
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def claimed(devices: Sequence[str] | None, run: str) -> Iterator[str | None]:
+    """Hold one of this machine's devices, waiting until one is free; None where there are none.
+
+    A lock on a file stands for a device, so that threads and processes share them out, and one
+    that is killed gives its own back.
+
+    Parameters
+    ----------
+    devices : sequence of str or None
+    run : str
+        Runs of other names have locks of their own.
+    """
+    if devices is None:
+        yield None
+        return
+    folder = Path(tempfile.gettempdir()) / f"quantus_ext-{run}"
+    folder.mkdir(exist_ok=True)
+    while True:
+        # The one it had last first: the model is there.
+        for device in sorted(devices, key=lambda name: name != _of_thread.device):
+            lock = FileLock(folder / f"{device.replace(':', '-')}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                _of_thread.device = device
+                yield device
+            finally:
+                lock.release()
+            return
+        time.sleep(_POLL)
+
+
+def _moved(loaded: Loaded, device: str) -> Loaded:
+    plan = replace(loaded.plan, device=device)
+    return Loaded(loaded.model.to(device), plan)

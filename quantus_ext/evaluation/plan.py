@@ -1,0 +1,343 @@
+"""What is to be evaluated: explainers, metrics with their calls, shards; and its identity."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from quantus.functions.explanation_func import explain
+from quantus.helpers.enums import ScoreDirection
+from quantus.metrics.base import Metric
+from torch import nn
+
+from quantus_ext import checks
+from quantus_ext.engine.forward import with_keywords
+from quantus_ext.evaluation.rows import Rows
+from quantus_ext.finetune import FineTuner
+from quantus_ext.finetune.identity import content_key
+from quantus_ext.finetune.tuner import lasting
+from quantus_ext.metrics.qge import better_scores
+
+Metrics = Mapping[str, Metric[Any]] | Sequence[Metric[Any]]
+"""By name, or a list of metrics that have different names."""
+
+_GIVEN = (
+    *("model", "x_batch", "y_batch", "a_batch", "s_batch", "index_batch"),
+    *("explain_func", "explain_func_kwargs", "device", "batch_size"),
+)
+"""Arguments of a metric's call that every call has from the evaluation itself."""
+
+_NO_SETTINGS = frozenset(
+    {
+        *("standard_errors", "details", "n_evaluations", "plan", "health", "reports", "inner"),
+        *("evaluation_scores", "all_evaluation_scores", "a_axes", "return_aggregate"),
+        *("default_plot_func", "_disable_warnings", "_display_progressbar", "_foreign", "_keys"),
+        *("aggregate_func", "_ready", "explain_func", "explain_func_kwargs"),
+    }
+)
+"""Attributes of metrics that are results, or that no score of a sample depends on."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An explainer: a function with its keywords, or maps that are there already.
+
+    Attributes
+    ----------
+    name : str
+    function : callable or None
+        As ``quantus.explain``; None where there are only maps.
+    keywords : dict
+    maps : Rows or None
+    """
+
+    name: str
+    function: Callable[..., Any] | None = None
+    keywords: dict[str, Any] = field(default_factory=dict)
+    maps: Rows | None = None
+
+    @classmethod
+    def of(cls, name: str, value: Any, keywords: Mapping[str, Any] | None) -> Method:
+        """Take an item of ``xai_methods``; ``keywords`` are for functions of one's own.
+
+        Raises
+        ------
+        TypeError
+            If the value is neither callable nor a dict, an array or a path.
+        """
+        if isinstance(value, Mapping):
+            if "explain_func" in value:
+                return cls.of(name, value["explain_func"], value.get("explain_func_kwargs"))
+            return cls(name, explain, {"method": name, **value})
+        if callable(value):
+            given = dict(keywords or {})
+            # As Quantus does, for functions that explain by several methods.
+            if takes(value, "method"):
+                given = {**given, "method": name}
+            return cls(name, value, given)
+        return cls(name, maps=Rows.of(f"xai_methods[{name!r}]", value))
+
+    def identity(self) -> str:
+        """Return what the explainer is known by: its content."""
+        maps = None if self.maps is None else self.maps.key()
+        return content_key(self.function, self.keywords, maps)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric with the arguments of its call: a column of the results.
+
+    Attributes
+    ----------
+    name : str
+        The metric's, and the call's where there are several.
+    metric : Metric
+        A copy; nothing of the caller's.
+    call : dict
+    names : (str, str)
+        Of the metric and of the call.
+    """
+
+    name: str
+    metric: Metric[Any]
+    call: dict[str, Any]
+    names: tuple[str, str]
+
+    @property
+    def direction(self) -> ScoreDirection:
+        """Which scores are better."""
+        return better_scores(self.metric, None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about an evaluation but its data and how it is run.
+
+    Attributes
+    ----------
+    methods : tuple of Method
+    cells : tuple of Cell
+    batch_size, shard_size : int
+    seed : int
+        Of the global random states of explainers and of other packages' metrics, and of metrics
+        of this package that have ``seed=None``.
+    device : str or torch.device or None
+    cases : tuple of int
+        Samples whose maps are kept for the report.
+    """
+
+    methods: tuple[Method, ...]
+    cells: tuple[Cell, ...]
+    batch_size: int
+    shard_size: int
+    seed: int
+    device: str | torch.device | None
+    cases: tuple[int, ...]
+
+    def shards(self, n: int) -> list[tuple[int, int]]:
+        """Return where the shards of n samples begin and end."""
+        return [(start, min(start + self.shard_size, n)) for start in range(0, n, self.shard_size)]
+
+
+def methods_of(xai_methods: object, keywords: Mapping[str, Any] | None, n: int) -> list[Method]:
+    """Return the explainers of ``xai_methods``, checked against the number of samples."""
+    if not isinstance(xai_methods, Mapping) or not xai_methods:
+        raise TypeError(
+            "xai_methods must be a dict of at least one name and callable, dict, array or path, is "
+            f"{xai_methods!r}"
+        )
+    methods = [Method.of(str(name), value, keywords) for name, value in xai_methods.items()]
+    for method in methods:
+        if method.maps is not None and len(method.maps) != n:
+            raise ValueError(
+                f"xai_methods[{method.name!r}] must hold a map for each of the {n} samples, holds "
+                f"{len(method.maps)}"
+            )
+    return methods
+
+
+def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cell]:
+    """Return the columns: each metric, copied, with each call's arguments.
+
+    Parameters
+    ----------
+    metrics : mapping or sequence
+        See :data:`Metrics`.
+    call_kwargs : mapping of str to mapping, optional
+    """
+    if isinstance(metrics, Mapping):
+        named = {str(name): metric for name, metric in metrics.items()}
+    elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
+        named = {getattr(metric, "name", repr(metric)): metric for metric in metrics}
+        if len(named) < len(metrics):
+            raise ValueError(
+                "metrics of a list must have different names, pass a dict; they have "
+                f"{', '.join(str(getattr(m, 'name', m)) for m in metrics)}"
+            )
+    else:
+        raise TypeError(f"metrics must be a dict or a list of metrics, is {metrics!r}")
+    if not named:
+        raise ValueError("metrics must hold at least one metric, is empty")
+    calls = {"": {}} if call_kwargs is None else dict(call_kwargs)
+    if not calls or not all(isinstance(call, Mapping) for call in calls.values()):
+        raise TypeError(
+            f"call_kwargs must be a dict of at least one name and dict, is {call_kwargs!r}"
+        )
+    for name, call in calls.items():
+        taken = sorted(set(_GIVEN) & set(call))
+        if taken:
+            raise ValueError(
+                f"call_kwargs[{name!r}] must not hold {', '.join(taken)}, which evaluate passes "
+                "to every call"
+            )
+    cells = []
+    for name, metric in named.items():
+        if not isinstance(metric, Metric):
+            raise TypeError(f"metrics[{name!r}] must be a metric of Quantus's kind, is {metric!r}")
+        copied = _copied(name, metric)
+        for call_name, call in calls.items():
+            shown = name if len(calls) == 1 else f"{name} ({call_name})"
+            cells.append(Cell(shown, copied, dict(call), (name, call_name)))
+    return cells
+
+
+def _copied(name: str, metric: Metric[Any]) -> Any:
+    """Return a copy that gives a score a sample."""
+    past = (metric.evaluation_scores, metric.all_evaluation_scores)
+    without = {id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))}
+    try:
+        copied: Any = copy.deepcopy(metric, without)
+    except (TypeError, ValueError, RuntimeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"metrics[{name!r}] must be one that copy.deepcopy copies, so that it stays as it is: "
+            f"{error}"
+        ) from error
+    copied.return_aggregate = False
+    copied._display_progressbar = False
+    return copied
+
+
+def takes(function: Callable[..., Any] | None, name: str) -> bool:
+    """Whether a function can be called with a keyword; a signature that is unknown takes none."""
+    if function is None:
+        return False
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+
+
+def identity(
+    plan: Plan, model: nn.Module, data: Mapping[str, Rows | None], seed: int | None
+) -> dict[str, Any]:
+    """Return what scores depend on, as plain values and content hashes, part by part.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its metrics as they are before anything is trained for them or a seed of theirs is drawn.
+    model : nn.Module
+    data : mapping of str to Rows
+        ``x_batch``, ``y_batch`` and ``s_batch``.
+    seed : int or None
+        As the caller gave it.
+    """
+    calls = {cell.names[1]: cell.call for cell in plan.cells}
+    metrics = {cell.names[0]: cell.metric for cell in plan.cells}
+    first = next(iter(calls.values())).get("model_predict_kwargs")
+    x = data["x_batch"]
+    assert x is not None
+    # Without what the last forward pass left in the model.
+    device = checks.resolve_device(model, plan.device)
+    some = torch.as_tensor(x.part(0, min(len(x), 2)).read())
+    return {
+        "versions": {name: version(name) for name in ("quantus", "torch", "numpy")}
+        | {"quantus_ext": _own_version()},
+        "seed": seed,
+        "batch_size": plan.batch_size,
+        "shard_size": plan.shard_size,
+        "cases": list(plan.cases),
+        "n": len(x),
+        "model": content_key(*lasting(with_keywords(model, first), some, device)),
+        **{name: None if rows is None else rows.key() for name, rows in data.items()},
+        "xai_methods": {method.name: method.identity() for method in plan.methods},
+        "metrics": {name: settings_of(metric) for name, metric in metrics.items()},
+        "call_kwargs": {name: _described(dict(call)) for name, call in calls.items()},
+    }
+
+
+def _own_version() -> str:
+    from quantus_ext import __version__
+
+    return __version__
+
+
+def settings_of(metric: Metric[Any]) -> dict[str, Any]:
+    """Return a metric's class and its attributes that scores depend on, plain or as hashes.
+
+    Examples
+    --------
+    >>> from quantus_ext import MoRF
+    >>> from quantus_ext.evaluation.plan import settings_of
+    >>> settings_of(MoRF(4))["seed"], settings_of(MoRF(4)) == settings_of(MoRF(8))
+    (0, False)
+    """
+    cls = type(metric)
+    return {"class": f"{cls.__module__}.{cls.__qualname__}", "code": content_key(cls)} | {
+        name: settings_of(value) if isinstance(value, Metric) else _described(value)
+        for name, value in sorted(vars(metric).items())
+        if name not in _NO_SETTINGS
+    }
+
+
+def _described(value: Any) -> Any:
+    """Return a short plain value itself, anything else by its content."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value if len(str(value)) <= 64 else content_key(value)
+    if isinstance(value, np.generic):
+        return _described(value.item())
+    if isinstance(value, (list, tuple)) and len(value) <= 32:
+        return [_described(item) for item in value]
+    if isinstance(value, FineTuner):
+        # Its report is a result, and where it keeps tuned models changes none.
+        return content_key(value.settings, value.data.key)
+    return content_key(value)
+
+
+def differences(first: Any, second: Any, name: str = "") -> list[str]:
+    """Return what differs between two identities, each with its name and both values.
+
+    Examples
+    --------
+    >>> from quantus_ext.evaluation.plan import differences
+    >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+    ['a.b was 1, is 3']
+    """
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return [
+            line
+            for key in sorted({*first, *second})
+            for line in differences(
+                first.get(key, "missing"),
+                second.get(key, "missing"),
+                f"{name}.{key}" if name else str(key),
+            )
+        ]
+    return [] if first == second else [f"{name} was {_short(first)}, is {_short(second)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 70 else f"{text[:12]}…"

@@ -1,0 +1,664 @@
+"""What an evaluation found, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from quantus.helpers.enums import ScoreDirection
+
+from quantus_ext import checks
+from quantus_ext.evaluation.files import write_text
+from quantus_ext.evaluation.statistics import holm, paired_means, paired_test
+from quantus_ext.evaluation.tables import markdown, number
+
+if TYPE_CHECKING:
+    from quantus_ext.evaluation.drift import Drift
+    from quantus_ext.protocols import MetricAgreement
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a metric, or an explainer, raised on some samples.
+
+    Attributes
+    ----------
+    explainer, metric : str
+    start, stop : int
+        The samples of the shard.
+    error, traceback : str
+    """
+
+    explainer: str
+    metric: str
+    start: int
+    stop: int
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sample to show.
+
+    Attributes
+    ----------
+    index : int
+    x : numpy.ndarray
+    y : int
+    maps : dict of str to numpy.ndarray
+        Attributions by explainer.
+    """
+
+    index: int
+    x: np.ndarray
+    y: int
+    maps: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The place of one explainer by one metric.
+
+    Attributes
+    ----------
+    metric, explainer : str
+    rank : int
+        1 is best; equal means share it.
+    mean, low, high : float
+        Over the samples that all ranked explainers have a score for, with its interval.
+    ties : tuple of str
+        Explainers that these samples cannot tell from it.
+    n : int
+        Those samples; 0 for an explainer without scores, which has the last rank.
+    """
+
+    metric: str
+    explainer: str
+    rank: int
+    mean: float
+    low: float
+    high: float
+    ties: tuple[str, ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Explainers by their mean scores, the best first, metric by metric.
+
+    Attributes
+    ----------
+    rows : tuple of Ranked
+    confidence : float
+        Of each interval; and of all ties of a metric together.
+    """
+
+    rows: tuple[Ranked, ...]
+    confidence: float
+
+    def of(self, metric: str) -> tuple[Ranked, ...]:
+        """Return the rows of one metric."""
+        return tuple(row for row in self.rows if row.metric == metric)
+
+    def order(self, metric: str) -> tuple[str, ...]:
+        """Return the explainers of one metric, the best first."""
+        return tuple(row.explainer for row in self.of(metric))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row for each metric and explainer."""
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def to_markdown(self) -> str:
+        """Return a table; ``=`` beside a rank says that it is tied with another."""
+        return markdown(
+            ["metric", "explainer", "rank", "mean", f"{self.confidence:.0%} interval", "tied with"],
+            [
+                [
+                    row.metric,
+                    row.explainer,
+                    f"{row.rank}{' =' if row.ties else ''}",
+                    number(row.mean),
+                    f"{number(row.low)} to {number(row.high)}",
+                    ", ".join(row.ties),
+                ]
+                for row in self.rows
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two explainers by one metric, sample by sample.
+
+    Attributes
+    ----------
+    metric : str
+    mean_a, mean_b : float
+    difference, low, high : float
+        Mean of ``a`` less ``b``, turned so that positive says ``a`` is better, and its interval.
+    p_value : float
+        Of a permutation test, corrected for the number of metrics.
+    effect : float
+        The difference in units of its standard deviation over samples.
+    share : float
+        Of samples on which ``a`` is better, half of the equal ones counted.
+    n : int
+        Samples that both have a score for.
+    """
+
+    metric: str
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    effect: float
+    share: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two explainers, metric by metric.
+
+    Attributes
+    ----------
+    a, b : str
+    rows : tuple of Compared
+    confidence : float
+        Of each interval.
+    """
+
+    a: str
+    b: str
+    rows: tuple[Compared, ...]
+    confidence: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row for each metric."""
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def to_markdown(self) -> str:
+        """Return a table; positive differences say that ``a`` is better."""
+        return markdown(
+            [
+                *("metric", self.a, self.b, f"{self.a} better by"),
+                *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
+            ],
+            [
+                [
+                    row.metric,
+                    *map(number, (row.mean_a, row.mean_b, row.difference)),
+                    f"{number(row.low)} to {number(row.high)}",
+                    number(row.p_value),
+                    number(row.effect),
+                    "–" if math.isnan(row.share) else f"{row.share:.0%}",
+                ]
+                for row in self.rows
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of e explainers by m metrics on n samples.
+
+    Attributes
+    ----------
+    explainers, metrics : tuple of str
+    directions : mapping of str to ScoreDirection
+        Which scores of a metric are better.
+    scores, standard_errors : numpy.ndarray, shape (e, m, n)
+        NaN where a metric failed; standard errors are NaN where they are not known as well.
+    n_evaluations : numpy.ndarray of int, shape (e, m)
+        Rows through the model.
+    seconds : numpy.ndarray, shape (e, m)
+        That workers took for them.
+    failures : tuple of Failure
+    settings : dict
+        Versions, seeds, settings, and content hashes of model and data.
+    confidence : float
+        Of the intervals below.
+    cases : tuple of Case
+        Samples to show; none after :meth:`from_json`.
+    columns : tuple of (str, str)
+        The metric and the call behind each of ``metrics``.
+    agg_func : callable, optional
+        For :meth:`to_dict`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quantus.helpers.enums import ScoreDirection
+    >>> from quantus_ext import Evaluation
+    >>> noise = np.random.default_rng(0).normal(scale=0.1, size=(2, 1, 30))
+    >>> evaluation = Evaluation.of_scores(
+    ...     {"A": {"Deletion": noise[0, 0]}, "B": {"Deletion": 1 + noise[1, 0]}},
+    ...     {"Deletion": "lower"},
+    ... )
+    >>> evaluation.ranking().order("Deletion")
+    ('A', 'B')
+    >>> evaluation.compare("A", "B").rows[0].share
+    1.0
+    """
+
+    explainers: tuple[str, ...]
+    metrics: tuple[str, ...]
+    directions: Mapping[str, ScoreDirection]
+    scores: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
+    n_evaluations: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    failures: tuple[Failure, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    confidence: float = 0.95
+    cases: tuple[Case, ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()
+    agg_func: Callable[..., Any] | None = None
+
+    @classmethod
+    def of_scores(
+        cls,
+        scores: Mapping[str, Mapping[str, Sequence[float] | NDArray[np.float64]]],
+        directions: Mapping[str, str | ScoreDirection],
+        *,
+        confidence: float = 0.95,
+    ) -> Evaluation:
+        """Make one of scores that are there already, as ``quantus.evaluate`` returns them.
+
+        Parameters
+        ----------
+        scores : dict of explainer to dict of metric to n scores
+        directions : dict of metric to {"higher", "lower"} or ScoreDirection
+        confidence : float, default 0.95
+        """
+        explainers = tuple(scores)
+        metrics = tuple(next(iter(scores.values())))
+        values = np.array([[scores[e][m] for m in metrics] for e in explainers], dtype=np.float64)
+        if values.ndim != 3:
+            raise ValueError(
+                f"scores must have one number for each sample, have shape {values.shape}"
+            )
+        return cls(
+            explainers=explainers,
+            metrics=metrics,
+            directions={m: ScoreDirection(_value(directions[m])) for m in metrics},
+            scores=values,
+            standard_errors=np.full_like(values, np.nan),
+            n_evaluations=np.zeros(values.shape[:2], dtype=np.int64),
+            seconds=np.zeros(values.shape[:2]),
+            confidence=confidence,
+            columns=tuple((metric, "") for metric in metrics),
+        )
+
+    @property
+    def n(self) -> int:
+        """Samples."""
+        return int(self.scores.shape[2])
+
+    def scores_of(self, explainer: str, metric: str) -> NDArray[np.float64]:
+        """Return the scores of a cell, shape (n,)."""
+        return self._turned_or_not(explainer, metric, 1)
+
+    def _turned_or_not(self, explainer: str, metric: str, sign: int) -> NDArray[np.float64]:
+        checks.one_of("explainer", explainer, self.explainers)
+        checks.one_of("metric", metric, self.metrics)
+        values: NDArray[np.float64] = self.scores[
+            self.explainers.index(explainer), self.metrics.index(metric)
+        ]
+        return sign * values
+
+    def _sign(self, metric: str) -> int:
+        return -1 if self.directions[metric] is ScoreDirection.LOWER else 1
+
+    def means(self) -> pd.DataFrame:
+        """Return mean scores, explainers × metrics, over the samples that have one."""
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(self.scores)
+            total = np.where(known, self.scores, 0).sum(2)
+            means = total / known.sum(2)
+        return pd.DataFrame(means, index=list(self.explainers), columns=list(self.metrics))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a tidy table: sample, explainer, metric, score, standard_error."""
+        e, m, n = self.scores.shape
+        return pd.DataFrame(
+            {
+                "sample": np.tile(np.arange(n), e * m),
+                "explainer": _repeated(self.explainers, m * n, 1),
+                "metric": _repeated(self.metrics, n, e),
+                "score": self.scores.ravel(),
+                "standard_error": self.standard_errors.ravel(),
+            }
+        )
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return what ``quantus.evaluate`` returns: explainer, metric, scores.
+
+        With several calls there is another level, their names. Lists of scores unless ``agg_func``
+        makes something else of them.
+        """
+        several = len({call for _, call in self.columns}) > 1
+        result: dict[str, dict[str, Any]] = {}
+        for row, explainer in enumerate(self.explainers):
+            cells: dict[str, Any] = {}
+            for column, (metric, call) in enumerate(self.columns):
+                scores: Any = self.scores[row, column].tolist()
+                value = scores if self.agg_func is None else self.agg_func(scores)
+                if several:
+                    cells.setdefault(metric, {})[call] = value
+                else:
+                    cells[metric] = value
+            result[explainer] = cells
+        return result
+
+    def as_quantus_frame(self) -> pd.DataFrame:
+        """Return :meth:`to_dict` as ``quantus.evaluate`` does with ``return_as_df``."""
+        if len({call for _, call in self.columns}) > 1:
+            raise ValueError("return_as_df needs one call, call_kwargs has several")
+        return pd.DataFrame.from_dict(self.to_dict())
+
+    def ranking(self, *, n_resamples: int = 2000, seed: int = 0) -> Ranking:
+        """Rank the explainers by each metric, with intervals, and say which are tied.
+
+        Intervals are of the mean over samples like these, by a bootstrap of the samples that is
+        paired: all explainers are resampled alike. Two explainers are tied unless their difference
+        is further from 0 than such differences are by chance, for all pairs of a metric together.
+        The Monte-Carlo errors of scores are part of what varies between samples.
+
+        Parameters
+        ----------
+        n_resamples : int, default 2000
+        seed : int, default 0
+
+        Returns
+        -------
+        Ranking
+        """
+        rows = []
+        for metric in self.metrics:
+            rows += self._ranked(metric, n_resamples, seed)
+        return Ranking(tuple(rows), self.confidence)
+
+    def _ranked(self, metric: str, n_resamples: int, seed: int) -> list[Ranked]:
+        values = np.stack([self.scores_of(e, metric) for e in self.explainers])
+        known = np.isfinite(values)
+        there = [place for place in range(len(values)) if known[place].any()]
+        shared = known[there].all(0)
+        n = int(shared.sum()) if there else 0
+        kept = values[there][:, shared]
+        nan = float("nan")
+        if n == 0:
+            return [Ranked(metric, e, 1, nan, nan, nan, (), 0) for e in self.explainers]
+        mean = kept.mean(1)
+        ranks = _ranks(self._sign(metric) * mean)
+        if n > 1:
+            means = paired_means(
+                kept, confidence=self.confidence, n_resamples=n_resamples, seed=seed
+            )
+            low, high, tied = means.low, means.high, means.tied
+        else:
+            low = high = np.full(len(kept), nan)
+            tied = np.ones((len(kept), len(kept)), dtype=bool)
+        names = [self.explainers[place] for place in there]
+        rows = [
+            Ranked(
+                metric=metric,
+                explainer=names[i],
+                rank=int(ranks[i]),
+                mean=float(mean[i]),
+                low=float(low[i]),
+                high=float(high[i]),
+                ties=tuple(names[j] for j in range(len(names)) if tied[i, j] and j != i),
+                n=n,
+            )
+            for i in np.argsort(ranks, kind="stable")
+        ]
+        without = [e for place, e in enumerate(self.explainers) if place not in there]
+        last = len(rows) + 1
+        return [*rows, *(Ranked(metric, e, last, nan, nan, nan, (), 0) for e in without)]
+
+    def compare(self, a: str, b: str, *, n_resamples: int = 2000, seed: int = 0) -> Comparison:
+        """Compare two explainers sample by sample, by each metric.
+
+        Parameters
+        ----------
+        a, b : str
+            Explainers.
+        n_resamples : int, default 2000
+            Of the bootstrap and of the permutation test.
+        seed : int, default 0
+
+        Returns
+        -------
+        Comparison
+        """
+        for name, value in (("a", a), ("b", b)):
+            checks.one_of(name, value, self.explainers)
+        if a == b:
+            raise ValueError(f"a and b must be two explainers, are both {a!r}")
+        rows = []
+        for metric in self.metrics:
+            first, second = self.scores_of(a, metric), self.scores_of(b, metric)
+            both = np.isfinite(first) & np.isfinite(second)
+            first, second = first[both], second[both]
+            rows.append(self._compared(metric, first, second, n_resamples, seed))
+        corrected = holm([row.p_value for row in rows])
+        return Comparison(
+            a,
+            b,
+            tuple(
+                Compared(**{**asdict(row), "p_value": float(p)})
+                for row, p in zip(rows, corrected, strict=True)
+            ),
+            self.confidence,
+        )
+
+    def _compared(
+        self,
+        metric: str,
+        first: NDArray[np.float64],
+        second: NDArray[np.float64],
+        n_resamples: int,
+        seed: int,
+    ) -> Compared:
+        n, nan = len(first), float("nan")
+        difference = self._sign(metric) * (first - second)
+        low = high = p = effect = nan
+        if n > 1:
+            means = paired_means(
+                difference[None], confidence=self.confidence, n_resamples=n_resamples, seed=seed
+            )
+            low, high = float(means.low[0]), float(means.high[0])
+            p = paired_test(difference, n_resamples=n_resamples, seed=seed)
+            spread = difference.std(ddof=1)
+            if spread > 0:
+                effect = float(difference.mean() / spread)
+        return Compared(
+            metric=metric,
+            mean_a=float(first.mean()) if n else nan,
+            mean_b=float(second.mean()) if n else nan,
+            difference=float(difference.mean()) if n else nan,
+            low=low,
+            high=high,
+            p_value=p,
+            effect=effect,
+            share=float((difference > 0).mean() + (difference == 0).mean() / 2) if n else nan,
+            n=n,
+        )
+
+    def agreement(self) -> MetricAgreement:
+        """Correlate the metrics' mean scores over the explainers.
+
+        Returns
+        -------
+        MetricAgreement
+            See :func:`quantus_ext.protocols.metric_agreement`; the one model is that evaluated.
+        """
+        from quantus_ext.protocols import metric_agreement
+
+        means = self.means()
+        return metric_agreement(
+            {metric: means[metric].to_numpy()[None] for metric in self.metrics},
+            directions=dict(self.directions),
+            nan_policy="omit",
+        )
+
+    def drift(
+        self, baseline: Evaluation, *, alpha: float = 0.05, smallest_effect: float = 0.0
+    ) -> Drift:
+        """Say what has changed since a baseline, for each explainer and metric that both have.
+
+        Two tests of the per-sample scores: Mann and Whitney's, whether they have become larger or
+        smaller, and Kolmogorov and Smirnov's, whether their distribution has changed at all. All
+        p-values are corrected together by Holm's method: where nothing has changed, the chance of
+        any alarm is at most ``alpha``. Samples are taken as independent draws; where both
+        evaluations are of the same samples there are fewer alarms than that.
+
+        Parameters
+        ----------
+        baseline : Evaluation
+            As that of the last release, from :meth:`from_json`.
+        alpha : float, default 0.05
+        smallest_effect : float, default 0.0
+            Changes that are significant and yet smaller than that are none: Cliff's delta for the
+            level, the largest difference of the distribution functions for the shape. With many
+            samples everything becomes significant.
+
+        Returns
+        -------
+        Drift
+
+        Raises
+        ------
+        ValueError
+            If nothing can be compared, or a metric has another direction.
+        """
+        from quantus_ext.evaluation.drift import drift
+
+        return drift(baseline, self, alpha=alpha, smallest_effect=smallest_effect)
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """Return a section for a model card: means with intervals, what failed, how it was made.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            A file to write it to as well.
+        """
+        from quantus_ext.evaluation.report import to_markdown
+
+        text = to_markdown(self)
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one page that needs nothing else: tables, plots and cases.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        Path
+            Of the file.
+        """
+        from quantus_ext.evaluation.report import to_html
+
+        return write_text(path, to_html(self))
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return everything but the cases, for :meth:`from_json`; NaN is null.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            A file to write it to as well.
+        """
+        content = {
+            "format": _FORMAT,
+            "explainers": self.explainers,
+            "metrics": self.metrics,
+            "columns": self.columns,
+            "directions": {name: value.value for name, value in self.directions.items()},
+            "confidence": self.confidence,
+            "scores": _nulls(self.scores),
+            "standard_errors": _nulls(self.standard_errors),
+            "n_evaluations": self.n_evaluations.tolist(),
+            "seconds": self.seconds.tolist(),
+            "failures": [asdict(failure) for failure in self.failures],
+            "settings": self.settings,
+        }
+        text = json.dumps(content, allow_nan=False)
+        if path is not None:
+            write_text(path, text)
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> Evaluation:
+        """Read what :meth:`to_json` wrote: the text itself, or the path of a file.
+
+        Parameters
+        ----------
+        source : str or Path
+
+        Raises
+        ------
+        ValueError
+            If it is nothing that it wrote.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        text = str(source) if is_text else Path(source).read_text("utf-8")
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"source must be what to_json wrote, is no JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise ValueError(f"source must be what to_json wrote, of format {_FORMAT}")
+        return cls(
+            explainers=tuple(content["explainers"]),
+            metrics=tuple(content["metrics"]),
+            directions={n: ScoreDirection(v) for n, v in content["directions"].items()},
+            scores=np.array(content["scores"], dtype=np.float64),
+            standard_errors=np.array(content["standard_errors"], dtype=np.float64),
+            n_evaluations=np.array(content["n_evaluations"], dtype=np.int64),
+            seconds=np.array(content["seconds"], dtype=np.float64),
+            failures=tuple(Failure(**failure) for failure in content["failures"]),
+            settings=content["settings"],
+            confidence=content["confidence"],
+            columns=tuple((metric, call) for metric, call in content["columns"]),
+        )
+
+
+def _value(direction: str | ScoreDirection) -> str:
+    return direction.value if isinstance(direction, ScoreDirection) else direction
+
+
+def _repeated(names: Sequence[str], each: int, times: int) -> pd.Categorical:
+    codes = np.tile(np.repeat(np.arange(len(names)), each), times)
+    return pd.Categorical.from_codes(codes, categories=list(names))
+
+
+def _ranks(better: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return ranks, 1 for the highest; equal values share the best."""
+    ranks: NDArray[np.int64] = 1 + (better[None] > better[:, None]).sum(1)
+    return ranks
+
+
+def _nulls(values: NDArray[np.float64]) -> Any:
+    numbers = values.astype(object)
+    numbers[~np.isfinite(values)] = None
+    return numbers.tolist()

@@ -1,0 +1,90 @@
+"""Samples in memory or in a file, of which a part can travel and be read where it is needed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from quantus_ext.finetune.identity import content_key
+
+_BLOCK = 256
+"""Samples read at a time where all are only looked at."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples ``start`` to ``stop - 1`` of an array or of an ``.npy`` file.
+
+    Attributes
+    ----------
+    source : array or Path
+        Whatever has a length, a shape and slices; or a file, which every machine that works on it
+        must see under this name.
+    start, stop : int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quantus_ext.evaluation.rows import Rows
+    >>> rows = Rows.of("x_batch", np.arange(10))
+    >>> len(rows), rows.part(2, 5).read().tolist()
+    (10, [2, 3, 4])
+    """
+
+    source: Any
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, name: str, values: Any) -> Rows:
+        """Take an argument: array, tensor, or the path of an ``.npy`` file.
+
+        Raises
+        ------
+        TypeError
+            If it is none of these; ``name`` is the argument's.
+        FileNotFoundError, ValueError
+            If there is no such file, or it is no ``.npy`` file.
+        """
+        if isinstance(values, (str, os.PathLike)):
+            path = Path(values).resolve()
+            return cls(path, 0, len(np.load(path, mmap_mode="r")))
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().numpy()
+        if isinstance(values, list):
+            values = np.asarray(values)
+        if not hasattr(values, "shape") or not len(values.shape) or not hasattr(values, "dtype"):
+            raise TypeError(
+                f"{name} must be an array, a tensor or the path of an .npy file, is "
+                f"{type(values).__name__}"
+            )
+        return cls(values, 0, len(values))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return samples ``start`` to ``stop - 1`` of these, and no more than those of an array."""
+        if isinstance(self.source, Path):
+            return Rows(self.source, self.start + start, self.start + stop)
+        return Rows(self.source[self.start + start : self.start + stop], 0, stop - start)
+
+    def read(self) -> np.ndarray:
+        """Return them as an array; what is read from a file is in memory then."""
+        if isinstance(self.source, Path):
+            mapped = np.load(self.source, mmap_mode="r")
+            return np.array(mapped[self.start : self.stop])
+        return np.asarray(self.source[self.start : self.stop])
+
+    def key(self) -> str:
+        """Return what they are known by, in memory or in a file: their content."""
+        blocks = (
+            self.part(start, min(start + _BLOCK, len(self)))
+            for start in range(0, len(self), _BLOCK)
+        )
+        return content_key([content_key(block.read()) for block in blocks])

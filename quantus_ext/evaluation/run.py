@@ -1,0 +1,472 @@
+"""``evaluate``: explainers × metrics × shards on joblib's backends."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed, effective_n_jobs, parallel_config
+from joblib.parallel import get_active_backend
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from quantus_ext import checks
+from quantus_ext.base import TorchMetric
+from quantus_ext.engine import sampling
+from quantus_ext.evaluation.estimate import Estimate, estimate, settled_cells
+from quantus_ext.evaluation.payload import Payload, Task, Unusable, work
+from quantus_ext.evaluation.plan import Cell, Metrics, Plan, cells_of, identity, methods_of
+from quantus_ext.evaluation.result import Case, Evaluation, Failure
+from quantus_ext.evaluation.rows import Rows
+from quantus_ext.evaluation.shard import Loaded, Record, Shard
+from quantus_ext.evaluation.store import Store
+from quantus_ext.finetune.training import as_input
+from quantus_ext.foreign import fix_seeds
+
+
+class WorkerError(RuntimeError):
+    """Workers cannot do their work, or die again and again."""
+
+
+_DEFAULT_BATCHES = 4
+"""Batches a shard, by default."""
+
+_ATTEMPTS = 3
+"""Times in a row that workers may die before a single shard is finished."""
+
+_ROUND = 4
+"""Tasks a worker, at once, on backends that give results back only when all are done."""
+
+Array = np.ndarray | Tensor | str | Path
+Key = tuple[int, int]
+"""Explainer and first sample."""
+
+
+@overload
+def evaluate(*arguments: Any, dry_run: Literal[True], **keywords: Any) -> Estimate: ...
+@overload
+def evaluate(*arguments: Any, return_as_df: Literal[True], **keywords: Any) -> pd.DataFrame: ...
+@overload
+def evaluate(
+    metrics: Metrics,
+    xai_methods: Mapping[str, Any],
+    model: nn.Module,
+    x_batch: Array,
+    y_batch: Array,
+    s_batch: Array | None = None,
+    agg_func: Callable[..., Any] | None = None,
+    explain_func_kwargs: Mapping[str, Any] | None = None,
+    call_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
+    return_as_df: Literal[False] | None = None,
+    verbose: bool | None = None,
+    progress: bool | None = None,
+    *,
+    batch_size: int = 64,
+    shard_size: int | None = None,
+    n_jobs: int | None = None,
+    threads: int | None = None,
+    device: str | torch.device | None = None,
+    devices: Sequence[str] | None = None,
+    store: str | Path | None = None,
+    seed: int | None = 0,
+    confidence: float = 0.95,
+    cases: int = 3,
+    dry_run: Literal[False] = False,
+) -> Evaluation: ...
+def evaluate(  # type: ignore[misc] # the first two signatures name only what decides
+    metrics: Metrics,
+    xai_methods: Mapping[str, Any],
+    model: nn.Module,
+    x_batch: Array,
+    y_batch: Array,
+    s_batch: Array | None = None,
+    agg_func: Callable[..., Any] | None = None,
+    explain_func_kwargs: Mapping[str, Any] | None = None,
+    call_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
+    return_as_df: bool | None = None,
+    verbose: bool | None = None,
+    progress: bool | None = None,
+    *,
+    batch_size: int = 64,
+    shard_size: int | None = None,
+    n_jobs: int | None = None,
+    threads: int | None = None,
+    device: str | torch.device | None = None,
+    devices: Sequence[str] | None = None,
+    store: str | Path | None = None,
+    seed: int | None = 0,
+    confidence: float = 0.95,
+    cases: int = 3,
+    dry_run: bool = False,
+) -> Evaluation | Estimate | pd.DataFrame:
+    """Score explainers by metrics, shard by shard, on one machine or many.
+
+    Takes what ``quantus.evaluate`` takes, with the same meaning. Each explainer explains each
+    shard once, for all metrics. A metric that fails fails in its cell alone. Where the work runs
+    is joblib's matter: ``n_jobs`` processes by default, and whatever
+    ``joblib.parallel_config(backend=...)`` says.
+
+    Scores of this package's metrics do not depend on the shards. Other packages' metrics and
+    explainers are called batch by batch, ``batch_size`` samples at a time, from global random
+    states of the batch's own, so that theirs don't either; but they depend on ``batch_size``
+    wherever they draw random numbers or compute across samples.
+
+    Parameters
+    ----------
+    metrics : dict of str to Metric, or list of Metric
+        Of this package, of Quantus or of one's own. They stay as they are: copies are called.
+    xai_methods : dict
+        By name a function as ``quantus.explain``; a dict of that one's keywords, ``method`` being
+        the name unless it is among them; ``{"explain_func": ..., "explain_func_kwargs": ...}``; or
+        attributions, as an array or the path of an ``.npy`` file.
+    model : torch.nn.Module
+        In evaluation mode.
+    x_batch : array, tensor or path of an .npy file, shape (n, F), (n, C, T) or (n, C, H, W)
+        From a file each worker reads its own shards. Whatever has a shape and slices does.
+    y_batch : array, tensor or path, of int, shape (n,)
+        Explained classes.
+    s_batch : array, tensor or path, optional
+        Segmentations.
+    agg_func : callable, optional
+        Aggregates the scores of a cell in :meth:`Evaluation.to_dict`, which has the form that
+        ``quantus.evaluate`` returns.
+    explain_func_kwargs : dict, optional
+        Keywords of explanation functions of one's own, which get ``method``, the name, as well
+        if they take it.
+    call_kwargs : dict of str to dict, optional
+        Arguments of the metrics' calls, by a name; with several, each makes a column of its own.
+    return_as_df : bool, optional
+        Return what ``quantus.evaluate`` does with it, a table of lists or of what ``agg_func``
+        makes of them.
+    verbose : bool, optional
+        Say first what it will cost, from a few samples, and show progress. ``progress`` is its
+        old name.
+    batch_size : int, default 64
+        Samples that a metric or an explainer is called with at once.
+    shard_size : int, optional
+        Samples a task, a multiple of ``batch_size``; four times that by default.
+    n_jobs : int, optional
+        Workers; 1 unless ``joblib.parallel_config`` says otherwise.
+    threads : int, optional
+        Of torch in each worker. Bits of a score can depend on it; by default as the backend has
+        it.
+    device : str or torch.device, optional
+        As in a metric's call: the model's.
+    devices : sequence of str, optional
+        As ``["cuda:0", "cuda:1"]``: the workers of each machine share them out, one each.
+    store : str or Path, optional
+        A folder, or an address that fsspec knows, where finished shards go. A run that was cut
+        off is called again and goes on from them; what failed is tried again.
+    seed : int or None, default 0
+        Of the global random states of explainers and other packages' metrics. Metrics of this
+        package have their own; one with ``seed=None`` gets a fresh one, the same for all shards
+        and kept in the store.
+    confidence : float, default 0.95
+        Of the intervals in the result.
+    cases : int, default 3
+        Samples, evenly spaced, whose attributions are kept for :meth:`Evaluation.to_html`.
+    dry_run : bool, default False
+        Say what it would cost, and return that.
+
+    Returns
+    -------
+    Evaluation
+        An :class:`Estimate` with ``dry_run``, a DataFrame with ``return_as_df``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument breaks a rule, or the store belongs to another evaluation.
+    StoreError
+        If the store cannot be written; what it holds is kept.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, quantus_ext
+    >>> model = torch.nn.Linear(4, 2).eval()
+    >>> x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    >>> weights = np.tile(model.weight.detach().numpy()[1], (8, 1))
+    >>> evaluation = quantus_ext.evaluate(
+    ...     {"MoRF": quantus_ext.MoRF(4)},
+    ...     {"right": weights * x, "wrong": -weights * x},
+    ...     model,
+    ...     x,
+    ...     np.ones(8, dtype=int),
+    ... )
+    >>> evaluation.ranking().order("MoRF")
+    ('right', 'wrong')
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+    checks.evaluation_mode(model)
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    if shard_size is None:
+        shard_size = _DEFAULT_BATCHES * batch_size
+    elif checks.positive_integer("shard_size", shard_size) % batch_size:
+        raise ValueError(
+            f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
+        )
+    if not 0 < checks.finite_number("confidence", confidence) < 1:
+        raise ValueError(f"confidence must be between 0 and 1, is {confidence}")
+    if threads is not None:
+        threads = checks.positive_integer("threads", threads)
+    if isinstance(devices, str) or (devices is not None and not devices):
+        raise ValueError(f"devices must be a list of at least one device, is {devices!r}")
+    if devices is not None and device is not None:
+        raise ValueError("device and devices are both given, pass one")
+    if progress is not None:
+        warnings.warn("progress is Quantus's old name of verbose", DeprecationWarning, stacklevel=2)
+        verbose = progress
+    if y_batch is None:
+        raise TypeError("y_batch must hold the explained classes, is None")
+    seed = checks.seed(seed)
+    x, y = Rows.of("x_batch", x_batch), Rows.of("y_batch", y_batch)
+    s = None if s_batch is None else Rows.of("s_batch", s_batch)
+    n = len(x)
+    for name, rows in (("y_batch", y), ("s_batch", s)):
+        if rows is not None and len(rows) != n:
+            raise ValueError(f"{name} must have {n} rows, as x_batch has, has {len(rows)}")
+    checks.labels(y.read(), n)
+    n_cases = min(n, cases) if cases == 0 else min(n, checks.positive_integer("cases", cases))
+    plan = Plan(
+        methods=tuple(methods_of(xai_methods, explain_func_kwargs, n)),
+        cells=tuple(cells_of(metrics, call_kwargs)),
+        batch_size=batch_size,
+        shard_size=shard_size,
+        seed=sampling.fresh_seed() if seed is None else seed,
+        device=device,
+        cases=tuple(np.linspace(0, n - 1, n_cases).round().astype(int).tolist()),
+    )
+    directions = {cell.name: cell.direction for cell in plan.cells}
+    shards = plan.shards(n)
+    if dry_run or verbose:
+        workers = effective_n_jobs(n_jobs)
+        cost = estimate(
+            plan, model, x, y, s, workers=workers, n_tasks=len(shards) * len(plan.methods)
+        )
+        sys.stdout.write(f"{cost}\n")
+        if dry_run:
+            return cost
+
+    about = identity(plan, model, {"x_batch": x, "y_batch": y, "s_batch": s}, seed)
+    kept = None
+    fresh = sampling.fresh_seed()
+    if store is not None:
+        kept = Store(store, about, fresh)
+        fresh = kept.seed
+    for cell in plan.cells:
+        fix_seeds(cell.metric, fresh)
+    if seed is None:
+        plan = replace(plan, seed=fresh)
+
+    result = _Result(plan, n)
+    todo: dict[Key, Task] = {}
+    names = tuple(cell.name for cell in plan.cells)
+    # Shard by shard, so that all explainers of the first ones are known early.
+    for start, stop in shards:
+        for method in range(len(plan.methods)):
+            record = None if kept is None else kept.read(method, start, stop)
+            missing = names
+            if record is not None:
+                result.take(record)
+                missing = tuple(record.failed)
+            if missing:
+                todo[method, start] = Task(method, start, stop, missing, threads)
+    if todo:
+        plan = replace(plan, cells=_settled(plan, model, x, y))
+
+    def shard_of(task: Task) -> Shard:
+        maps = plan.methods[task.method].maps
+        parts: list[Any] = [
+            None if rows is None else rows.part(task.start, task.stop) for rows in (x, y, s, maps)
+        ]
+        return Shard(task.start, task.stop, *parts)
+
+    # What is read from or cut out for each shard does not travel with the model.
+    light = tuple(replace(method, maps=None) for method in plan.methods)
+    payload = Payload(Loaded(model, replace(plan, methods=light)), devices)
+    with (
+        tqdm(total=len(todo), disable=not verbose, unit="task", desc="evaluate") as bar,
+        closing(_records(payload, todo, shard_of, n_jobs)) as records,
+    ):
+        for record in records:
+            complete = result.take(record)
+            if kept is not None:
+                kept.write(complete)
+            bar.update()
+
+    evaluation = Evaluation(
+        explainers=tuple(method.name for method in plan.methods),
+        metrics=names,
+        directions=directions,
+        scores=result.scores,
+        standard_errors=result.errors,
+        n_evaluations=result.n_evaluations,
+        seconds=result.seconds,
+        failures=tuple(result.failures()),
+        settings=about,
+        confidence=confidence,
+        cases=tuple(result.cases(x, y)),
+        columns=tuple(cell.names for cell in plan.cells),
+        agg_func=agg_func,
+    )
+    return evaluation.as_quantus_frame() if return_as_df else evaluation
+
+
+def _settled(plan: Plan, model: nn.Module, x: Rows, y: Rows) -> tuple[Cell, ...]:
+    """Return the cells, with what would be trained on each shard trained on the whole set."""
+    if not any(isinstance(c.metric, TorchMetric) and c.metric.trains for c in plan.cells):
+        # The whole set is in memory only for a metric that trains.
+        return plan.cells
+    device = checks.resolve_device(model, plan.device)
+    whole = as_input(torch.as_tensor(x.read()), model, device)
+    return settled_cells(plan, model, whole, torch.as_tensor(y.read()).to(device), train=True)
+
+
+def _records(
+    payload: Payload,
+    todo: dict[Key, Task],
+    shard_of: Callable[[Task], Shard],
+    n_jobs: int | None,
+) -> Generator[Record, None, None]:
+    """Yield records as workers finish them; tasks of workers that died are sent again."""
+    if effective_n_jobs(n_jobs) > 1:
+        # What cannot travel is no worker's fault.
+        payload.data()
+    attempts = 0
+    while todo:
+        unfinished = len(todo)
+        lost = None
+        try:
+            for record in _dispatched(payload, list(todo.values()), shard_of, n_jobs):
+                if isinstance(record, Unusable):
+                    raise WorkerError(f"a worker cannot work: {record.reason}")
+                if not isinstance(record, Record):
+                    # What Dask gives for a task whose data went with a worker.
+                    raise RuntimeError(f"in place of a result came {record!r}")
+                del todo[record.method, record.start]
+                yield record
+        except WorkerError:
+            raise
+        except Exception as error:
+            lost = error
+        if lost is None:
+            continue
+        attempts = attempts + 1 if len(todo) == unfinished else 1
+        message = f"a worker died ({type(lost).__name__}: {lost})"
+        if attempts == _ATTEMPTS:
+            raise WorkerError(f"{message}, {attempts} times before a task was finished") from lost
+        warnings.warn(
+            f"{message}; the {len(todo)} tasks that are not finished are sent again",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _dispatched(
+    payload: Payload,
+    tasks: Sequence[Task],
+    shard_of: Callable[[Task], Shard],
+    n_jobs: int | None,
+) -> Iterator[Any]:
+    """Yield what workers return, in no order; shards are cut out only when they are sent."""
+
+    def calls(some: Iterable[Task]) -> Iterator[Any]:
+        return (delayed(work)(payload, shard_of(task), task) for task in some)
+
+    # One task a batch, so that each result is written as soon as it is there.
+    settings = {"n_jobs": n_jobs, "batch_size": 1}
+    workers = effective_n_jobs(n_jobs)
+    backend, _ = get_active_backend()
+    if workers == 1 or backend.supports_return_generator:
+        with _sent(payload, backend):
+            parallel = Parallel(**settings, return_as="generator_unordered")
+            with closing(parallel(calls(tasks))) as results:
+                yield from results
+        return
+    remaining = iter(tasks)
+    while some := list(islice(remaining, _ROUND * workers)):
+        yield from Parallel(**settings)(calls(some))
+
+
+@contextmanager
+def _sent(payload: Payload, backend: Any) -> Iterator[None]:
+    """Send the payload to all of Dask's workers, so that none takes the only one with it."""
+    client = getattr(backend, "client", None)
+    if client is None:
+        yield
+        return
+    settings = {
+        "wait_for_workers_timeout": backend.wait_for_workers_timeout,
+        **backend.submit_kwargs,
+    }
+    with parallel_config(backend="dask", client=client, scatter=[payload], **settings):
+        yield
+
+
+class _Result:
+    """What has come back so far: scores in arrays, and of each shard what failed there."""
+
+    def __init__(self, plan: Plan, n: int) -> None:
+        self.plan = plan
+        shape = (len(plan.methods), len(plan.cells))
+        self.scores = np.full((*shape, n), np.nan)
+        self.errors = np.full((*shape, n), np.nan)
+        self.n_evaluations = np.zeros(shape, dtype=np.int64)
+        self.seconds = np.zeros(shape)
+        self._failed: dict[Key, Record] = {}
+        self._maps: dict[tuple[int, int], np.ndarray] = {}
+        self._places = {cell.name: place for place, cell in enumerate(plan.cells)}
+
+    def take(self, record: Record) -> Record:
+        """Take what a worker or the store says; return all that is known of that shard."""
+        for name, scored in record.cells.items():
+            place = (record.method, self._places[name])
+            self.scores[place][record.start : record.stop] = scored.score
+            self.errors[place][record.start : record.stop] = scored.error
+            self.n_evaluations[place] += scored.n_evaluations
+            self.seconds[place] += scored.seconds
+        for case, maps in record.maps.items():
+            self._maps[record.method, case] = maps
+        key = (record.method, record.start)
+        before = self._failed.pop(key, None)
+        if before is not None:
+            # What failed was tried again.
+            record = replace(record, cells={**before.cells, **record.cells})
+        if record.failed:
+            self._failed[key] = record
+        return record
+
+    def failures(self) -> Iterator[Failure]:
+        """Yield what failed, explainer by explainer."""
+        for _, record in sorted(self._failed.items()):
+            for name in record.failed:
+                scored = record.cells[name]
+                yield Failure(
+                    explainer=self.plan.methods[record.method].name,
+                    metric=name,
+                    start=record.start,
+                    stop=record.stop,
+                    error=str(scored.failure),
+                    traceback=str(scored.traceback),
+                )
+
+    def cases(self, x: Rows, y: Rows) -> Iterator[Case]:
+        """Yield the samples to show, with the maps that there are."""
+        for case in self.plan.cases:
+            maps = {
+                method.name: self._maps[place, case]
+                for place, method in enumerate(self.plan.methods)
+                if (place, case) in self._maps
+            }
+            label = int(y.part(case, case + 1).read()[0])
+            yield Case(case, np.array(x.part(case, case + 1).read()[0]), label, maps)

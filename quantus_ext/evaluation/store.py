@@ -1,0 +1,229 @@
+"""A folder of finished shards, so that a run which was cut off goes on where it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import warnings
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import fsspec
+import numpy as np
+
+from quantus_ext.evaluation.plan import differences
+from quantus_ext.evaluation.shard import Record, Scored
+from quantus_ext.finetune.identity import content_key
+
+_FORMAT = 1
+_MANIFEST = "manifest.json"
+
+
+class StoreError(OSError):
+    """The store could not be written or read; what had been written to it is kept."""
+
+
+class Store:
+    """Finished shards in a folder, or at any address that fsspec knows.
+
+    A file is there whole or not at all, and holds what it belongs to, so that several runs may
+    use one store at once: they write equal files.
+
+    Parameters
+    ----------
+    address : str or Path
+        A folder, made if it is missing; or an address such as ``s3://bucket/folder``.
+    identity : dict
+        What scores depend on; see :func:`quantus_ext.evaluation.plan.identity`.
+    seed : int
+        Kept with it where the store is new.
+
+    Attributes
+    ----------
+    seed : int
+        That of the run which made the store.
+
+    Raises
+    ------
+    ValueError
+        If the store was made with other settings or data; the message names them.
+    StoreError
+        If it cannot be written or read.
+    """
+
+    def __init__(self, address: str | Path, identity: dict[str, Any], seed: int) -> None:
+        self.address = str(address)
+        fs, root = fsspec.core.url_to_fs(self.address)
+        self._fs, self._root = fs, root.rstrip("/")
+        self._is_local = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+        # As it reads when it comes back.
+        self.identity = json.loads(json.dumps(identity))
+        manifest = self._open({"format": _FORMAT, "seed": seed, "identity": self.identity})
+        if manifest.get("format") != _FORMAT:
+            raise ValueError(
+                f"store {self.address} has format {manifest.get('format')!r}, this version of "
+                f"quantus_ext reads {_FORMAT}"
+            )
+        found = differences(manifest["identity"], self.identity)
+        if found:
+            raise ValueError(
+                f"store {self.address} was made with other settings or data, use another: "
+                + "; ".join(found)
+            )
+        self.seed = int(manifest["seed"])
+        self.key = content_key(self.identity, self.seed)
+
+    def _open(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Return the manifest that is there, or else write this one."""
+        try:
+            self._fs.makedirs(f"{self._root}/shards", exist_ok=True)
+            if not self._fs.exists(self._path(_MANIFEST)):
+                self._write(_MANIFEST, json.dumps(manifest, indent=1).encode(), exclusive=True)
+            # Another run may have been first.
+            found: dict[str, Any] = json.loads(self._fs.cat_file(self._path(_MANIFEST)))
+        except OSError as error:
+            raise StoreError(
+                error.errno, f"store {self.address} cannot be used: {error}"
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"store {self.address} is damaged, its {_MANIFEST} is no JSON: {error}"
+            ) from error
+        return found
+
+    def read(self, method: int, start: int, stop: int) -> Record | None:
+        """Return what is known of a shard by an explainer, or None.
+
+        A file that is damaged is left out with a warning, and written again.
+        """
+        path = self._path(_name(method, start))
+        if not self._fs.exists(path):
+            return None
+        try:
+            record, key = _unpacked(self._fs.cat_file(path))
+            if key != self.key or (record.method, record.start, record.stop) != (
+                method,
+                start,
+                stop,
+            ):
+                raise ValueError("it belongs to another evaluation")
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            warnings.warn(
+                f"{path} is left out and computed again: {error}", RuntimeWarning, stacklevel=2
+            )
+            return None
+        return record
+
+    def write(self, record: Record) -> None:
+        """Write a shard, whole or not at all.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be written; the others stay.
+        """
+        name = _name(record.method, record.start)
+        try:
+            self._write(name, _packed(record, self.key))
+        except OSError as error:
+            raise StoreError(
+                error.errno,
+                f"store {self.address} cannot be written ({error}). The shards that it holds are "
+                "kept: when that is mended, the same call goes on from them",
+            ) from error
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _write(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
+        if not self._is_local:
+            # An object store has a new object whole or not at all; elsewhere a part of one is
+            # found out when it is read.
+            self._fs.pipe_file(self._path(name), content)
+            return
+        path = Path(self._path(name))
+        partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if not exclusive:
+                partial.replace(path)
+                return
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                pass
+            except OSError:
+                # A file system without links.
+                partial.replace(path)
+        finally:
+            # On a file system that has become read-only the first error is the one to be told.
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _name(method: int, start: int) -> str:
+    return f"shards/{method:04d}-{start:012d}.npz"
+
+
+def _packed(record: Record, key: str) -> bytes:
+    arrays: dict[str, np.ndarray] = {}
+    cells = []
+    for place, (name, scored) in enumerate(record.cells.items()):
+        arrays[f"score_{place}"], arrays[f"error_{place}"] = scored.score, scored.error
+        cells.append(
+            {
+                "name": name,
+                "n_evaluations": scored.n_evaluations,
+                "seconds": scored.seconds,
+                "plan": scored.plan,
+                "failure": scored.failure,
+                "traceback": scored.traceback,
+            }
+        )
+    for case, maps in record.maps.items():
+        arrays[f"map_{case}"] = maps
+    about = {
+        "key": key,
+        "method": record.method,
+        "start": record.start,
+        "stop": record.stop,
+        "seconds": record.seconds,
+        "threads": record.threads,
+        "cells": cells,
+        "cases": list(record.maps),
+    }
+    file = io.BytesIO()
+    np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _unpacked(content: bytes) -> tuple[Record, str]:
+    # Every member of the file carries a checksum, which reading it compares.
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        about = json.loads(str(arrays["about"]))
+        cells = {
+            cell.pop("name"): Scored(
+                arrays[f"score_{place}"],
+                arrays[f"error_{place}"],
+                **{**cell, "plan": None if cell["plan"] is None else tuple(cell["plan"])},
+            )
+            for place, cell in enumerate(about["cells"])
+        }
+        maps = {case: arrays[f"map_{case}"] for case in about["cases"]}
+    record = Record(
+        method=about["method"],
+        start=about["start"],
+        stop=about["stop"],
+        cells=cells,
+        maps=maps,
+        seconds=about["seconds"],
+        threads=about["threads"],
+    )
+    return record, about["key"]

@@ -1,0 +1,189 @@
+"""A file says what to evaluate, and the exit code whether it is good enough."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from quantus_ext import Evaluation, Infidelity, MoRF
+from quantus_ext.__main__ import main
+from quantus_ext.evaluation.config import Config
+from tests.evaluation.problem import assert_same, data, network, noise, run
+from tests.harness import gradients
+
+FILE = """
+model = {call = "tests.evaluation.problem:network"}
+
+[data]
+x_batch = "x.npy"
+y_batch = "y.npy"
+
+[metrics.INFD]
+call = "quantus_ext:Infidelity"
+n_perturb_samples = 12
+perturb_patch_sizes = [2]
+
+[metrics.MoRF]
+steps = 4
+
+[xai_methods]
+gradients = {import = "tests.harness:gradients"}
+noise = {import = "tests.evaluation.problem:noise"}
+maps = {file = "maps.npy"}
+
+[run]
+batch_size = 4
+shard_size = 8
+store = "store"
+
+[report]
+html = "page.html"
+markdown = "card.md"
+json = "found.json"
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    x, y = data()
+    for name, values in (("x", x), ("y", y), ("maps", gradients(network(), x, y))):
+        np.save(tmp_path / f"{name}.npy", values)
+
+    def write(more: str = "") -> str:
+        path = tmp_path / "config.toml"
+        path.write_text(FILE + more)
+        return str(path)
+
+    return write
+
+
+def code_of(*arguments: str) -> int:
+    try:
+        main(["evaluate", *arguments])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def test_a_file_is_evaluated_and_reported(config, tmp_path, capsys):
+    assert code_of(config()) == 0
+    x, y = data()
+    expected = run(
+        metrics={
+            "INFD": Infidelity(n_perturb_samples=12, perturb_patch_sizes=[2]),
+            "MoRF": MoRF(4),
+        },
+        xai_methods={
+            "gradients": gradients,
+            "noise": noise,
+            "maps": gradients(network(), x, y),
+        },
+    )
+    assert_same(Evaluation.from_json(tmp_path / "found.json"), expected)
+    assert (tmp_path / "card.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "page.html").read_text().startswith("<!DOCTYPE html>")
+    assert len(list((tmp_path / "store" / "shards").iterdir())) == 9
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        ('[[thresholds]]\nmetric = "INFD"\nat_most = 1000', None),
+        (
+            '[[thresholds]]\nmetric = "INFD"\nexplainer = "noise"\nat_most = 0.001',
+            "INFD of noise must be at most 0.001, is ",
+        ),
+        (
+            '[[thresholds]]\nmetric = "MoRF"\nat_least = 5\nat_most = 6',
+            "MoRF of maps must be at least 5.000 and at most 6.000, is ",
+        ),
+    ],
+)
+def test_thresholds_decide_on_the_exit_code(config, capsys, more, line):
+    assert code_of(config(more)) == (0 if line is None else 1)
+    printed = capsys.readouterr().out
+    assert ("FAILED" in printed) == (line is not None)
+    assert line is None or f"FAILED: {line}" in printed
+
+
+def baseline(tmp_path, shift):
+    text = json.loads((tmp_path / "found.json").read_text())
+    scores = np.array(text["scores"])
+    scores[1, 1] += shift
+    (tmp_path / "baseline.json").write_text(json.dumps({**text, "scores": scores.tolist()}))
+
+
+def test_drift_decides_on_the_exit_code(config, tmp_path, capsys):
+    assert code_of(config()) == 0
+    more = '[drift]\nbaseline = "baseline.json"\n'
+    baseline(tmp_path, 0.0)
+    assert code_of(config(more)) == 0
+    baseline(tmp_path, 1.0)
+    capsys.readouterr()
+    assert code_of(config(more)) == 1
+    assert "FAILED: MoRF of noise is worse than the baseline's" in capsys.readouterr().out
+    assert code_of(config(more + 'fail_on = ["better", "missing"]')) == 0
+    assert code_of(config(more + "alpha = 1e-30")) == 0
+
+
+def test_what_is_missing_since_the_baseline_fails(config, tmp_path, capsys):
+    assert code_of(config()) == 0
+    text = json.loads((tmp_path / "found.json").read_text())
+    text["explainers"][2] = "old"
+    (tmp_path / "baseline.json").write_text(json.dumps(text))
+    assert code_of(config('[drift]\nbaseline = "baseline.json"\n')) == 1
+    assert "FAILED: maps, INFD: in one of the two" in capsys.readouterr().out
+
+
+def test_a_score_that_is_missing_breaks_its_threshold(config, tmp_path, capsys):
+    maps = np.load(tmp_path / "maps.npy")
+    maps[5] = np.nan
+    np.save(tmp_path / "maps.npy", maps)
+    assert code_of(config('[[thresholds]]\nmetric = "INFD"\nat_most = 1000')) == 1
+    assert "INFD of maps must be at most 1,000, is not known for every" in capsys.readouterr().out
+
+
+def test_a_dry_run_writes_nothing(config, tmp_path, capsys):
+    assert code_of(config(), "--dry-run") == 0
+    assert "evaluations" in capsys.readouterr().out
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "found.json").exists()
+
+
+def test_objects_are_made_of_tables(config, tmp_path):
+    more = """
+[metrics.FF]
+call = "quantus_ext:FFidelity"
+fine_tune = {call = "quantus_ext:FineTuner", x = {file = "x.npy"}, y = {file = "y.npy"}, epochs = 1}
+"""
+    made = Config(config(more))._metric("FF", Config(config(more)).content["metrics"]["FF"])
+    assert made.fine_tune.settings.epochs == 1
+    assert len(made.fine_tune.data.x) == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[report]", "[reports]"), "a section must be one of"),
+        (("html =", "pdf ="), r"a key of \[report\] must be one of html, json, markdown; has pdf"),
+        (("[metrics.MoRF]", "[metrics.Morph]"), "must have call = .*module:Class"),
+        (("[data]", "[data"), "is no TOML"),
+        (('"tests.harness:gradients"', '"tests.harness"'), "must be named as"),
+        (('"x.npy"', '"z.npy"'), "z.npy"),
+        (("batch_size = 4", "batch_size = 5"), "shard_size must be a multiple"),
+        (("[run]", "[drift]\nalpha = 0.1\n[run]"), r"\[drift\] must have the key baseline"),
+        (("[run]", '[drift]\nbaseline = "none.json"\n[run]'), "none.json"),
+        (("[run]", '[[thresholds]]\nmetric = "INFD"\n[run]'), "must have metric, and at_least"),
+        (("[run]", '[[thresholds]]\nmetric = "X"\nat_most = 1\n[run]'), "metric of thresholds"),
+        (("[data]", "[data]\nz = 3"), r"a key of \[data\]"),
+        (("model =", "call_kwargs ="), r"must have the section \[model\]"),
+    ],
+)
+def test_mistakes_are_named_and_exit_with_2(config, tmp_path, capsys, change, message):
+    path = config()
+    (tmp_path / "config.toml").write_text(FILE.replace(*change))
+    assert code_of(path) == 2
+    assert re.search(message, capsys.readouterr().err)

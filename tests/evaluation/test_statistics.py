@@ -1,0 +1,110 @@
+"""Intervals cover, ties and alarms err as seldom as they say, by simulation with fixed seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from quantus_ext.evaluation.statistics import holm, paired_means, paired_test, shift
+
+TRIALS = 400
+
+
+def allowed(rate: float, trials: int = TRIALS) -> tuple[float, float]:
+    """Return between which shares of trials an event of this rate lies, 999 times in 1,000."""
+    low, high = stats.binom.interval(0.999, trials, rate)
+    return low / trials, high / trials
+
+
+def correlated(generator: np.random.Generator, n: int, skewed: bool) -> np.ndarray:
+    """Make scores of 3 explainers whose true means are 0, 0 and 0.3."""
+    hard = generator.normal(size=n)
+    own = generator.exponential(size=(3, n)) - 1 if skewed else generator.normal(size=(3, n))
+    return hard + own + np.array([[0.0], [0.0], [0.3]])
+
+
+@pytest.mark.parametrize(("n", "skewed"), [(15, False), (80, True)])
+@pytest.mark.parametrize("confidence", [0.95, 0.8])
+def test_intervals_cover_the_true_mean_as_often_as_they_say(n, skewed, confidence):
+    generator = np.random.default_rng(0)
+    covered = np.zeros(3)
+    too_high = 0
+    for trial in range(TRIALS):
+        values = correlated(generator, n, skewed)
+        means = paired_means(values, confidence=confidence, n_resamples=300, seed=trial)
+        truth = np.array([0.0, 0.0, 0.3])
+        covered += (means.low <= truth) & (truth <= means.high)
+        too_high += int(means.low[0] > 0)
+    low, high = allowed(confidence)
+    assert ((low - 0.01 <= covered / TRIALS) & (covered / TRIALS <= high + 0.01)).all()
+    # Both ends err: an interval open at one end would cover as often.
+    assert too_high / TRIALS > (1 - confidence) / 5
+
+
+@pytest.mark.parametrize(("n", "k"), [(15, 2), (40, 5)])
+def test_equal_explainers_are_told_apart_as_seldom_as_stated(n, k):
+    generator = np.random.default_rng(1)
+    wrong = 0
+    for trial in range(TRIALS):
+        values = generator.normal(size=n) + generator.normal(size=(k, n))
+        wrong += not paired_means(values, n_resamples=400, seed=trial).tied.all()
+    low, high = allowed(0.05)
+    assert low - 0.01 <= wrong / TRIALS <= high + 0.01
+
+
+def test_what_the_samples_share_does_not_count():
+    """Unpaired intervals of these two overlap almost wholly; the explainers still differ."""
+    generator = np.random.default_rng(2)
+    values = 10 * generator.normal(size=50) + 0.1 * generator.normal(size=(2, 50))
+    values[1] += 0.2
+    means = paired_means(values)
+    assert not means.tied[0, 1]
+    assert means.low[1] < means.mean[0] < means.high[1]
+
+
+def test_differences_that_never_vary():
+    values = np.linspace(0, 1, 9) + np.array([[0.0], [0.0], [0.5]])
+    tied = paired_means(values).tied
+    assert tied.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+
+
+def test_means_of_one_explainer():
+    means = paired_means([[1.0, 2.0, 3.0]])
+    assert means.tied.tolist() == [[True]]
+    assert means.low[0] < 2 < means.high[0]
+
+
+def test_the_permutation_test_alarms_as_seldom_as_stated():
+    generator = np.random.default_rng(3)
+    p = np.array(
+        [
+            paired_test(generator.normal(size=20), n_resamples=199, seed=trial)
+            for trial in range(TRIALS)
+        ]
+    )
+    low, high = allowed(0.05)
+    assert low <= (p <= 0.05).mean() <= high
+    assert paired_test(generator.normal(size=20) + 1) < 0.01
+    assert paired_test(generator.normal(size=20) - 1) < 0.01
+
+
+def test_holm_by_its_definition():
+    p = np.array([0.2, np.nan, 0.01, 0.03, 0.02])
+    # 4 · 0.01, 3 · 0.02, 2 · 0.03, 0.2, each at least the one before.
+    np.testing.assert_allclose(holm(p), [0.2, np.nan, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.9]).tolist() == [1.0, 1.0]
+    assert holm([]).shape == (0,)
+
+
+def test_shifts_of_level_and_of_shape():
+    generator = np.random.default_rng(4)
+    first = generator.normal(size=300)
+    higher = shift(first, generator.normal(size=300) + 1)
+    assert higher.level < 1e-6
+    # P(b > a) - P(b < a) of two normals one apart is 2 Φ(1/√2) - 1.
+    assert higher.effect == pytest.approx(2 * stats.norm.cdf(0.5**0.5) - 1, abs=0.1)
+    wider = shift(first, 3 * generator.normal(size=300))
+    assert wider.level > 0.01
+    assert wider.shape < 1e-6
+    assert shift(np.ones(5), np.ones(9)).level == 1.0

@@ -1,0 +1,307 @@
+"""Finished shards stay finished, whatever happens to the run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+
+from quantus_ext import Infidelity, MoRF
+from quantus_ext.evaluation import StoreError
+from quantus_ext.evaluation.store import Store
+from tests.evaluation.problem import (
+    METHODS,
+    Fails,
+    Slow,
+    assert_same,
+    broken,
+    data,
+    metrics,
+    network,
+    rows_counted,
+    run,
+)
+from tests.harness import gradients
+
+
+def shard_files(store: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (store / "shards").glob("*.npz")}
+
+
+def test_a_finished_store_is_read_and_not_made_again(tmp_path):
+    first = run(store=tmp_path / "store")
+    times = shard_files(tmp_path / "store")
+    assert len(times) == 6
+    counter = tmp_path / "rows"
+    again = run(store=tmp_path / "store", model=network(counter))
+    # Only what the model is known by.
+    assert rows_counted(counter) < 50
+    assert_same(again, first)
+    assert shard_files(tmp_path / "store") == times
+    np.testing.assert_array_equal(again.seconds, first.seconds)
+    for one, other in zip(first.cases, again.cases, strict=True):
+        np.testing.assert_array_equal(one.maps["noise"], other.maps["noise"])
+
+
+def in_a_child(work) -> multiprocessing.Process:
+    """Start work in a fork, which has everything imported already."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    return child
+
+
+def test_killed_twenty_times_and_resumed(tmp_path):
+    """No finished shard is done twice: rows are counted, and files keep their times."""
+    chosen = {"INFD": metrics()["INFD"], "MoRF": MoRF(4)}
+    settings = {"metrics": chosen, "xai_methods": {"a": Slow(0.005), "b": Slow(0.005)}}
+    counter = tmp_path / "rows"
+    # The rows of each of the 12 shards of 2 × 24 samples, and of what is asked once a run.
+    expected = run(model=network(counter), **settings, shard_size=4)
+    whole = rows_counted(counter)
+    empty = tmp_path / "finished"
+    run(model=network(counter), **settings, shard_size=4, store=empty)
+    counter.unlink()
+    run(model=network(counter), **settings, shard_size=4, store=empty)
+    once = rows_counted(counter)
+    # Explainers share the clean outputs of a shard: 4 rows as logits, 4 as probabilities.
+    clean = 8
+    a_task = (whole - once - 6 * clean) / 12
+    generator = random.Random(0)
+    started = finished = 0
+    for trial in range(20):
+        store = tmp_path / f"store-{trial}"
+        child = in_a_child(
+            lambda store=store: run(model=network(counter), **settings, shard_size=4, store=store)
+        )
+        time.sleep(generator.uniform(0.01, 0.3))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        times = shard_files(store) if store.exists() else {}
+        started += len(times) > 0
+        finished += len(times) == 12
+        counter.unlink(missing_ok=True)
+        resumed = run(model=network(counter), **settings, shard_size=4, store=store)
+        assert_same(resumed, expected)
+        now = shard_files(store)
+        assert len(now) == 12
+        assert {name: now[name] for name in times} == times
+        missing = [f"{m:04d}-{at:012d}.npz" for m in range(2) for at in range(0, 24, 4)]
+        missing = [name for name in missing if name not in times]
+        shards = {name.split("-")[1] for name in missing}
+        assert rows_counted(counter) - once == len(missing) * a_task + len(shards) * clean
+    # Otherwise nothing was cut off.
+    assert started >= 5
+    assert finished <= 15
+
+
+def test_two_runs_at_once_on_one_store(tmp_path):
+    store = tmp_path / "store"
+    children = [in_a_child(lambda: run(store=store)) for _ in range(2)]
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert len(shard_files(store)) == 6
+    assert not list(store.rglob("*.partial"))
+    assert_same(run(store=store), run())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {
+                "metrics": {
+                    **metrics(),
+                    "INFD": Infidelity(n_perturb_samples=13, perturb_patch_sizes=[2]),
+                }
+            },
+            "metrics.INFD",
+        ),
+        ({"metrics": {"INFD": metrics()["INFD"]}}, "metrics.Correlation.* was .* is missing"),
+        ({"xai_methods": {**METHODS, "noise": gradients}}, "xai_methods.noise"),
+        ({"xai_methods": {**METHODS, "new": gradients}}, "xai_methods.new was missing"),
+        ({"x_batch": data()[0] + 1e-3}, "x_batch"),
+        ({"y_batch": (data()[1] + 1) % 3}, "y_batch"),
+        ({"s_batch": data()[0] > 0}, "s_batch was None"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"shard_size": 12}, "shard_size was 8, is 12"),
+        ({"batch_size": 8}, "batch_size was 4, is 8"),
+        ({"call_kwargs": {"": {"softmax": True}}}, "call_kwargs"),
+        ({"cases": 1}, "cases"),
+    ],
+)
+def test_a_store_of_something_else_is_refused_and_the_difference_named(tmp_path, change, named):
+    run(store=tmp_path)
+    with pytest.raises(ValueError, match=f"was made with other settings or data.*{named}"):
+        run(store=tmp_path, **change)
+
+
+def test_a_store_of_another_model_is_refused(tmp_path):
+    run(store=tmp_path)
+    model = network()
+    with torch.no_grad():
+        model.layers[1].bias[0] += 1e-3
+    with pytest.raises(ValueError, match="model was"):
+        run(store=tmp_path, model=model)
+
+
+def test_a_store_of_another_version_is_refused(tmp_path, monkeypatch):
+    run(store=tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["identity"]["versions"]["quantus"] = "0.1"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"versions.quantus was 0.1, is 0"):
+        run(store=tmp_path)
+
+
+def test_settings_that_change_no_score_change_no_store(tmp_path):
+    given = metrics()
+    given["INFD"]._display_progressbar = True
+    x, y = data()
+    first = run(store=tmp_path, metrics=given)
+    given["Correlation"](network(), x, y, gradients(network(), x, y), device="cpu")
+    assert_same(run(store=tmp_path, metrics=given, n_jobs=1, confidence=0.9, threads=1), first)
+
+
+def test_what_failed_is_tried_again_and_nothing_else(tmp_path):
+    mark = tmp_path / "mark"
+    mark.touch()
+    store = tmp_path / "store"
+    chosen = {"fails": Fails(mark, 9), "MoRF": MoRF(4)}
+    first = run(metrics=chosen, store=store, xai_methods={"gradients": gradients})
+    assert len(first.failures) == 1
+    times = shard_files(store)
+    mark.unlink()
+    second = run(metrics=chosen, store=store, xai_methods={"gradients": gradients})
+    assert not second.failures
+    np.testing.assert_allclose(
+        second.scores_of("gradients", "fails"), second.scores_of("gradients", "MoRF"), rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        second.scores_of("gradients", "MoRF"), first.scores_of("gradients", "MoRF")
+    )
+    assert [name for name, at in shard_files(store).items() if at != times[name]] == [
+        "0000-000000000008.npz"
+    ]
+    assert_same(run(metrics=chosen, store=store, xai_methods={"gradients": gradients}), second)
+
+
+def test_failures_are_kept(tmp_path):
+    first = run(xai_methods={"broken": broken}, store=tmp_path)
+    again = run(xai_methods={"broken": broken}, store=tmp_path)
+    assert [f.error for f in again.failures] == [f.error for f in first.failures]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_is_full_or_turns_read_only(tmp_path, monkeypatch, code):
+    store, written = tmp_path / "store", []
+    fsync = os.fsync
+
+    def failing(file):
+        if len(written) == 4:
+            raise OSError(code, os.strerror(code))
+        written.append(file)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StoreError, match=f"{os.strerror(code)}.*are kept.*goes on") as caught:
+        run(store=store)
+    assert caught.value.errno == code
+    monkeypatch.undo()
+    # The manifest was one of the four.
+    times = shard_files(store)
+    assert len(times) == 3
+    assert not list(store.rglob("*.partial"))
+    assert_same(run(store=store), run())
+    assert {name: shard_files(store)[name] for name in times} == times
+
+
+def test_a_file_that_may_not_grow(tmp_path):
+    """The system itself refuses: no file of this process may be larger than 6,000 bytes."""
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+        try:
+            run(store=tmp_path / "store", shard_size=24, cases=24)
+        except StoreError as error:
+            os._exit(17 if error.errno == errno.EFBIG else 1)
+        os._exit(0)
+
+    child = in_a_child(limited)
+    child.join()
+    assert child.exitcode == 17
+    assert not list((tmp_path / "store").rglob("*.partial"))
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+    first = run(store=tmp_path)
+    files = sorted((tmp_path / "shards").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-200])
+    content = bytearray(files[1].read_bytes())
+    content[len(content) // 2] ^= 255
+    files[1].write_bytes(content)
+    files[3].write_bytes(files[2].read_bytes())
+    with pytest.warns(RuntimeWarning, match="left out and computed again") as warned:
+        assert_same(run(store=tmp_path), first)
+    assert len([w for w in warned if "computed again" in str(w.message)]) == 3
+    assert_same(run(store=tmp_path), first)
+
+
+def test_a_store_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be used"):
+        run(store=tmp_path / "file" / "store")
+
+
+def test_a_manifest_that_is_none(tmp_path):
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json is no JSON"):
+        run(store=tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="has format 99"):
+        run(store=tmp_path)
+
+
+def test_an_address_that_is_no_folder():
+    fsspec.filesystem("memory").store.clear()
+    first = run(store="memory://evaluation/store")
+    assert len(fsspec.filesystem("memory").ls("/evaluation/store/shards")) == 6
+    assert_same(run(store="memory://evaluation/store"), first)
+    with pytest.raises(ValueError, match="seed was 0, is 1"):
+        run(store="memory://evaluation/store", seed=1)
+
+
+def test_fresh_seeds_are_kept_with_the_store(tmp_path):
+    chosen = {"INFD": Infidelity(n_perturb_samples=4, perturb_patch_sizes=[2], seed=None)}
+    first = run(metrics=chosen, seed=None, store=tmp_path)
+    files = sorted((tmp_path / "shards").iterdir())
+    for path in files[::2]:
+        path.unlink()
+    assert_same(run(metrics=chosen, seed=None, store=tmp_path), first)
+
+
+def test_the_first_of_two_manifests_counts(tmp_path):
+    first = Store(tmp_path, {"a": 1}, seed=1)
+    assert Store(tmp_path, {"a": 1}, seed=2).seed == first.seed == 1
+
+
+def test_the_record_says_how_it_was_computed(tmp_path):
+    run(store=tmp_path)
+    with np.load(tmp_path / "shards" / "0000-000000000000.npz") as arrays:
+        about = json.loads(str(arrays["about"]))
+    assert about["threads"] == torch.get_num_threads()
+    plans = {cell["name"]: cell["plan"] for cell in about["cells"]}
+    assert plans["INFD"] == [4096, "torch.contiguous_format"]
+    assert plans["Correlation"] is None
