@@ -123,8 +123,7 @@ class Batch:
         """Which values may count, bool; broadcasts to the attributions. Not so padding."""
         if self.features is None:
             return torch.ones((), dtype=torch.bool, device=self.x.device)
-        counted = self.features >= 0
-        return counted if self.x.ndim == 2 else counted.unsqueeze(1)
+        return _counted(self.features, self.x)
 
 
 class TorchMetric(Metric[list[float]]):
@@ -260,9 +259,12 @@ class TorchMetric(Metric[list[float]]):
         inputs = _tensor("x_batch", x_batch, torch_device, input_dtype(model))
         checks.inputs(inputs)
         if channel_first is None:
+            channel_first = adapter.channel_first
+        if channel_first is None:
             channel_first = utils.infer_channel_first(inputs)
         x = inputs if channel_first or inputs.ndim == 2 else inputs.movedim(-1, 1)
         n = len(x)
+        adapter.check_inputs(x)
         features = _features(adapter, x)
         embedded = adapter.over_embeddings() if self.over_embeddings else None
         # What is explained stays x; what is perturbed may be its embeddings.
@@ -278,14 +280,20 @@ class TorchMetric(Metric[list[float]]):
             a = _tensor("a_batch", a_batch, torch_device, self._map_dtype(scored))
             if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
-            a = self._prepared(_laid_out(a, embedded), scored)
+            a = self._prepared(_laid_out(a, embedded), scored, features=features)
         segments = _segmentations(s_batch)
         explain = Explainer.of_call(explain_func, explain_func_kwargs, device)
         if a is None:
             # Before anything is trained or evaluated.
             explain.require()
 
-        probabilities = self.default_softmax if softmax is None else softmax
+        probabilities = self.default_softmax and not adapter.own_softmax
+        if softmax is not None:
+            probabilities = softmax
+        if probabilities and adapter.own_softmax:
+            raise ValueError(
+                f"softmax must be False for a {type(adapter).__name__} that gives probabilities"
+            )
 
         def forward_of(module: nn.Module) -> Forward:
             return Forward.of_module(
@@ -295,6 +303,8 @@ class TorchMetric(Metric[list[float]]):
         # What is tuned or trained in its place takes the same keywords.
         answering = with_keywords(embedded or model, model_predict_kwargs)
         forward = forward_of(answering)
+        if embedded is not None:
+            _check_embedded(with_keywords(model, model_predict_kwargs), answering, x, scored)
         known = None
         if y is None:
             known = forward.clean(scored)
@@ -322,6 +332,7 @@ class TorchMetric(Metric[list[float]]):
                         _laid_out(explain(model, x[rows], labels), embedded),
                         scored[rows],
                         first=start,
+                        features=_of_rows(features, rows),
                     )
                     if a is None
                     else a[rows]
@@ -332,7 +343,7 @@ class TorchMetric(Metric[list[float]]):
                 seed=seed,
                 model=model,
                 explain=explain,
-                features=features if features is None or len(features) == 1 else features[rows],
+                features=_of_rows(features, rows),
             )
             batches.append(self.evaluate_batch(forward, batch))
         return self._finish(batches, forward)
@@ -438,12 +449,17 @@ class TorchMetric(Metric[list[float]]):
         """Return the type of the attributions that are passed, None for whatever they have."""
         return _map_dtype(x)
 
-    def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
+    def _prepared(
+        self, a: Tensor, x: Tensor, first: int = 0, features: Tensor | None = None
+    ) -> Tensor:
         """Return checked attributions with a channel axis, normalised and absolute if asked.
 
-        ``first`` is the index of the first sample, for errors.
+        ``first`` is the index of the first sample, for errors. What ``features`` leaves out of
+        every element becomes 0, so that no normalisation looks at it.
         """
         a = checks.attributions(a, x, first=first)
+        if features is not None:
+            a = a.where(_counted(features, x), 0.0)
         if self.normalise and self.normalise_func is not None:
             # One sample at a time: Quantus's functions divide by the maximum of what they get.
             maps = a.cpu().numpy()
@@ -507,6 +523,20 @@ def _segmentations(s: Any) -> np.ndarray | Tensor | None:
     return cast("np.ndarray | Tensor | None", s)
 
 
+def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:
+    """Raise ValueError unless a model answers over embeddings as it does over ids."""
+    with torch.no_grad():
+        expected, found = model(x[:2]), embedded(rows[:2])
+    if not torch.allclose(
+        expected, found, rtol=1e-2, atol=torch.finfo(expected.dtype).eps ** 0.5, equal_nan=True
+    ):
+        raise ValueError(
+            "model must answer over embeddings as over ids, does not: it embeds tokens elsewhere "
+            "than in what `embedding` names, or looks at ids besides (an end token's, say), so "
+            "only perturbations of ids are possible"
+        )
+
+
 def _features(adapter: Adapter, x: Tensor) -> Tensor | None:
     """Return the adapter's feature mask of the inputs, with an element in each sample."""
     if adapter.feature_mask is None:
@@ -525,6 +555,16 @@ def _features(adapter: Adapter, x: Tensor) -> Tensor | None:
             f"only in sample {int(empty.nonzero()[0, 0])}"
         )
     return features
+
+
+def _of_rows(features: Tensor | None, rows: slice) -> Tensor | None:
+    return features if features is None or len(features) == 1 else features[rows]
+
+
+def _counted(features: Tensor, x: Tensor) -> Tensor:
+    """Return which values of ``x`` are in an element, bool, broadcasting to attributions."""
+    counted = features >= 0
+    return counted if x.ndim == 2 else counted.unsqueeze(1)
 
 
 def _laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
@@ -550,5 +590,6 @@ def _tensor(name: str, values: object, device: torch.device, dtype: torch.dtype 
     if dtype == torch.int64:
         return checks.token_ids(tensor, name).to(device)
     if dtype is None:
-        dtype = tensor.dtype if tensor.is_floating_point() else torch.float32
+        # In single precision not every integer is itself.
+        dtype = tensor.dtype if tensor.is_floating_point() else torch.float64
     return tensor.to(device, dtype)

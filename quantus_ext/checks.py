@@ -27,7 +27,7 @@ def positive_integer(name: str, value: object) -> int:
     return number
 
 
-def token_id(name: str, value: object) -> int:
+def natural(name: str, value: object) -> int:
     """Return ``value`` as an int of at least 0."""
     number = _integer(name, value)
     if number < 0:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext.engine.forward import WithKeywords, with_submodule
+from quantus_ext.engine.perturb import Perturbation, Sparing
 
 FeatureMask = Callable[[Tensor], Tensor]
 """Inputs (n, \\*sample) -> int64 ids of the element of each position, shape (n or 1, \\*spatial),
@@ -33,6 +34,10 @@ class Adapter(nn.Module):
         Whether the largest output names the answer.
     removed : float
         What a removed value becomes by default.
+    own_softmax : bool
+        Whether outputs are probabilities already.
+    channel_first : bool or None
+        Whether inputs have their channels first; None to infer it from shapes.
     unread : frozenset of str
         Attributes that the answers do not depend on; two models that differ in them are the same
         to a tuner's cache.
@@ -40,13 +45,19 @@ class Adapter(nn.Module):
         From inputs (n, \\*sample) to int64 ids of the element of each position, shape
         (n or 1, \\*spatial): equal ids are removed together, negative ones never, nor counted.
         None: each position is an element.
+    padding_mask : callable or None
+        From floating-point rows that metrics perturb to bool, shape (n, \\*spatial): where they are
+        padding, which perturbations neither see nor change.
     """
 
     takes_ids: bool = False
     one_label: bool = True
     removed: float = 0.0
+    own_softmax: bool = False
+    channel_first: bool | None = None
     unread: ClassVar[frozenset[str]] = frozenset()
     feature_mask: FeatureMask | None = None
+    padding_mask: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()
@@ -60,6 +71,13 @@ class Adapter(nn.Module):
         if isinstance(model, Adapter):
             self.takes_ids, self.one_label = model.takes_ids, model.one_label
             self.removed, self.feature_mask = model.removed, model.feature_mask
+            self.padding_mask = model.padding_mask
+            self.own_softmax, self.channel_first = model.own_softmax, model.channel_first
+
+    def check_inputs(self, x: Tensor) -> None:
+        """Raise ValueError for inputs, channels first, that the model does not take."""
+        if self._inner is not None:
+            self._inner.check_inputs(x)
 
     def over_embeddings(self) -> Adapter | None:
         """Return the same model over the embeddings of its inputs, None where it has none."""
@@ -67,7 +85,7 @@ class Adapter(nn.Module):
         if inner is None:
             return None
         twin = cast("Adapter", with_submodule(self, ["model"], inner))
-        twin.takes_ids = False
+        twin.takes_ids, twin.padding_mask = False, inner.padding_mask
         return twin
 
     def embed(self, x: Tensor) -> Tensor:
@@ -95,3 +113,10 @@ def input_dtype(model: nn.Module) -> torch.dtype | None:
         return torch.int64
     floating = (p.dtype for p in model.parameters() if p.is_floating_point())
     return next(floating, None)
+
+
+def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:
+    """Return a perturbation that leaves a model's padding alone, and out of its statistics."""
+    adapter = adapter_of(model)
+    padding = adapter.padding_mask
+    return perturbation if padding is None else Sparing(perturbation, padding)

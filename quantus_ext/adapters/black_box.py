@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,6 +59,10 @@ class BlackBox(Adapter):
     >>> Deletion(4)(BlackBox(predict, classes=2), x, np.array([1]), x, softmax=False)
     [0.5]
     """
+
+    unread: ClassVar[frozenset[str]] = frozenset(
+        {"n_calls", "max_rows_per_call", "display_progressbar"}
+    )
 
     def __init__(
         self,

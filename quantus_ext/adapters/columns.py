@@ -71,18 +71,30 @@ class Columns(Adapter):
     ) -> None:
         super().__init__(model)
         self.n_columns = checks.positive_integer("n_columns", n_columns)
-        self.groups = tuple(tuple(group) for group in groups)
-        named = [column for group in (*self.groups, tuple(kept)) for column in group]
+        listed = [np.atleast_1d(np.asarray(group, dtype=object)).tolist() for group in groups]
+        self.groups = tuple(tuple(checks.natural("groups", c) for c in group) for group in listed)
+        still = tuple(checks.natural("kept", column) for column in kept)
+        named = [column for group in (*self.groups, still) for column in group]
         for column in named:
-            if not 0 <= column < self.n_columns:
+            if column >= self.n_columns:
                 raise ValueError(
                     f"groups and kept must hold columns below {n_columns}, hold {column}"
                 )
         if len(set(named)) < len(named):
             raise ValueError(f"groups and kept must hold each column once, hold {sorted(named)}")
+        if len(still) == self.n_columns:
+            raise ValueError(f"kept must leave a column to remove, holds all {n_columns}")
         variable = {column: group[0] for group in self.groups for column in group}
-        variable |= dict.fromkeys(kept, -1)
+        variable |= dict.fromkeys(still, -1)
         self.feature_mask = GroupedColumns(tuple(variable.get(c, c) for c in range(n_columns)))
+
+    def check_inputs(self, x: Tensor) -> None:
+        """See :meth:`quantus_ext.adapters.Adapter.check_inputs`."""
+        if x.ndim != 2 or x.shape[1] != self.n_columns:
+            raise ValueError(
+                f"rows must have shape (n, {self.n_columns}), as n_columns says, have "
+                f"{tuple(x.shape)}"
+            )
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return the scores of rows (n, F), shape (n, classes)."""

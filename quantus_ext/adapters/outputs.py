@@ -67,8 +67,8 @@ class MultiOutput(Adapter):
     r"""A model with several heads, outputs (n, \*heads, classes), explained at one of them.
 
     Labels are tuples (\*head, class), which :meth:`target` makes into the column that
-    ``y_batch`` holds. Each head's softmax is its own and taken here, so call metrics with
-    ``softmax=False``. Metrics that ask whether the label stays have no meaning for it.
+    ``y_batch`` holds. Each head's softmax is its own and taken here; metrics take no other. Metrics
+    that ask whether the label stays have no meaning for it.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class MultiOutput(Adapter):
         self.shape = tuple(checks.positive_integers("shape", shape))
         if len(self.shape) < 2:
             raise ValueError(f"shape must hold heads and classes, is {self.shape}")
-        self.softmax = softmax
+        self.softmax = self.own_softmax = softmax
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return all heads' outputs side by side, shape (n, heads · classes)."""
@@ -128,6 +128,13 @@ class MultiOutput(Adapter):
         places = np.asarray(labels)
         if places.ndim != 2 or places.shape[1] != len(self.shape):
             raise ValueError(f"labels must have shape (n, {len(self.shape)}), have {places.shape}")
+        outside = ((places < 0) | (places >= self.shape)).any(1)
+        if outside.any():
+            sample = int(np.flatnonzero(outside)[0])
+            raise ValueError(
+                f"labels must be below {list(self.shape)}; sample {sample} has "
+                f"{places[sample].tolist()}"
+            )
         return np.asarray(np.ravel_multi_index(tuple(places.T), self.shape), dtype=np.int64)
 
 

@@ -21,7 +21,19 @@ class RemovableSteps:
     def __call__(self, x: Tensor) -> Tensor:
         """Return time steps, shape (n, T), -1 for the padding at the end."""
         steps = torch.arange(x.shape[-1], device=x.device)
-        return steps.where(steps < lengths_of(x, self.padding)[:, None], -1)
+        return steps.where(~PaddedSteps(self.padding)(x), -1)
+
+
+@dataclass(frozen=True)
+class PaddedSteps:
+    """Says which steps of series are padding at the end."""
+
+    padding: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return bool, shape (n, T)."""
+        steps = torch.arange(x.shape[-1], device=x.device)
+        return steps >= lengths_of(x, self.padding)[:, None]
 
 
 def lengths_of(x: Tensor, padding: float) -> Tensor:
@@ -51,7 +63,8 @@ class Series(Adapter):
         ``batch_first=True`` do.
     padding : float, optional
         The value, in every channel, of steps after a series' end. Choose one that neither data
-        nor replacements have: where a series ends is read off the rows. The model sees 0 there.
+        nor replacements have (not 0 where removed values become 0): where a series ends is read
+        off the rows, and a removal that makes padding is an error. The model sees 0 there.
     lengths_argument : str, optional
         The model is told the lengths, int64 of shape (n,), by this keyword.
 
@@ -87,6 +100,7 @@ class Series(Adapter):
         lengths_argument: str | None = None,
     ) -> None:
         super().__init__(model)
+        self.channel_first = True
         self.time_first = time_first
         self.padding = None if padding is None else checks.finite_number("padding", padding)
         if lengths_argument is not None and padding is None:
@@ -94,11 +108,16 @@ class Series(Adapter):
         self.lengths_argument = lengths_argument
         if self.padding is not None:
             self.feature_mask = RemovableSteps(self.padding)
+            self.padding_mask = PaddedSteps(self.padding)
+
+    def check_inputs(self, x: Tensor) -> None:
+        """See :meth:`quantus_ext.adapters.Adapter.check_inputs`."""
+        if x.ndim != 3:
+            raise ValueError(f"series must have shape (n, C, T), have {tuple(x.shape)}")
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return the scores of series (n, C, T), shape (n, classes)."""
-        if x.ndim != 3:
-            raise ValueError(f"series must have shape (n, C, T), have {tuple(x.shape)}")
+        self.check_inputs(x)
         if self.padding is not None:
             lengths = lengths_of(x, self.padding)
             if self.lengths_argument is not None:

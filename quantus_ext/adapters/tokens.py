@@ -109,11 +109,11 @@ class TokenIds(Adapter):
         checks.one_of("removal", removal, ("mask", "pad", "delete", "zero"))
         if removal == "mask" and mask_id is None:
             raise ValueError("mask_id must be an id with removal='mask', is None")
-        self.mask_id = None if mask_id is None else checks.token_id("mask_id", mask_id)
-        self.pad_id = checks.token_id("pad_id", pad_id)
-        self.special_ids = tuple(checks.token_id("special_ids", each) for each in special_ids)
+        self.mask_id = None if mask_id is None else checks.natural("mask_id", mask_id)
+        self.pad_id = checks.natural("pad_id", pad_id)
+        self.special_ids = tuple(checks.natural("special_ids", each) for each in special_ids)
         self.removal = removal
-        self.takes_attention = "attention_mask" in inspect.signature(model.forward).parameters
+        self.takes_attention = "attention_mask" in _parameters(model)
         if removal == "delete" and not self.takes_attention:
             raise ValueError(
                 "removal='delete' needs a model whose forward has a parameter attention_mask"
@@ -121,7 +121,33 @@ class TokenIds(Adapter):
         self.embedding_name = _embedding_name(model, embedding)
         if removal == "zero":
             self.require_embedding()
+        for name in ("mask_id", "pad_id"):
+            value = getattr(self, name)
+            if None not in (value, self.vocabulary) and value >= self.vocabulary:
+                raise ValueError(
+                    f"{name} must be below {self.vocabulary}, the embedding's number of tokens, "
+                    f"is {value}"
+                )
         self.feature_mask = RemovableTokens(self.pad_id, self.special_ids)
+        self.padding_mask = _marked  # of rows of embeddings
+
+    def check_inputs(self, x: Tensor) -> None:
+        """See :meth:`quantus_ext.adapters.Adapter.check_inputs`."""
+        known = self.vocabulary
+        if known is not None and bool((x >= known).any()):
+            sample = int((x >= known).any(1).nonzero()[0, 0])
+            raise ValueError(
+                f"ids must be below {known}, the embedding's number of tokens; sample {sample} "
+                f"holds {int(x[sample].max())}"
+            )
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many tokens the model embeds, None where that is not known."""
+        if self.embedding_name is None:
+            return None
+        known: int | None = getattr(self.require_embedding(), "num_embeddings", None)
+        return known
 
     def forward(self, ids: Tensor, **keywords: Any) -> Tensor:
         """Return the scores, shape (n, classes).
@@ -138,8 +164,10 @@ class TokenIds(Adapter):
         attended = ids != self.pad_id
         if self.removal == "delete":
             attended = attended & ~removed
-        stand_in = self.mask_id if self.removal == "mask" else self.pad_id
-        tokens = ids.masked_fill(removed, self.pad_id if stand_in is None else stand_in)
+        stand_in = self.pad_id
+        if self.removal == "mask" and self.mask_id is not None:
+            stand_in = self.mask_id
+        tokens = ids.masked_fill(removed, stand_in)
         if self.removal == "zero":
             embeddings = self.require_embedding()(tokens).masked_fill(removed.unsqueeze(-1), 0.0)
             return self.ask(tokens, attended, embeddings, **keywords)
@@ -157,8 +185,11 @@ class TokenIds(Adapter):
         if embeddings is not None:
             self.require_embedding()
             # A shallow twin, so that nothing hangs on the caller's model, in any thread.
-            path = str(self.embedding_name).split(".")
-            model = with_submodule(model, path, _Given(embeddings))
+            given = _Given(self.require_embedding(), embeddings)
+            part = self.require_embedding()
+            for name, each in self.model.named_modules(remove_duplicate=False):
+                if each is part:
+                    model = with_submodule(model, name.split("."), given)
         if self.takes_attention:
             keywords = {**keywords, "attention_mask": attended.long()}
         output = model(tokens, **keywords)
@@ -222,6 +253,7 @@ class EmbeddedTokens(Adapter):
         tokens.require_embedding()
         self.tokens = tokens
         self.training = tokens.training
+        self.padding_mask = _marked
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the embeddings of ids (n, L), shape (n, D, L), with padding marked."""
@@ -234,12 +266,21 @@ class EmbeddedTokens(Adapter):
     def forward(self, rows: Tensor, **keywords: Any) -> Tensor:
         """Return the scores of embeddings (n, D, L), shape (n, classes)."""
         tokens = self.tokens
-        padding = (rows == _mark(rows)).all(1)
+        padding = _marked(rows)
         ids = torch.full_like(padding, 0 if tokens.pad_id else 1, dtype=torch.int64)
         ids = ids.masked_fill(padding, tokens.pad_id)
         pad = tokens.require_embedding()(ids.new_tensor([tokens.pad_id])).to(rows.dtype)
         embeddings = torch.where(padding.unsqueeze(-1), pad, rows.movedim(1, -1))
         return tokens.ask(ids, ~padding, embeddings, **keywords)
+
+
+def refuse_embeddings(model: nn.Module, metric: str) -> None:
+    """Raise ValueError if a model that a metric trains takes embeddings in place of ids."""
+    if any(isinstance(part, EmbeddedTokens) for part in model.modules()):
+        raise ValueError(
+            f"{metric} trains a model of token ids on ids: leave perturb_func and "
+            "perturb_baseline out, the adapter says what removed tokens become"
+        )
 
 
 class TextClassifier(TokenIds):
@@ -320,17 +361,30 @@ class TextClassifier(TokenIds):
 class _Given(nn.Module):
     """Stands where a model embeds tokens and gives what it was given."""
 
-    def __init__(self, embeddings: Tensor) -> None:
+    def __init__(self, embedding: nn.Module, embeddings: Tensor) -> None:
         super().__init__()
+        self.__dict__["embedding"] = embedding  # no submodule
         self.embeddings = embeddings
         self.eval()
+
+    def __getattr__(self, name: str) -> Any:
+        # Tied weights, a padding index: what a model reads off its embedding.
+        return getattr(self.__dict__["embedding"], name)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.embeddings
 
 
 def _mark(rows: Tensor) -> float:
-    return torch.finfo(rows.dtype).tiny
+    # Far above the smallest number, so that a path from 0 to it keeps what it is.
+    tiny = torch.finfo(rows.dtype).tiny
+    return tiny if rows.dtype == torch.float16 else tiny * 2.0**20
+
+
+def _marked(rows: Tensor) -> Tensor:
+    """Return where embeddings (n, D, L) are padding, bool, shape (n, L): the mark or a part."""
+    first = rows[:, :1]
+    return ((rows == first) & (first > 0) & (first <= _mark(rows))).all(1)
 
 
 def _embedding_name(model: nn.Module, embedding: nn.Embedding | None) -> str | None:
@@ -346,3 +400,12 @@ def _embedding_name(model: nn.Module, embedding: nn.Embedding | None) -> str | N
     if not names:
         raise ValueError("embedding must be a part of model")
     return names[0]
+
+
+def _parameters(model: nn.Module) -> list[str]:
+    """Name the parameters of a model's forward; adapters pass theirs on."""
+    while isinstance(model, Adapter) and isinstance(
+        inner := model._modules.get("model"), nn.Module
+    ):
+        model = inner
+    return list(inspect.signature(model.forward).parameters)

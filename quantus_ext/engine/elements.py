@@ -79,6 +79,16 @@ class Elements:
             values = sums[:, :-1]
         return values.masked_fill(~self.present, -torch.inf)
 
+    def spread(self, scores: Tensor) -> Tensor:
+        """Return maps (n, \\*mask_shape) with these element sums (n, T), 0 outside of elements."""
+        if self.group is None:
+            return scores.reshape(-1, *self.mask_shape)
+        group = self.group.expand(len(scores), -1)
+        ones = torch.ones_like(group, dtype=scores.dtype)
+        sizes = scores.new_zeros(len(scores), self.largest + 1).scatter_add_(1, group, ones)
+        values = F.pad(scores, (0, 1)) / sizes.clamp(min=1)
+        return values.gather(1, group).reshape(-1, *self.mask_shape)
+
     def ranks(self, a: Tensor, keys: Tensor) -> Tensor:
         """Return ranks, 0 for the most relevant element, ties broken at random but seeded.
 

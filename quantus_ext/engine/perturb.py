@@ -79,6 +79,57 @@ class Native:
         return apply
 
 
+@dataclass(frozen=True)
+class Sparing:
+    """A perturbation that neither sees nor changes padding.
+
+    Parameters
+    ----------
+    inner : Perturbation
+    padding : callable
+        From samples (n, \\*sample) to bool, shape (n, \\*spatial).
+    """
+
+    inner: Perturbation
+    padding: Callable[[Tensor], Tensor]
+
+    @property
+    def random(self) -> bool:
+        """See :class:`Perturbation`."""
+        return self.inner.random
+
+    @property
+    def replaces(self) -> bool:
+        """See :class:`Perturbation`."""
+        return self.inner.replaces
+
+    @property
+    def uses_mask(self) -> bool:
+        """See :class:`Perturbation`."""
+        return self.inner.uses_mask
+
+    def prepare(self, x: Tensor) -> Apply:
+        """See :class:`Perturbation`."""
+        padding = self.padding(x).unsqueeze(1)
+        # No number, so that no statistic counts it.
+        seen = x.masked_fill(padding, torch.nan) if isinstance(self.inner, Native) else x
+        inner = self.inner.prepare(seen)
+
+        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+            perturbed = inner(samples, mask, keys, buffer)
+            beyond = padding[samples].unsqueeze(1)
+            rows = buffer.copy_(torch.where(beyond, x[samples].unsqueeze(1), perturbed))
+            found = self.padding(rows.flatten(0, 1)).reshape(*keys.shape, *beyond.shape[3:])
+            if not bool((found == beyond.squeeze(2)).all()):
+                raise ValueError(
+                    "perturb_baseline or perturb_func makes steps that read as padding: choose "
+                    "another value for the padding"
+                )
+            return rows
+
+        return apply
+
+
 BASELINES = ("mean", "uniform", "black", "white")
 Scope = Literal["sample", "channel", "value"]
 
@@ -237,11 +288,11 @@ def baseline_values(
         statistic = baseline.lower()
         flat = x.flatten(1)
         if statistic == "mean":
-            return flat.mean(1).reshape(-1, *ones)
+            return flat.nanmean(1).reshape(-1, *ones)
         if statistic == "black":
-            return flat.amin(1).reshape(-1, *ones)
+            return flat.nan_to_num(torch.inf).amin(1).reshape(-1, *ones)
         if statistic == "white":
-            return flat.amax(1).reshape(-1, *ones)
+            return flat.nan_to_num(-torch.inf).amax(1).reshape(-1, *ones)
         raise ValueError(f"{name} must be one of {BASELINES}, is {baseline!r}")
     if not isinstance(baseline, (int, float, np.generic, np.ndarray, Tensor)):
         raise TypeError(
@@ -293,7 +344,11 @@ def _noisy(
 ) -> Callable[[Tensor], Replacement]:
     def values(x: Tensor) -> Replacement:
         def draw(samples: slice, keys: Tensor) -> Tensor:
-            return noise(keys, x[0].numel(), x.dtype).reshape(*keys.shape, *x.shape[1:])
+            drawn = noise(keys, x[0].numel(), x.dtype)
+            if x.ndim == 3:
+                # Time by time, so that padding at the end moves nothing.
+                return drawn.reshape(*keys.shape, *x.shape[:0:-1]).transpose(-1, -2)
+            return drawn.reshape(*keys.shape, *x.shape[1:])
 
         return draw
 
@@ -311,6 +366,7 @@ def _shifted(values: Callable[[Tensor], Replacement]) -> Callable[[Tensor], Repl
 
 
 def _box_blur(x: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
+    x = x.nan_to_num()  # padding, like what is beyond the borders
     channelled = x if x.ndim > 2 else x.unsqueeze(1)
     axes = channelled.ndim - 2
     sides = [kernel_size] * axes if isinstance(kernel_size, int) else list(kernel_size)

@@ -106,7 +106,7 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 def as_input(x: Tensor, model: nn.Module, device: torch.device) -> Tensor:
     """Return rows on the model's device, in the type of its weights or as ids."""
-    plain = x.dtype if x.is_floating_point() else torch.float32
+    plain = x.dtype if x.is_floating_point() else torch.float64
     return x.to(device, input_dtype(model) or plain)
 
 

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of
-from quantus_ext.adapters.tokens import EmbeddedTokens
+from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.base import Batch
 from quantus_ext.engine.forward import Forward, WithKeywords
 from quantus_ext.finetune import (
@@ -276,11 +276,7 @@ class FFidelity(RFidelity):
             )
             fine_tune = FineTuner(x, y, display_progressbar=self.display_progressbar)
         adapter = adapter_of(model)
-        if isinstance(adapter, EmbeddedTokens):
-            raise ValueError(
-                f"{self.name} tunes a model of token ids on ids: leave perturb_func and "
-                "perturb_baseline out, the adapter says what removed tokens become"
-            )
+        refuse_embeddings(model, self.name)
         masks = MaskSampler(
             perturbation=self.perturbation(model),
             beta=self.beta,
@@ -290,6 +286,11 @@ class FFidelity(RFidelity):
             seed=tuning_seed(fine_tune),
         )
         tuned, report = resolve_tuned_model(fine_tune, model, masks)
+        if adapter.takes_ids and not adapter_of(tuned).takes_ids:
+            raise ValueError(
+                "fine_tune must give a model of token ids as the explained one is, an adapter "
+                f"around the tuned model, gives a {type(tuned).__name__}"
+            )
         return tuned, masks, report
 
     def _removals(self, x: Tensor, masks: MaskSampler) -> list[float]:

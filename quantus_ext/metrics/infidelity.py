@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional, perturbation
-from quantus_ext.adapters.base import adapter_of
+from quantus_ext.adapters.base import adapter_of, sparing
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
@@ -149,9 +149,11 @@ class Infidelity(TorchMetric):
         resolved = perturbation.resolve(self.perturb_func)
         if not batch.x.is_floating_point():
             resolved = replace_by(adapter_of(batch.model).removed)
+        else:
+            resolved = sparing(resolved, batch.model)
         by_mask = self.multiply_by_inputs and resolved.replaces
         embedded = adapter_of(batch.model).takes_ids and batch.x.ndim == 3
-        if embedded and not by_mask and batch.a.shape[1] == 1:
+        if embedded and not by_mask and batch.a.shape[1] < batch.x.shape[1]:
             raise ValueError(
                 f"a_batch must be over the embeddings, of shape (n, L, {batch.x.shape[1]}), where "
                 "these are perturbed; for attributions a token use multiply_by_inputs=True and "

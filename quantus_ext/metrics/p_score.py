@@ -72,7 +72,7 @@ class PScore(TorchMetric):
         if not models:
             raise ValueError("models must hold another model than the scored one, holds only that")
         explained = [self._explained(n, model, batch) for n, model in models.items()]
-        others = [self._prepared(a, batch.x) for a in explained]
+        others = [self._prepared(a, batch.x, features=batch.features) for a in explained]
         return functional.p_score(batch.a * batch.counted, [a * batch.counted for a in others])
 
     def _key(self, model: nn.Module) -> str:

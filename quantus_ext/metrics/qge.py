@@ -21,6 +21,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, check_values
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
@@ -318,15 +319,26 @@ class QGE(TorchMetric):
         """Return a reference of the explanations ``a``, or ``a`` where ``draw`` says so."""
         if draw == _ITSELF:
             return a
-        index = batch.index.to(a.device).expand(len(a))
-        return make_reference(
-            a,
+        values, among = a, batch.counted.to(a.device)
+        grouped = None
+        if self.is_native and batch.features is not None and batch.x.ndim == 2:
+            # A block of columns is one variable: its sum changes place, spread over the block.
+            grouped = elements_of(batch.x, features=batch.features)
+            values, among = grouped.scores(a).nan_to_num(neginf=0.0), grouped.present
+        elif a.ndim == 3:
+            # Time by time, so that padding at the end moves nothing.
+            values, among = a.transpose(1, 2), among.expand(a.shape).transpose(1, 2)
+        made = make_reference(
+            values,
             self.reference,
             draw=draw,
             seed=batch.seed,
-            index=index,
-            among=batch.counted.to(a.device),
+            index=batch.index.to(a.device).expand(len(a)),
+            among=among,
         )
+        if grouped is not None:
+            return grouped.spread(made).to(a)
+        return made.transpose(1, 2) if a.ndim == 3 else made
 
     def _compared_again(self, made: np.ndarray, draw: int, batch: Batch) -> np.ndarray:
         """Do the same to maps that the metric has made; one that is not finite stays."""
@@ -378,9 +390,11 @@ class QGE(TorchMetric):
         # Quantus leaves maps in double precision, and so ranks what single precision can't tell.
         return super()._map_dtype(x) if self.is_native else None
 
-    def _prepared(self, a: Tensor, x: Tensor, first: int = 0) -> Tensor:
+    def _prepared(
+        self, a: Tensor, x: Tensor, first: int = 0, features: Tensor | None = None
+    ) -> Tensor:
         if self.is_native:
-            return super()._prepared(a, x, first)
+            return super()._prepared(a, x, first, features)
         maps = checks.attributions(a, x, first=first).cpu().numpy()
         if self._foreign is not None and self._foreign.call.has_attributions:
             check_values(self.metric, x.cpu().numpy(), maps)

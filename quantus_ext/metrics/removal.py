@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks, perturbation
-from quantus_ext.adapters.base import adapter_of
+from quantus_ext.adapters.base import adapter_of, sparing
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
 from quantus_ext.engine.perturb import Perturbation, replace_by
@@ -98,11 +98,18 @@ class RemovalMetric(TorchMetric):
         model : torch.nn.Module
             The explained model, whose adapter may have a default of its own.
         """
+        adapter = adapter_of(model)
         if not self.over_embeddings:
-            return replace_by(adapter_of(model).removed)
+            default = replace_by(adapter.removed)
+            return default if adapter.takes_ids else sparing(default, model)
         baseline = self.perturb_func.keywords["perturb_baseline"]
+        if adapter.takes_ids and isinstance(baseline, Real) and baseline == adapter.removed:
+            raise ValueError(
+                f"perturb_baseline must be left out to remove tokens, is {baseline}: what is given "
+                "acts on the embeddings"
+            )
         number = {"perturb_baseline": float(baseline)} if isinstance(baseline, Real) else {}
-        return perturbation.resolve(self.perturb_func, number)
+        return sparing(perturbation.resolve(self.perturb_func, number), model)
 
     def elements(self, batch: Batch) -> Elements:
         """Return the elements of the samples, from ``s_batch`` where they are segments."""

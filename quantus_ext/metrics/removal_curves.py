@@ -13,6 +13,8 @@ from quantus.helpers.enums import ScoreDirection
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional
+from quantus_ext.adapters.base import adapter_of
+from quantus_ext.adapters.columns import GroupedColumns
 from quantus_ext.base import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.removal_curves import CurveScore
@@ -96,7 +98,7 @@ class RemovalCurve(RemovalMetric):
         fractions = self.fractions
         if self.features_in_step is not None:
             t = elements.largest
-            if batch.features is not None and len(batch.features) > 1:
+            if not isinstance(adapter_of(batch.model).feature_mask, (GroupedColumns, type(None))):
                 raise ValueError(
                     "features_in_step needs samples with as many elements, which texts and padded "
                     "series have not: use steps"

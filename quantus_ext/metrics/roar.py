@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import FeatureMask, adapter_of
-from quantus_ext.adapters.tokens import EmbeddedTokens
+from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import WithKeywords, called_alike
@@ -121,11 +121,7 @@ class ROAR(Fidelity):
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that was trained without the most relevant elements."""
-        if isinstance(adapter_of(model), EmbeddedTokens):
-            raise ValueError(
-                f"{self.name} trains a model of token ids on ids: leave perturb_func and "
-                "perturb_baseline out, the adapter says what removed tokens become"
-            )
+        refuse_embeddings(model, self.name)
         check_labels(model, x, y)
         if self._share in self._ready:
             return called_alike(self._ready[self._share], model)
@@ -136,9 +132,9 @@ class ROAR(Fidelity):
             raise TypeError(f"build_model must return a torch.nn.Module, returned {fresh!r}")
         if self.build_model is not None:
             fresh = called_alike(fresh, model)
-        maps = self._prepared(
-            self.a_train, as_input(self.trainer.data.x, model, torch.device("cpu"))
-        )
+        data = as_input(self.trainer.data.x, model, torch.device("cpu"))
+        mask = adapter_of(model).feature_mask
+        maps = self._prepared(self.a_train, data, features=None if mask is None else mask(data))
         remove = RemoveTop(
             maps,
             perturbation=self.perturbation(model),

@@ -85,7 +85,7 @@ def _levels(
     given = np.arange(n) if index_batch is None else index_batch
     index = torch.from_numpy(checks.sample_indices(given, n)).to(a.device)
     keys = sampling.sample_keys(seed, index)
-    takes_part = torch.as_tensor(True if among is None else among, device=a.device)
+    takes_part = torch.as_tensor(True if among is None else among, device=a.device).bool()
     outside = ~takes_part.expand(a.shape).flatten(1)
     totals = (~outside).sum(1).tolist()
     last = torch.iinfo(torch.int64).max

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.sampling import Purpose
@@ -184,6 +185,12 @@ def plant_shortcut(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
     checks.evaluation_mode(model)
+    adapter = adapter_of(model)
+    if adapter.takes_ids or adapter.feature_mask is not None:
+        raise ValueError(
+            "model must take plain images, series or tables, in which every position may be "
+            f"planted, is a {type(adapter).__name__} with positions that stay or go together"
+        )
     where = checks.resolve_device(model, device)
     inputs = _owned(x)
     given = checks.labels(y, len(inputs), "y")

@@ -23,6 +23,7 @@ from quantus_ext import (
     RFidelity,
 )
 from quantus_ext.adapters import BinaryLogit, BlackBox, Regression, refit
+from quantus_ext.finetune.identity import content_key
 from tests.harness import make_inputs
 
 
@@ -207,3 +208,22 @@ def test_regression_is_explained_as_class_0():
         inputs.call(Deletion(), model=Regression(model), y_batch=zeros)
     with pytest.raises(ValueError, match="output='label' needs a model with at least two outputs"):
         inputs.call(Fidelity(), model=Regression(model), y_batch=zeros, softmax=False)
+
+
+def test_integers_arrive_as_they_are():
+    seen = []
+
+    def predict(rows: np.ndarray) -> np.ndarray:
+        seen.append(rows)
+        return rows[:, :2] * 0.0
+
+    x = np.array([[16777217, 3], [5, 7]])
+    Deletion(2)(BlackBox(predict, classes=2), x, np.array([0, 1]), x, softmax=False)
+    assert 16777217 in seen[0]
+
+
+def test_a_black_box_is_the_same_after_calls():
+    box = BlackBox(lambda rows: rows[:, :2], classes=2)
+    twin, x = copy.deepcopy(box), np.random.default_rng(0).normal(size=(3, 4))
+    box(torch.from_numpy(x))
+    assert content_key(box) == content_key(twin)

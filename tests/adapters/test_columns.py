@@ -174,3 +174,35 @@ def test_tuning_masks_whole_variables():
 def test_bad_groups_are_named(groups, kept, message):
     with pytest.raises(ValueError, match=message):
         Columns(nn.Linear(7, 2).eval(), groups, n_columns=7, kept=kept)
+
+
+def test_the_inverse_swaps_variables_not_columns():
+    with torch.random.fork_rng(devices=[]):
+        linear = nn.Linear(4, 2).double().eval()
+    model = Columns(linear, [[1, 2, 3]], n_columns=4)
+    x, y, a = np.ones((1, 4)), np.array([1]), np.array([[2.0, 1.0, 1.0, 1.0]])
+    metric = QGE(Deletion(2))
+    metric(model, x, y, a)
+    # Element sums 2 and 3 change places.
+    swapped = Deletion(2)(model, x, y, np.array([[3.0, 2 / 3, 2 / 3, 2 / 3]]))
+    np.testing.assert_allclose(metric.details["reference"], swapped)
+    assert metric.details["score"] != swapped
+
+
+@pytest.mark.parametrize(
+    ("groups", "kept", "error", "message"),
+    [
+        ([[0, 1.5]], [], TypeError, "groups must be an integer, is 1.5"),
+        (["ab"], [], TypeError, "groups must be an integer, is 'ab'"),
+        ([], list(range(7)), ValueError, "kept must leave a column to remove, holds all 7"),
+    ],
+)
+def test_slips_in_groups_are_named(groups, kept, error, message):
+    with pytest.raises(error, match=message):
+        Columns(nn.Linear(7, 2).eval(), groups, n_columns=7, kept=kept)
+
+
+def test_another_number_of_columns_is_named():
+    model = Columns(nn.Linear(7, 2).eval(), [], n_columns=6)
+    with pytest.raises(ValueError, match=r"rows must have shape \(n, 6\), as n_columns says, have"):
+        make_inputs("table").call(Deletion(), model=model)

@@ -43,7 +43,7 @@ TARGETS = [(0, 1), (1, 0), (1, 1), (0, 0), (1, 0)]
 )
 def test_a_head_scores_as_a_model_of_its_own(make):
     inputs, model = two_heads()
-    scores = inputs.call(make(), model=model, y_batch=model.target(TARGETS), softmax=False)
+    scores = inputs.call(make(), model=model, y_batch=model.target(TARGETS))
     for head in (0, 1):
         alone = Head(inputs.model, head).eval()
         rows = [i for i, target in enumerate(TARGETS) if target[0] == head]
@@ -72,5 +72,7 @@ def test_bad_shapes_and_targets_are_named():
         inputs.call(Deletion(), model=MultiOutput(model.model, (3, 2)), softmax=False)
     with pytest.raises(ValueError, match=r"labels must have shape \(n, 2\), have \(2,\)"):
         model.target([0, 1])
-    with pytest.raises(ValueError, match="invalid entry"):
-        model.target([(0, 2)])
+    with pytest.raises(ValueError, match=r"labels must be below \[2, 2\]; sample 1 has \[0, 2\]"):
+        model.target([(0, 0), (0, 2)])
+    with pytest.raises(ValueError, match="softmax must be False for a MultiOutput that gives"):
+        inputs.call(Deletion(), model=model, softmax=True)

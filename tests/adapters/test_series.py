@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantus.functions.perturb_func import baseline_replacement_by_blur, gaussian_noise
 from torch import Tensor, nn
 
 from quantus_ext import ABPC, QGE, Deletion, FFidelity, Fidelity, FineTuner, Infidelity, RFidelity
@@ -37,11 +38,11 @@ class Recurrent(nn.Module):
         return self.head(states[torch.arange(len(x)), lengths - 1])
 
 
-def recurrent() -> Series:
+def recurrent(padding: float = PADDING) -> Series:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = Recurrent().double().eval()
-    return Series(model, time_first=True, padding=PADDING, lengths_argument="lengths")
+    return Series(model, time_first=True, padding=padding, lengths_argument="lengths")
 
 
 def padded(lengths: list[int], width: int | None = None, seed: int = 0) -> np.ndarray:
@@ -58,6 +59,12 @@ def maps(x: np.ndarray) -> np.ndarray:
 
 
 LENGTHS, LABELS = [8, 5, 11, 3], np.array([0, 2, 1, 1])
+
+
+def _halved(arr: np.ndarray, **_: object) -> np.ndarray:
+    return arr * 0.5
+
+
 METRICS: dict[str, Callable[[], object]] = {
     "Fidelity": partial(Fidelity, [0.2, 0.5], output="probability"),
     "RFidelity": partial(RFidelity, [0.2, 0.5], n_samples=5, output="probability"),
@@ -69,7 +76,17 @@ METRICS: dict[str, Callable[[], object]] = {
     "Infidelity subsets": partial(
         Infidelity, scheme="subset", perturb_baseline=0.0, n_perturb_samples=9, rescale=True
     ),
+    "Infidelity by default": partial(Infidelity, perturb_patch_sizes=[2], n_perturb_samples=9),
+    "Infidelity, a function of the whole": partial(
+        Infidelity, perturb_func=_halved, scheme="all", n_perturb_samples=1
+    ),
+    "Deletion to the mean": partial(Deletion, 4, perturb_baseline="mean"),
+    "Deletion to the largest": partial(Deletion, 4, perturb_baseline="white"),
+    "Deletion, blurred": partial(Deletion, 4, perturb_func=baseline_replacement_by_blur),
+    "noise": partial(Infidelity, perturb_func=gaussian_noise, n_perturb_samples=9),
+    "normalised": partial(Infidelity, perturb_baseline=0.0, n_perturb_samples=9, normalise=True),
     "QGE": lambda: QGE(ABPC(4)),
+    "QGE random": lambda: QGE(ABPC(4), reference="random", n_references=2),
 }
 
 
@@ -107,12 +124,15 @@ def test_scores_do_not_depend_on_padding(name: str, lengths: list[int], more: in
     short = padded(lengths, seed=seed)
     longer = padded(lengths, short.shape[2] + more, seed=seed)
     expected = METRICS[name]()(model, short, y, maps(short))
-    # Values of all channels are numbered together, so that their random ties may fall otherwise.
     with rows_seen(model) as seen:
         scores = METRICS[name]()(model, longer, y, maps(longer))
     np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-12)
     alone = METRICS[name]()(model, longer[:1], y[:1], maps(longer)[:1])
     np.testing.assert_allclose(alone, expected[:1], rtol=1e-9, atol=1e-12)
+    # Nor on what stands there.
+    other = np.where(longer == PADDING, 77.0, longer)
+    again = METRICS[name]()(recurrent(77.0), other, y, maps(longer))
+    np.testing.assert_allclose(again, expected, rtol=1e-9, atol=1e-12)
     ends = {length for rows in seen for length in (rows != PADDING).any(1).sum(1).tolist()}
     assert ends == set(lengths)
 
@@ -140,6 +160,13 @@ def test_tuning_takes_padded_series():
     assert metric.health.count == [0, 1, 2, 3]
 
 
+def test_more_channels_than_steps_are_taken_as_they_come():
+    model, x = Series(nn.Sequential(nn.Conv1d(8, 3, 1), nn.Flatten()).eval()), np.ones((2, 8, 5))
+    a = np.random.default_rng(0).normal(size=x.shape)
+    expected = Deletion(4)(model, x, np.array([0, 1]), a, channel_first=True)
+    assert Deletion(4)(model, x, np.array([0, 1]), a) == expected
+
+
 def test_it_pickles_and_copies():
     model, x = recurrent(), padded(LENGTHS)
     scores = Deletion(4)(model, x, LABELS, maps(x))
@@ -155,6 +182,9 @@ def test_bad_arguments_are_named():
         Series(model, lengths_argument="lengths")
     with pytest.raises(ValueError, match=r"series must have shape \(n, C, T\), have \(2, 3\)"):
         Deletion(4)(Series(model), np.ones((2, 3)), np.array([0, 1]), np.ones((2, 3)))
+    zeros = np.array([[[1.0, 2, 0, 0]]])
+    with pytest.raises(ValueError, match="makes steps that read as padding: choose another value"):
+        Deletion(2)(Series(model, padding=0.0), zeros, np.array([0]), zeros)
     empty = np.full((2, 1, 3), PADDING)
     empty[0] = 1.0
     with pytest.raises(ValueError, match="padding or special tokens only in sample 1"):

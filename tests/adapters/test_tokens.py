@@ -13,7 +13,7 @@ import quantus
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quantus.functions.perturb_func import gaussian_noise
+from quantus.functions.perturb_func import baseline_replacement_by_blur, gaussian_noise
 from torch import Tensor, nn
 
 from quantus_ext import (
@@ -34,7 +34,7 @@ from quantus_ext import (
 )
 from quantus_ext.adapters import BinaryLogit, TokenIds
 from quantus_ext.finetune import MaskSampler
-from quantus_ext.protocols import degrade, explanation_size, mask_robustness
+from quantus_ext.protocols import degrade, explanation_size, mask_robustness, plant_shortcut
 from tests.harness import rows_seen
 from tests.reference import fidelity, removal_curves, splitmix
 
@@ -74,7 +74,7 @@ def sentences(lengths: list[int], width: int | None = None, seed: int = 0) -> np
 
 
 def maps(ids: np.ndarray, *axes: int, seed: int = 1) -> np.ndarray:
-    # Row by row, so that padding does not change them.
+    # Row by row, so that padding does not change them, but for what stands there.
     return np.stack(
         [
             np.random.default_rng([seed, i]).normal(size=(99, *axes))[: ids.shape[1]]
@@ -200,6 +200,10 @@ def _subset_infidelity(predict, x, y, a, index, *, fraction, n_draws, baseline):
     return [np.mean(losses)]
 
 
+def _halved(arr: np.ndarray, **_: object) -> np.ndarray:
+    return arr * 0.5
+
+
 METRICS: dict[str, Callable[[], object]] = {
     **{name: make for name, (make, _, _) in CASES.items()},
     "Infidelity windows": partial(
@@ -226,11 +230,31 @@ METRICS: dict[str, Callable[[], object]] = {
     "QGE embeddings": lambda: QGE(
         Infidelity(perturb_baseline=0.0, perturb_patch_sizes=[2], n_perturb_samples=9)
     ),
+    "Infidelity mean, embeddings": partial(
+        Infidelity, perturb_baseline="mean", perturb_patch_sizes=[2], n_perturb_samples=9
+    ),
+    "Infidelity default, embeddings": partial(
+        Infidelity, perturb_patch_sizes=[2], n_perturb_samples=9
+    ),
+    "Infidelity whole, embeddings": partial(
+        Infidelity, perturb_func=_halved, scheme="all", n_perturb_samples=1
+    ),
+    "Infidelity normalised": partial(
+        Infidelity,
+        multiply_by_inputs=True,
+        perturb_patch_sizes=[2],
+        n_perturb_samples=9,
+        normalise=True,
+    ),
+    "Deletion blur": lambda: Deletion(3, perturb_func=baseline_replacement_by_blur),
+    "QGE random embeddings": lambda: QGE(
+        Infidelity(perturb_baseline=0.0, perturb_patch_sizes=[2], n_perturb_samples=9),
+        reference="random",
+        n_references=3,
+    ),
     "SynScore": partial(SynScore, "ap"),
     "windows of tokens": lambda: Deletion(3, element="patch", patch_size=2),
 }
-# Noise is drawn for each value of the embeddings, whose places padding moves.
-MOVED = ("Infidelity noise", "Deletion noise")
 
 
 def call(name: str, model: nn.Module, ids: np.ndarray, **keywords: object) -> np.ndarray:
@@ -249,7 +273,8 @@ def test_padding_and_special_tokens_are_never_touched(name: str):
     scores = call(name, model, ids)
     handle.remove()
     assert np.isfinite(scores).all()
-    if name == "SynScore":
+    if name in ("SynScore", "Infidelity whole, embeddings"):
+        # Nothing is asked, or the function changes what it likes but padding.
         return
     rows, originals = torch.cat(embeddings), model.model.embedding(torch.from_numpy(ids))
     # Each row comes from one sentence, and has its padding and special tokens where they were.
@@ -261,7 +286,7 @@ def test_padding_and_special_tokens_are_never_touched(name: str):
     assert not torch.stack([(rows == original).all(2).all(1) for original in originals]).all()
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in MOVED])
+@pytest.mark.parametrize("name", METRICS)
 @pytest.mark.filterwarnings("ignore:beta =:UserWarning")  # of very short sentences
 @settings(max_examples=8, deadline=None)
 @given(
@@ -432,8 +457,9 @@ def test_other_adapters_go_around_it():
         with rows_seen(inner) as seen:
             scores = metric(model, ids, y, maps(ids))
         assert np.isfinite(scores).all()
-        # Embeddings go to the model behind.
-        assert sum(map(len, seen)) == (0 if metric.over_embeddings else metric.n_evaluations)
+        # Embeddings go to the model behind; ids once more, to see that both ways answer alike.
+        asked = 2 if metric.over_embeddings else metric.n_evaluations
+        assert sum(map(len, seen)) == asked
 
 
 def test_it_pickles_and_copies():
@@ -518,3 +544,93 @@ def test_explanation_size_counts_words_only():
     )
     # Four of twenty words, whatever padding and special tokens there are.
     assert found.sparsity == pytest.approx(0.2, abs=0.05)
+
+
+class Shared(nn.Module):
+    """One embedding at two places, and an output tied to it."""
+
+    def __init__(self, looks_at_ids: bool = False) -> None:
+        super().__init__()
+        self.shared, self.looks_at_ids = nn.Embedding(VOCABULARY, 6), looks_at_ids
+        self.encoder = nn.ModuleDict({"embed": self.shared, "mix": nn.Linear(6, 6)})
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.shared
+
+    def forward(self, ids: Tensor) -> Tensor:
+        states = self.encoder["mix"](self.encoder["embed"](ids)).tanh().mean(1)
+        outputs = states @ self.shared.weight[:3].T
+        return outputs * (ids == END).sum(1, keepdim=True) if self.looks_at_ids else outputs
+
+
+def test_shared_and_tied_embeddings_are_asked_right():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        plain = Shared().double().eval()
+    model, ids = TokenIds(plain, MASK, PAD, [START, END]), torch.from_numpy(sentences([5, 5]))
+    embedded = model.over_embeddings()
+    with torch.no_grad():
+        torch.testing.assert_close(embedded(embedded.embed(ids)), plain(ids))
+        zeroed = TokenIds(plain, MASK, PAD, [START, END], removal="zero")
+        rows = ids.clone()
+        rows[:, 3] = TokenIds.REMOVED
+        embeddings = plain.shared(ids)
+        embeddings[:, 3] = 0
+        states = plain.encoder["mix"](embeddings).tanh().mean(1)
+        torch.testing.assert_close(zeroed(rows), states @ plain.shared.weight[:3].T)
+
+
+def test_a_model_that_looks_at_ids_besides_is_refused_over_embeddings():
+    model = TokenIds(Shared(looks_at_ids=True).double().eval(), MASK, PAD, [START, END])
+    ids = sentences([5, 5])
+    assert np.isfinite(Deletion(4)(model, ids, LABELS[:2], maps(ids))).all()
+    with pytest.raises(ValueError, match="must answer over embeddings as over ids, does not"):
+        Deletion(4, perturb_baseline=0.0)(model, ids, LABELS[:2], maps(ids))
+
+
+def test_a_path_from_zero_keeps_padding():
+    model, ids = reader(), torch.from_numpy(sentences([4, 7]))
+    embedded = model.over_embeddings()
+    rows = embedded.embed(ids)
+    path = torch.stack([rows * share for share in (1.0, 0.5, 0.01)])
+    for part in path:
+        np.testing.assert_array_equal(embedded.padding_mask(part), ids == PAD)
+
+
+def test_an_adapter_within_gets_its_attention_mask():
+    class OneLogit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = reader().model
+
+        def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+            return self.model(ids, attention_mask)[:, 0]
+
+    inside = TokenIds(BinaryLogit(OneLogit().eval()), MASK, PAD, [START, END])
+    outside = BinaryLogit(TokenIds(OneLogit().eval(), MASK, PAD, [START, END]))
+    ids = sentences([3, 8])
+    y = np.array([1, 0])
+    np.testing.assert_allclose(
+        Deletion(4)(inside, ids, y, maps(ids)), Deletion(4)(outside, ids, y, maps(ids))
+    )
+    with pytest.raises(ValueError, match="leave perturb_func and perturb_baseline out"):
+        FFidelity([0.5], fine_tune=untuned, perturb_baseline=0.0)(outside, ids, y, maps(ids))
+
+
+def test_ids_beyond_the_vocabulary_and_other_slips_are_named():
+    model, ids = reader(), sentences(LENGTHS)
+    ids[2, 3] = VOCABULARY
+    with pytest.raises(ValueError, match=r"ids must be below 20, .* sample 2 holds 20"):
+        Deletion(4)(model, ids, LABELS, maps(ids))
+    with pytest.raises(ValueError, match=r"mask_id must be below 20, .* is 103"):
+        TokenIds(Reader().eval(), 103, PAD)
+    ids = sentences(LENGTHS)
+    with pytest.raises(ValueError, match="perturb_baseline must be left out to remove tokens"):
+        Deletion(4, perturb_baseline=-1)(model, ids, LABELS, maps(ids))
+    with pytest.raises(ValueError, match="fine_tune must give a model of token ids"):
+        FFidelity([0.5], fine_tune=model.model)(model, ids, LABELS, maps(ids))
+    for size in (1, 64):
+        with pytest.raises(ValueError, match="features_in_step needs samples with as many"):
+            Deletion(features_in_step=2)(model, ids, LABELS, maps(ids), batch_size=size)
+    with pytest.raises(ValueError, match="model must take plain images, series or tables"):
+        plant_shortcut(model, ids, LABELS, kind="pattern", size=2)
