@@ -232,8 +232,8 @@ def main() -> None:
     chosen = options(parser("evaluation_scaling", __doc__))
     quick = chosen.quick
     page = Page("evaluation_scaling", ("joblib", "dask"), quick=quick)
-    page.add("Two processes against one", processes(64 if quick else 512, 2 if quick else 5))
-    rows, worst = overheads(20 if quick else 300)
+    page.add("Two processes against one", processes(64 if quick else 256, 2 if quick else 5))
+    rows, worst = overheads(20 if quick else 200)
     page.add(
         "Overhead a task",
         "Wall time a task beyond its work, with tasks that hold next to none (one sample, three "
