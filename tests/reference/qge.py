@@ -63,12 +63,14 @@ def qge(
 ) -> np.ndarray:
     """Equation 5, or 7 with ``n_random``, turned because a low quality measure is good here."""
     score = quality(predict, x, y, a, index)
-    if n_random == 0:
-        references = [np.stack([inverse(map_, int(i)) for map_, i in zip(a, index, strict=True)])]
-    else:
-        references = [
-            np.stack([permuted(map_, int(i), draw=draw) for map_, i in zip(a, index, strict=True)])
+    # The variables of a series are numbered time by time.
+    maps = [map_.T if map_.ndim == 2 else map_ for map_ in a]
+    made = [[inverse(map_, int(i)) for map_, i in zip(maps, index, strict=True)]]
+    if n_random:
+        made = [
+            [permuted(map_, int(i), draw=draw) for map_, i in zip(maps, index, strict=True)]
             for draw in range(n_random)
         ]
+    references = [np.stack([m.T if m.ndim == 2 else m for m in each]) for each in made]
     compared = [quality(predict, x, y, reference, index) for reference in references]
     return np.mean(compared, axis=0) - score
