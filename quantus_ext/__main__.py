@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
@@ -50,6 +51,10 @@ def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> N
         outcome = Config(options.config).run(dry_run=options.dry_run)
     except (OSError, TypeError, ValueError, ImportError, AttributeError, WorkerError) as error:
         parser.exit(2, f"{options.config}: {type(error).__name__}: {error}\n")
+    except Exception:
+        # Of the code that the file names. An uncaught one would exit with 1, which says that a
+        # threshold failed.
+        parser.exit(2, f"{options.config}: {traceback.format_exc()}")
     if not isinstance(outcome, Outcome):
         # It has been printed where it was made.
         return

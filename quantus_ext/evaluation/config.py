@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from quantus_ext import checks
 from quantus_ext.evaluation.drift import Drift
 from quantus_ext.evaluation.estimate import Estimate
+from quantus_ext.evaluation.plan import shown_name
 from quantus_ext.evaluation.result import Evaluation
 from quantus_ext.evaluation.run import evaluate
 from quantus_ext.evaluation.tables import number
@@ -64,11 +65,14 @@ class Threshold:
     at_least: float | None = None
     at_most: float | None = None
 
+    def check(self, explainers: Sequence[str], metrics: Sequence[str]) -> None:
+        """Raise ValueError unless there is what it names."""
+        checks.one_of("metric of thresholds", self.metric, tuple(metrics))
+        if self.explainer is not None:
+            checks.one_of("explainer of thresholds", self.explainer, tuple(explainers))
+
     def broken(self, evaluation: Evaluation) -> list[str]:
         """Return what is wrong with the means, one line for each explainer."""
-        checks.one_of("metric of thresholds", self.metric, evaluation.metrics)
-        if self.explainer is not None:
-            checks.one_of("explainer of thresholds", self.explainer, evaluation.explainers)
         named = evaluation.explainers if self.explainer is None else (self.explainer,)
         lines = []
         for explainer in named:
@@ -144,7 +148,7 @@ class Config:
         self.content = content
         self.thresholds = [self._threshold(each) for each in content.get("thresholds", [])]
         drift = content.get("drift", {})
-        if drift and "baseline" not in drift:
+        if "drift" in content and "baseline" not in drift:
             raise ValueError(f"{self.path}: [drift] must have the key baseline")
         self.fail_on = drift.get("fail_on", list(_VERDICTS))
         for verdict in self.fail_on:
@@ -173,9 +177,19 @@ class Config:
         model = self._made(content["model"])
         metrics = {name: self._metric(name, value) for name, value in content["metrics"].items()}
         methods = {name: self._method(value) for name, value in content["xai_methods"].items()}
+        calls = self._made(content.get("call_kwargs"))
+        # What would else be found out after the work.
+        columns = [shown_name(name, call, calls) for name in metrics for call in calls or [""]]
+        for threshold in self.thresholds:
+            threshold.check(list(methods), columns)
+        for kind, name in content.get("report", {}).items():
+            if not self._path(name).parent.is_dir():
+                raise ValueError(
+                    f"{self.path}: {kind} of [report] must be in a folder that exists, is {name!r}"
+                )
         arguments: dict[str, Any] = {
             "explain_func_kwargs": self._made(content.get("explain_func_kwargs")),
-            "call_kwargs": self._made(content.get("call_kwargs")),
+            "call_kwargs": calls,
             **run,
         }
         context = nullcontext() if backend is None else joblib.parallel_config(backend=backend)

@@ -132,11 +132,15 @@ def drift(
         effect = np.nan if found is None else sign * found.effect
         distance = np.nan if found is None else found.distance
         verdict: Verdict = "same"
-        lost = [np.isnan(values).mean() for values in (old, new)]
-        if found is None or lost[1] > lost[0]:
+        lost = [1 - np.isfinite(values).mean() for values in (old, new)]
+        moved = level <= alpha and abs(effect) >= smallest_effect
+        # Missing scores don't hide that the others are worse.
+        if moved and effect < 0:
+            verdict = "worse"
+        elif found is None or lost[1] > lost[0]:
             verdict = "unknown"
-        elif level <= alpha and abs(effect) >= smallest_effect:
-            verdict = "better" if effect > 0 else "worse"
+        elif moved:
+            verdict = "better"
         elif shape <= alpha and distance >= smallest_effect:
             verdict = "changed"
         rows.append(

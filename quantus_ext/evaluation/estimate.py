@@ -12,7 +12,7 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.engine.forward import with_keywords
 from quantus_ext.evaluation.plan import Cell, Plan
 from quantus_ext.evaluation.rows import Rows
-from quantus_ext.evaluation.shard import Loaded, Shard
+from quantus_ext.evaluation.shard import Loaded, Shard, told
 
 _PROBED = 4
 """Samples that are scored for the estimate."""
@@ -58,7 +58,10 @@ def settled_cells(
         if not isinstance(cell.metric, TorchMetric):
             return cell
         answering = with_keywords(model, cell.call.get("model_predict_kwargs"))
-        return replace(cell, metric=cell.metric.settled(answering, x, y, train=train))
+        try:
+            return replace(cell, metric=cell.metric.settled(answering, x, y, train=train))
+        except Exception as error:
+            return replace(cell, failure=told("training failed: ", error))
 
     return tuple(map(settle, plan.cells))
 

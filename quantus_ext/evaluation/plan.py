@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +18,7 @@ from quantus.metrics.base import Metric
 from torch import nn
 
 from quantus_ext import checks
+from quantus_ext.base import TorchMetric
 from quantus_ext.engine.forward import with_keywords
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.finetune import FineTuner
@@ -36,13 +37,20 @@ _GIVEN = (
 
 _NO_SETTINGS = frozenset(
     {
-        *("standard_errors", "details", "n_evaluations", "plan", "health", "reports", "inner"),
         *("evaluation_scores", "all_evaluation_scores", "a_axes", "return_aggregate"),
-        *("default_plot_func", "_disable_warnings", "_display_progressbar", "_foreign", "_keys"),
-        *("aggregate_func", "_ready", "explain_func", "explain_func_kwargs"),
+        *("default_plot_func", "_disable_warnings", "_display_progressbar"),
+        *("aggregate_func", "explain_func", "explain_func_kwargs"),
     }
 )
-"""Attributes of metrics that are results, or that no score of a sample depends on."""
+"""Attributes of all metrics that are results, or that no score of a sample depends on."""
+
+_NO_SETTINGS_HERE = frozenset(
+    {
+        *("standard_errors", "details", "n_evaluations", "plan", "health", "healths", "reports"),
+        *("inner", "_foreign", "_keys", "_ready"),
+    }
+)
+"""The same of this package's metrics; elsewhere these names may be settings."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,15 @@ class Cell:
     call : dict
     names : (str, str)
         Of the metric and of the call.
+    failure : (str, str) or None
+        What was raised when it was made ready, and the traceback.
     """
 
     name: str
     metric: Metric[Any]
     call: dict[str, Any]
     names: tuple[str, str]
+    failure: tuple[str, str] | None = None
 
     @property
     def direction(self) -> ScoreDirection:
@@ -203,9 +214,14 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
             raise TypeError(f"metrics[{name!r}] must be a metric of Quantus's kind, is {metric!r}")
         copied = _copied(name, metric)
         for call_name, call in calls.items():
-            shown = name if len(calls) == 1 else f"{name} ({call_name})"
+            shown = shown_name(name, call_name, calls)
             cells.append(Cell(shown, copied, dict(call), (name, call_name)))
     return cells
+
+
+def shown_name(metric: str, call: str, calls: Sized | None) -> str:
+    """Return the name of a column: the metric's, and the call's where there are several."""
+    return metric if calls is None or len(calls) == 1 else f"{metric} ({call})"
 
 
 def _copied(name: str, metric: Metric[Any]) -> Any:
@@ -293,10 +309,11 @@ def settings_of(metric: Metric[Any]) -> dict[str, Any]:
     (0, False)
     """
     cls = type(metric)
+    aside = _NO_SETTINGS | (_NO_SETTINGS_HERE if isinstance(metric, TorchMetric) else set())
     return {"class": f"{cls.__module__}.{cls.__qualname__}", "code": content_key(cls)} | {
         name: settings_of(value) if isinstance(value, Metric) else _described(value)
         for name, value in sorted(vars(metric).items())
-        if name not in _NO_SETTINGS
+        if name not in aside
     }
 
 

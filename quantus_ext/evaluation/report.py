@@ -97,6 +97,7 @@ def to_markdown(evaluation: Evaluation) -> str:
     what = (
         f"Means over {evaluation.n:,} samples with {evaluation.confidence:.0%} bootstrap "
         f"intervals; {best}. Metrics do not compare with each other."
+        f"{_left_out(evaluation, ranking)}"
     )
     lines = ["## Faithfulness of explanations", what, markdown(header, rows)]
     if evaluation.failures:
@@ -108,6 +109,15 @@ def to_markdown(evaluation: Evaluation) -> str:
     if about:
         lines.append(f"Made with {about}.")
     return "\n\n".join(lines) + "\n"
+
+
+def _left_out(evaluation: Evaluation, ranking: Ranking) -> str:
+    """Say where fewer samples than all count, because some have no score."""
+    counts = {m: max(row.n for row in ranking.of(m)) for m in evaluation.metrics}
+    fewer = [f"{m} counts {n:,}" for m, n in counts.items() if 0 < n < evaluation.n]
+    if not fewer:
+        return ""
+    return f" Samples that an explainer has no score for are left out: {', '.join(fewer)}."
 
 
 def _titled(evaluation: Evaluation, metric: str) -> str:
@@ -166,12 +176,13 @@ def to_html(evaluation: Evaluation) -> str:
         f"{int(evaluation.n_evaluations.sum()):,} evaluations of the model, "
         f"{evaluation.seconds.sum():,.0f} s of work."
     )
+    best = f"Mean and rank; green: best, or tied with the best.{_left_out(evaluation, ranking)}"
     parts = [
         f"<h1>{title}</h1>",
         f"<p>{cost}</p>",
         _failures(evaluation),
         "<h2>Overview</h2>",
-        "<p>Mean and rank; green: best, or tied with the best.</p>",
+        f"<p>{escape(best)}</p>",
         _overview(evaluation, ranking),
         "<h2>Metric by metric</h2>",
         "<p>Bars: the intervals of the means. Boxes: the scores, sample by sample.</p>",

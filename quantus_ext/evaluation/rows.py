@@ -53,7 +53,10 @@ class Rows:
         """
         if isinstance(values, (str, os.PathLike)):
             path = Path(values).resolve()
-            return cls(path, 0, len(np.load(path, mmap_mode="r")))
+            found = np.load(path, mmap_mode="r")
+            if not isinstance(found, np.ndarray) or found.ndim == 0:
+                raise ValueError(f"{name} must be the path of an .npy file of samples, is {path}")
+            return cls(path, 0, len(found))
         if isinstance(values, Tensor):
             values = values.detach().cpu().numpy()
         if isinstance(values, list):

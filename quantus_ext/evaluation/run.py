@@ -232,6 +232,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     x, y = Rows.of("x_batch", x_batch), Rows.of("y_batch", y_batch)
     s = None if s_batch is None else Rows.of("s_batch", s_batch)
     n = len(x)
+    if n == 0:
+        raise ValueError("x_batch must hold at least one sample, is empty")
     for name, rows in (("y_batch", y), ("s_batch", s)):
         if rows is not None and len(rows) != n:
             raise ValueError(f"{name} must have {n} rows, as x_batch has, has {len(rows)}")
@@ -246,6 +248,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         device=device,
         cases=tuple(np.linspace(0, n - 1, n_cases).round().astype(int).tolist()),
     )
+    columns = tuple(cell.names for cell in plan.cells)
     directions = {cell.name: cell.direction for cell in plan.cells}
     shards = plan.shards(n)
     if dry_run or verbose:
@@ -282,7 +285,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
             if missing:
                 todo[method, start] = Task(method, start, stop, missing, threads)
     if todo:
-        plan = replace(plan, cells=_settled(plan, model, x, y))
+        needed = {name for task in todo.values() for name in task.names}
+        cells = tuple(cell for cell in plan.cells if cell.name in needed)
+        plan = replace(plan, cells=_settled(replace(plan, cells=cells), model, x, y))
 
     def shard_of(task: Task) -> Shard:
         maps = plan.methods[task.method].maps
@@ -316,7 +321,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         settings=about,
         confidence=confidence,
         cases=tuple(result.cases(x, y)),
-        columns=tuple(cell.names for cell in plan.cells),
+        columns=columns,
         agg_func=agg_func,
     )
     return evaluation.as_quantus_frame() if return_as_df else evaluation

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -138,7 +139,7 @@ class Loaded:
         try:
             maps = self._explain(explainer, shard, x, y)
         except Exception as error:
-            failure = _told("explaining failed: ", error)
+            failure = told("explaining failed: ", error)
         seconds = time.perf_counter() - start
         scored = {}
         for cell in cells:
@@ -146,13 +147,16 @@ class Loaded:
                 assert failure is not None
                 scored[cell.name] = _failed(len(x), 0.0, *failure)
                 continue
+            if cell.failure is not None:
+                scored[cell.name] = _failed(len(x), 0.0, *cell.failure)
+                continue
             start = time.perf_counter()
             try:
                 with clean_outputs_shared(self._clean):
                     scored[cell.name] = self._score(cell, explainer, shard.start, x, y, s, maps)
             except Exception as error:
                 took = time.perf_counter() - start
-                scored[cell.name] = _failed(len(x), took, *_told("", error))
+                scored[cell.name] = _failed(len(x), took, *told("", error))
         return Record(
             method=method,
             start=shard.start,
@@ -173,10 +177,14 @@ class Loaded:
     def _device(self) -> torch.device:
         return checks.resolve_device(self.model, self.plan.device)
 
-    def _state(self, first: int) -> int:
-        """Return the global random states' seed for the batch that begins at a sample."""
+    def _state(self, first: int, purpose: sampling.Purpose) -> int:
+        """Return the global random states' seed for the batch that begins at a sample.
+
+        Explainers and metrics have seeds of their own: a metric that explains again must not get
+        the draws that are in the attributions already.
+        """
         key = sampling.sample_keys(self.plan.seed, torch.tensor([first]))
-        return int(sampling.bits(key, 1, sampling.Purpose.GLOBAL_STATE)) & (2**32 - 1)
+        return int(sampling.bits(key, 1, purpose)) & (2**32 - 1)
 
     def _keywords(self, explainer: Method) -> dict[str, Any]:
         if self.plan.device is None or not takes(explainer.function, "device"):
@@ -192,7 +200,8 @@ class Loaded:
             parts = []
             for first in range(0, len(x), self.plan.batch_size):
                 rows = slice(first, first + self.plan.batch_size)
-                with seeded(self._state(shard.start + first), self._device):
+                state = self._state(shard.start + first, sampling.Purpose.EXPLAINER_STATE)
+                with seeded(state, self._device), _kept(self.model):
                     made = explainer.function(
                         # Copies, because functions may write into what they are given.
                         model=self.model,
@@ -209,6 +218,9 @@ class Loaded:
                         f"returned shape {parts[-1].shape}"
                     )
             maps = np.concatenate(parts)
+        if maps.ndim > x.ndim:
+            # Over the embeddings of token ids; metrics that cannot use them say so.
+            return maps
         expanded: np.ndarray = utils.expand_attribution_channel(maps, x)
         return expanded
 
@@ -305,13 +317,29 @@ class Loaded:
                 device=self._device,
             )
             maps = _prepared(metric, a[part].copy())
-            answer = foreign.score(arrays, maps, _unchanged, self._state(first + begin))
+            state = self._state(first + begin, sampling.Purpose.GLOBAL_STATE)
+            answer = foreign.score(arrays, maps, _unchanged, state)
             scores.append(answer.score)
             errors.append(np.full(len(answer.score), np.nan if answer.is_random else 0.0))
             rows += answer.rows
         return Scored(
             np.concatenate(scores), np.concatenate(errors), rows, time.perf_counter() - start
         )
+
+
+@contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Put back what an explainer leaves in training mode; an error if it changes weights."""
+    modes = [(module, module.training) for module in model.modules()]
+    versions = [parameter._version for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            if module.training != training:
+                module.training = training
+    if versions != [parameter._version for parameter in model.parameters()]:
+        raise ValueError("the explainer must leave the model's weights as they are, changes them")
 
 
 def _prepared(metric: Metric[Any], maps: np.ndarray) -> np.ndarray:
@@ -325,7 +353,8 @@ def _unchanged(maps: np.ndarray) -> np.ndarray:
     return maps
 
 
-def _told(before: str, error: Exception) -> tuple[str, str]:
+def told(before: str, error: Exception) -> tuple[str, str]:
+    """Return what was raised and the end of its traceback."""
     text = "".join(traceback.format_exception(error))
     return f"{before}{type(error).__name__}: {error}", text[-_TRACEBACK:]
 

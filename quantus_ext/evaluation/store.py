@@ -8,6 +8,7 @@ import os
 import warnings
 import zipfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +20,7 @@ from quantus_ext.evaluation.plan import differences
 from quantus_ext.evaluation.shard import Record, Scored
 from quantus_ext.finetune.identity import content_key
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
 
 
@@ -76,6 +77,10 @@ class Store:
             )
         self.seed = int(manifest["seed"])
         self.key = content_key(self.identity, self.seed)
+        # Another order of the same explainers is the same evaluation: files are named by the
+        # alphabetical one.
+        names = list(self.identity["xai_methods"])
+        self._places = [sorted(names).index(name) for name in names]
 
     def _open(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest that is there, or else write this one."""
@@ -100,13 +105,14 @@ class Store:
 
         A file that is damaged is left out with a warning, and written again.
         """
-        path = self._path(_name(method, start))
+        place = self._places[method]
+        path = self._path(_name(place, start))
         if not self._fs.exists(path):
             return None
         try:
             record, key = _unpacked(self._fs.cat_file(path))
             if key != self.key or (record.method, record.start, record.stop) != (
-                method,
+                place,
                 start,
                 stop,
             ):
@@ -116,7 +122,7 @@ class Store:
                 f"{path} is left out and computed again: {error}", RuntimeWarning, stacklevel=2
             )
             return None
-        return record
+        return replace(record, method=method)
 
     def write(self, record: Record) -> None:
         """Write a shard, whole or not at all.
@@ -126,6 +132,7 @@ class Store:
         StoreError
             If it cannot be written; the others stay.
         """
+        record = replace(record, method=self._places[record.method])
         name = _name(record.method, record.start)
         try:
             self._write(name, _packed(record, self.key))

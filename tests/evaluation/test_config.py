@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from quantus_ext import Evaluation, Infidelity, MoRF
 from quantus_ext.__main__ import main
@@ -187,3 +189,35 @@ def test_mistakes_are_named_and_exit_with_2(config, tmp_path, capsys, change, me
     (tmp_path / "config.toml").write_text(FILE.replace(*change))
     assert code_of(path) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_errors_of_any_kind_exit_with_2(config, tmp_path, capsys):
+    torch.save({"weight": torch.zeros(2, 2)}, tmp_path / "model.pt")
+    (tmp_path / "loading.py").write_text(
+        "import torch\n"
+        "def load(weights):\n"
+        "    model = torch.nn.Linear(2, 2)\n"
+        "    model.load_state_dict(weights)\n"
+    )
+    path = Path(config())
+    made = 'model = {call = "loading:load", weights = {weights = "model.pt"}}'
+    path.write_text(path.read_text().replace(path.read_text().splitlines()[1], made))
+    assert code_of(str(path)) == 2
+    assert "Missing key(s) in state_dict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ('[[thresholds]]\nmetric = "Morf"\nat_most = 1', "metric of thresholds must be one of"),
+        (
+            '[[thresholds]]\nmetric = "MoRF"\nexplainer = "map"\nat_most = 1',
+            "explainer of thresholds must be one of",
+        ),
+        ("[drift]", "must have the key baseline"),
+    ],
+)
+def test_mistakes_are_found_before_the_work(config, tmp_path, capsys, more, message):
+    assert code_of(config(more)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()

@@ -122,3 +122,17 @@ def test_baselines_that_do_not_fit():
         first.drift(other)
     with pytest.raises(ValueError, match="other direction"):
         first.drift(turned)
+
+
+def test_infinite_scores_are_missing():
+    generator = np.random.default_rng(7)
+    before, now = evaluation(generator), evaluation(generator)
+    now.scores[0, 0, :3] = np.inf
+    assert now.drift(before).verdict == "unknown"
+
+
+def test_a_missing_score_does_not_hide_that_the_others_are_worse():
+    generator = np.random.default_rng(8)
+    before, now = evaluation(generator), evaluation(generator, A_MoRF=-3.0)
+    now.scores[0, 0, 0] = np.nan
+    assert now.drift(before).rows[0].verdict == "worse"

@@ -12,7 +12,8 @@ import quantus
 import torch
 
 import quantus_ext
-from quantus_ext import FFidelity, FineTuner, MoRF, evaluate
+from quantus_ext import FFidelity, FineTuner, Infidelity, MoRF, evaluate
+from quantus_ext.adapters import TokenIds
 from quantus_ext.base import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.evaluation import Estimate
@@ -361,3 +362,80 @@ def test_fifty_thousand_samples_stream_through(tmp_path):
     scores = found.scores.nbytes + found.standard_errors.nbytes
     attributions = 2 * n * 16 * 8
     assert peak < 2 * scores + attributions / 10
+
+
+def similarity(a, b, **kwargs):
+    return np.array([np.corrcoef(i.ravel(), j.ravel())[0, 1] for i, j in zip(a, b, strict=True)])
+
+
+def test_metrics_that_explain_again_do_not_get_the_draws_of_the_explanation():
+    def drawn(model, inputs, targets):
+        return torch.randn(inputs.shape).numpy()
+
+    metric = quantus.RandomLogit(num_classes=3, similarity_func=similarity, disable_warnings=True)
+    found = run(metrics={"RandomLogit": metric}, xai_methods={"drawn": drawn})
+    assert not found.failures
+    assert abs(found.scores.mean()) < 0.3
+
+
+def test_an_explainer_that_leaves_training_mode_takes_nothing_from_others():
+    def trains(model, inputs, targets):
+        model.train()
+        return inputs
+
+    model = network()
+    found = run(xai_methods={"trains": trains, "noise": noise}, model=model)
+    assert not found.failures
+    assert not model.training
+
+
+def test_an_explainer_that_changes_weights_fails_in_its_cell():
+    def changes(model, inputs, targets):
+        with torch.no_grad():
+            model.layers[1].weight.add_(0.1)
+        return inputs
+
+    found = run(xai_methods={"noise": noise, "changes": changes})
+    assert {failure.explainer for failure in found.failures} == {"changes"}
+    assert "must leave the model's weights as they are" in found.failures[0].error
+
+
+def test_training_that_fails_fails_in_its_cell(capsys):
+    def broken_tuning(model, masks):
+        raise RuntimeError("no such data")
+
+    chosen = {"MoRF": MoRF(4), "F-Fidelity": FFidelity(fine_tune=broken_tuning)}
+    found = run(metrics=chosen)
+    assert {failure.metric for failure in found.failures} == {"F-Fidelity"}
+    assert "training failed: " in found.failures[0].error
+    assert "no such data" in found.failures[0].error
+    assert np.isfinite(found.scores[:, 0]).all()
+
+
+def test_no_samples_are_refused():
+    x, y = data()
+    with pytest.raises(ValueError, match="x_batch must hold at least one sample"):
+        run(x_batch=x[:0], y_batch=y[:0])
+
+
+class Tokens(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(30, 6)
+        self.layer = torch.nn.Linear(6, 3)
+
+    def forward(self, ids):
+        return self.layer(self.embedding(ids).mean(1))
+
+
+def test_maps_over_the_embeddings_of_token_ids(tmp_path):
+    generator = np.random.default_rng(0)
+    ids, y = generator.integers(1, 30, (8, 7)), generator.integers(0, 3, 8)
+    maps = generator.normal(size=(8, 7, 6)).astype(np.float32)
+    tokens = Tokens().eval()
+    model = TokenIds(tokens, mask_id=29, pad_id=0, embedding=tokens.embedding).eval()
+    metric = Infidelity(n_perturb_samples=10)
+    found = evaluate({"INFD": metric}, {"maps": maps}, model, ids, y, batch_size=4)
+    assert not found.failures
+    np.testing.assert_allclose(found.scores[0, 0], metric(model, ids, y, maps), rtol=1e-5)
+    assert found.to_html(tmp_path / "page.html").exists()

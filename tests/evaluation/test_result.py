@@ -282,3 +282,9 @@ def test_scores_that_do_not_fit():
     one = Evaluation.of_scores({"A": {"M": [1.0]}}, {"M": "higher"})
     with pytest.raises(ValueError, match="explainer must be one of 'A'"):
         one.scores_of("B", "M")
+
+
+def test_a_report_says_where_fewer_samples_count():
+    scores = {"A": {"MoRF": [1.0, 2.0, np.nan]}, "B": {"MoRF": [1.0, 2.5, 3.0]}}
+    found = Evaluation.of_scores(scores, {"MoRF": "higher"})
+    assert "left out: MoRF counts 2." in found.to_markdown()

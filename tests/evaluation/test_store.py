@@ -15,9 +15,10 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import quantus
 import torch
 
-from quantus_ext import Infidelity, MoRF
+from quantus_ext import FFidelity, Infidelity, MoRF
 from quantus_ext.evaluation import StoreError
 from quantus_ext.evaluation.store import Store
 from tests.evaluation.problem import (
@@ -293,8 +294,8 @@ def test_fresh_seeds_are_kept_with_the_store(tmp_path):
 
 
 def test_the_first_of_two_manifests_counts(tmp_path):
-    first = Store(tmp_path, {"a": 1}, seed=1)
-    assert Store(tmp_path, {"a": 1}, seed=2).seed == first.seed == 1
+    first = Store(tmp_path, {"a": 1, "xai_methods": {}}, seed=1)
+    assert Store(tmp_path, {"a": 1, "xai_methods": {}}, seed=2).seed == first.seed == 1
 
 
 def test_the_record_says_how_it_was_computed(tmp_path):
@@ -305,3 +306,51 @@ def test_the_record_says_how_it_was_computed(tmp_path):
     plans = {cell["name"]: cell["plan"] for cell in about["cells"]}
     assert plans["INFD"] == [4096, "torch.contiguous_format"]
     assert plans["Correlation"] is None
+
+
+def test_explainers_in_another_order_keep_their_scores(tmp_path):
+    first = run(store=tmp_path / "store")
+    times = shard_files(tmp_path / "store")
+    turned = run(store=tmp_path / "store", xai_methods=dict(reversed(METHODS.items())))
+    assert turned.explainers == first.explainers[::-1]
+    np.testing.assert_array_equal(turned.scores, first.scores[::-1])
+    assert shard_files(tmp_path / "store") == times
+    for one, other in zip(first.cases, turned.cases, strict=True):
+        np.testing.assert_array_equal(one.maps["noise"], other.maps["noise"])
+
+
+class Inner(quantus.Sparseness):
+    """Has a setting that is named as a result of this package's metrics."""
+
+    def __init__(self, inner: float) -> None:
+        super().__init__(disable_warnings=True)
+        self.inner = inner
+
+    def evaluate_batch(self, x_batch, **kwargs):
+        return [self.inner] * len(x_batch)
+
+
+def test_settings_of_other_packages_metrics_count_whatever_their_names(tmp_path):
+    run(metrics={"Inner": Inner(1.0)}, store=tmp_path)
+    with pytest.raises(ValueError, match=r"metrics.Inner.inner was 1.0, is 2.0"):
+        run(metrics={"Inner": Inner(2.0)}, store=tmp_path)
+
+
+def test_what_needs_no_training_trains_nothing(tmp_path):
+    trained = tmp_path / "trained"
+
+    def tune(model, masks):
+        with trained.open("a") as file:
+            file.write("x")
+        return model
+
+    mark = tmp_path / "mark"
+    mark.touch()
+    settings = {
+        "metrics": {"Fails": Fails(mark, 10), "F-Fidelity": FFidelity(fine_tune=tune)},
+        "store": tmp_path / "store",
+    }
+    assert {failure.metric for failure in run(**settings).failures} == {"Fails"}
+    mark.unlink()
+    assert not run(**settings).failures
+    assert trained.read_text() == "x"
