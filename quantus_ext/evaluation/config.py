@@ -16,7 +16,7 @@ import quantus
 import torch
 
 from quantus_ext import checks
-from quantus_ext.evaluation.drift import Drift
+from quantus_ext.evaluation.drift import Drift, check_settings
 from quantus_ext.evaluation.estimate import Estimate
 from quantus_ext.evaluation.plan import shown_name
 from quantus_ext.evaluation.result import Evaluation
@@ -146,11 +146,17 @@ class Config:
             if keys is not None:
                 self._known(f"a key of [{name}]", content.get(name, {}), keys)
         self.content = content
+        if not isinstance(content.get("thresholds", []), list):
+            raise TypeError(f"{self.path}: thresholds must be tables, [[thresholds]]")
         self.thresholds = [self._threshold(each) for each in content.get("thresholds", [])]
         drift = content.get("drift", {})
         if "drift" in content and "baseline" not in drift:
             raise ValueError(f"{self.path}: [drift] must have the key baseline")
+        self._drift = {name: drift[name] for name in ("alpha", "smallest_effect") if name in drift}
+        check_settings(**self._drift)
         self.fail_on = drift.get("fail_on", list(_VERDICTS))
+        if not isinstance(self.fail_on, list):
+            raise TypeError(f"fail_on of [drift] must be a list, is {self.fail_on!r}")
         for verdict in self.fail_on:
             checks.one_of("fail_on of [drift]", verdict, _VERDICTS)
 
@@ -208,10 +214,7 @@ class Config:
         broken = [line for each in self.thresholds for line in each.broken(evaluation)]
         found = None
         if baseline is not None:
-            found = evaluation.drift(
-                baseline,
-                **{name: drift[name] for name in ("alpha", "smallest_effect") if name in drift},
-            )
+            found = evaluation.drift(baseline, **self._drift)
             broken += [
                 f"{row.metric} of {row.explainer} is {row.verdict} than the baseline's"
                 if row.verdict in ("better", "worse")

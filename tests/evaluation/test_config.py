@@ -180,6 +180,12 @@ fine_tune = {call = "quantus_ext:FineTuner", x = {file = "x.npy"}, y = {file = "
         (("[run]", '[drift]\nbaseline = "none.json"\n[run]'), "none.json"),
         (("[run]", '[[thresholds]]\nmetric = "INFD"\n[run]'), "must have metric, and at_least"),
         (("[run]", '[[thresholds]]\nmetric = "X"\nat_most = 1\n[run]'), "metric of thresholds"),
+        (("[run]", '[drift]\nbaseline = "b.json"\nalpha = 2\n[run]'), "alpha must be above 0 and"),
+        (
+            ("[run]", '[drift]\nbaseline = "b.json"\nfail_on = "worse"\n[run]'),
+            r"fail_on of \[drift\] must be a list, is 'worse'",
+        ),
+        (("[run]", '[thresholds]\nmetric = "INFD"\n[run]'), r"must be tables, \[\[thresholds"),
         (("[data]", "[data]\nz = 3"), r"a key of \[data\]"),
         (("model =", "call_kwargs ="), r"must have the section \[model\]"),
     ],
