@@ -16,7 +16,7 @@ from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
 from quantus_ext.evaluation.files import write_text
-from quantus_ext.evaluation.statistics import holm, paired_means, paired_test
+from quantus_ext.evaluation.statistics import ROUNDING, holm, paired_means, paired_test
 from quantus_ext.evaluation.tables import markdown, number
 
 if TYPE_CHECKING:
@@ -475,6 +475,9 @@ class Evaluation:
     ) -> Compared:
         n, nan = len(first), float("nan")
         difference = self._sign(metric) * (first - second)
+        # What is at the level of rounding is no difference.
+        scale = np.maximum(np.abs(first), np.abs(second))
+        difference[np.abs(difference) < ROUNDING * scale] = 0.0
         low = high = p = effect = nan
         if n > 1:
             means = paired_means(

@@ -11,6 +11,9 @@ from scipy import stats
 _AT_ONCE = 4_000_000
 """Numbers in memory while resampling."""
 
+ROUNDING = 1e-12
+"""Differences below this share of what is compared are none."""
+
 Floats = NDArray[np.float64]
 
 
@@ -88,9 +91,9 @@ def _ties(mean: Floats, resampled: Floats, n: int, confidence: float) -> NDArray
     if len(first) == 0:
         return np.ones_like(difference, dtype=bool)
     draws = resampled[first] - resampled[second]
-    # Spreads at the level of rounding are none.
+    rounding = ROUNDING * np.abs(mean).max()
     spread = draws.std(1)
-    spread[spread < 1e-12 * np.abs(mean).max()] = 0
+    spread[spread < rounding] = 0
     centred = np.abs(draws - difference[first, second][:, None])
     ratios = np.divide(
         centred, spread[:, None], out=np.zeros_like(centred), where=spread[:, None] > 0
@@ -99,7 +102,7 @@ def _ties(mean: Floats, resampled: Floats, n: int, confidence: float) -> NDArray
     # From the normal to Student's distribution, for few samples.
     critical = stats.t.isf(stats.norm.sf(largest), n - 1) * np.sqrt(n / (n - 1))
     tied = np.eye(len(mean), dtype=bool)
-    within = np.abs(difference[first, second]) <= critical * spread
+    within = np.abs(difference[first, second]) <= critical * spread + rounding
     tied[first, second] = tied[second, first] = within
     return tied
 

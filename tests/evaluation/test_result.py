@@ -98,6 +98,14 @@ def test_a_single_sample_has_no_interval():
     assert np.isnan(one.compare("A", "B").rows[0].p_value)
 
 
+def test_rounding_is_no_difference():
+    scores = np.random.default_rng(0).normal(size=50)
+    shifted = scores + 2 * np.spacing(np.abs(scores))
+    two = Evaluation.of_scores({"A": {"M": shifted}, "B": {"M": scores}}, {"M": "higher"})
+    assert two.compare("A", "B").rows[0].p_value == 1
+    assert two.ranking().of("M")[0].ties
+
+
 def test_equal_means_share_a_rank():
     equal = Evaluation.of_scores({e: {"M": [1.0, 2.0]} for e in "ABC"}, {"M": "higher"})
     assert [row.rank for row in equal.ranking().rows] == [1, 1, 1]
