@@ -8,8 +8,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from quantus_ext.engine.forward import WithKeywords, with_submodule
-from quantus_ext.engine.perturb import Perturbation, Sparing
+from quantus_ext.engine.forward import with_submodule, without_keywords
+from quantus_ext.engine.perturb import Perturbation, Sparing, replace_by
 
 FeatureMask = Callable[[Tensor], Tensor]
 """Inputs (n, \\*sample) -> int64 ids of the element of each position, shape (n or 1, \\*spatial),
@@ -102,9 +102,8 @@ class Adapter(nn.Module):
 
 def adapter_of(model: nn.Module) -> Adapter:
     """Return the adapter that a model is, keywords filled in or not; a plain one if it is none."""
-    if isinstance(model, WithKeywords):
-        return adapter_of(model.model)
-    return model if isinstance(model, Adapter) else Adapter()
+    plain = without_keywords(model)
+    return plain if isinstance(plain, Adapter) else Adapter()
 
 
 def input_dtype(model: nn.Module) -> torch.dtype | None:
@@ -117,6 +116,13 @@ def input_dtype(model: nn.Module) -> torch.dtype | None:
 
 def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:
     """Return a perturbation that leaves a model's padding alone, and out of its statistics."""
-    adapter = adapter_of(model)
-    padding = adapter.padding_mask
+    padding = adapter_of(model).padding_mask
     return perturbation if padding is None else Sparing(perturbation, padding)
+
+
+def default_removal(model: nn.Module) -> Perturbation:
+    """Return what removed elements become by default: 0, or what the model's adapter says."""
+    adapter = adapter_of(model)
+    default = replace_by(adapter.removed)
+    # On ids padding is no row of numbers; that its ids stay is the feature mask's matter.
+    return default if adapter.takes_ids else sparing(default, model)

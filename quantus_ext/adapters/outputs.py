@@ -97,8 +97,6 @@ class MultiOutput(Adapter):
     (torch.Size([5, 6]), array([3, 2]))
     """
 
-    one_label = False
-
     def __init__(self, model: nn.Module, shape: Sequence[int], *, softmax: bool = True) -> None:
         super().__init__(model)
         self.one_label = False

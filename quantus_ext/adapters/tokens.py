@@ -90,8 +90,6 @@ class TokenIds(Adapter):
     ([1.0], [[1]])
     """
 
-    takes_ids = True
-    removed = REMOVED
     REMOVED = REMOVED
 
     def __init__(
@@ -183,10 +181,9 @@ class TokenIds(Adapter):
         """Ask the model, with other embeddings (n, L, D) in place of the tokens' own if given."""
         model: nn.Module = self.model
         if embeddings is not None:
-            self.require_embedding()
             # A shallow twin, so that nothing hangs on the caller's model, in any thread.
-            given = _Given(self.require_embedding(), embeddings)
             part = self.require_embedding()
+            given = _Given(part, embeddings)
             for name, each in self.model.named_modules(remove_duplicate=False):
                 if each is part:
                     model = with_submodule(model, name.split("."), given)

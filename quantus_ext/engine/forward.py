@@ -370,6 +370,11 @@ def with_keywords(model: nn.Module, keywords: Mapping[str, Any] | None) -> nn.Mo
     return WithKeywords(model, dict(keywords)) if keywords else model
 
 
+def without_keywords(model: nn.Module) -> nn.Module:
+    """Return the model that keywords are filled in for, or the model itself."""
+    return model.model if isinstance(model, WithKeywords) else model
+
+
 def called_alike(other: nn.Module, model: nn.Module) -> nn.Module:
     """Return ``other`` with the keywords that are filled in in ``model``, if any are."""
     return with_keywords(other, model.keywords if isinstance(model, WithKeywords) else None)

@@ -130,6 +130,20 @@ class Sparing:
         return apply
 
 
+def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
+    """Return samples perturbed by one draw each.
+
+    Parameters
+    ----------
+    perturbation : Perturbation
+    x : Tensor, shape (n, \\*sample)
+    mask : Tensor, bool, shape (n, 1, \\*mask)
+    keys : Tensor, int64, shape (n, 1)
+    """
+    apply = perturbation.prepare(x)
+    return apply(slice(None), mask, keys, torch.empty_like(x).unsqueeze(1)).squeeze(1)
+
+
 BASELINES = ("mean", "uniform", "black", "white")
 Scope = Literal["sample", "channel", "value"]
 

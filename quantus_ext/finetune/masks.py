@@ -9,7 +9,7 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import FeatureMask
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
-from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.perturb import Perturbation, once
 from quantus_ext.engine.sampling import Purpose
 
 
@@ -131,7 +131,4 @@ class MaskSampler:
         own = sampling.bits(keys, 2, Purpose.MASK_SIZE)[..., 1]
         among = None if self.feature_mask is None else elements.present
         chosen = sampling.subsets(own, elements.largest, sizes, among)
-        apply = self.perturbation.prepare(x)
-        everything = slice(None)
-        mask = elements.expand(chosen, everything)
-        return apply(everything, mask, own, torch.empty_like(x).unsqueeze(1)).squeeze(1)
+        return once(self.perturbation, x, elements.expand(chosen, slice(None)), own)

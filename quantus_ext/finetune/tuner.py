@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import adapter_of
+from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
-from quantus_ext.engine.forward import WithKeywords, called_alike
-from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.engine.forward import called_alike, without_keywords
+from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.finetune import cache, data
 from quantus_ext.finetune.identity import content_key, own_attributes
 from quantus_ext.finetune.masks import MaskSampler
@@ -213,7 +213,7 @@ class FineTuner:
             By default 0, or what the model's adapter says.
         """
         masks = MaskSampler(
-            perturbation=perturbation or replace_by(adapter_of(model).removed),
+            perturbation=perturbation or default_removal(model),
             beta=beta,
             element=element,
             patch_size=patch_size,
@@ -306,7 +306,7 @@ def resolve_tuned_model(
         what = "the model that fine_tune returned"
         device = checks.resolve_device(model, None)
         with isolated_training(device, mask_sampler.seed):
-            copied = copy_model(model.model if isinstance(model, WithKeywords) else model)
+            copied = copy_model(without_keywords(model))
             try:
                 tuned = fine_tune(copied, mask_sampler)
             except Exception as error:

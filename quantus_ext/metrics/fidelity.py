@@ -16,7 +16,7 @@ from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.base import Batch
-from quantus_ext.engine.forward import Forward, WithKeywords
+from quantus_ext.engine.forward import Forward, without_keywords
 from quantus_ext.finetune import (
     FineTuner,
     Health,
@@ -259,7 +259,7 @@ class FFidelity(RFidelity):
         tuned = self._tuned(model, x, y)[0] if train else model
         ready = copy.copy(self)
         # A ready model is called with the keywords of each call.
-        ready.fine_tune = tuned.model if isinstance(tuned, WithKeywords) else tuned
+        ready.fine_tune = without_keywords(tuned)
         return ready
 
     def _tuned(

@@ -13,11 +13,10 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional, perturbation
-from quantus_ext.adapters.base import adapter_of, sparing
+from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import replace_by
 from quantus_ext.functional.infidelity import cumulative_infidelity
 from quantus_ext.functional.scores import Scores
 
@@ -148,7 +147,7 @@ class Infidelity(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)
         if not batch.x.is_floating_point():
-            resolved = replace_by(adapter_of(batch.model).removed)
+            resolved = default_removal(batch.model)
         else:
             resolved = sparing(resolved, batch.model)
         by_mask = self.multiply_by_inputs and resolved.replaces

@@ -73,7 +73,7 @@ class PScore(TorchMetric):
             raise ValueError("models must hold another model than the scored one, holds only that")
         explained = [self._explained(n, model, batch) for n, model in models.items()]
         others = [self._prepared(a, batch.x, features=batch.features) for a in explained]
-        return functional.p_score(batch.a * batch.counted, [a * batch.counted for a in others])
+        return functional.p_score(batch.a, others)
 
     def _key(self, model: nn.Module) -> str:
         """Return what a model is known by, computed once a call."""

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks, perturbation
-from quantus_ext.adapters.base import adapter_of, sparing
+from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
-from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.engine.perturb import Perturbation
 
 Element = Literal["position", "channel_value", "patch", "segment"]
 
@@ -98,10 +98,9 @@ class RemovalMetric(TorchMetric):
         model : torch.nn.Module
             The explained model, whose adapter may have a default of its own.
         """
-        adapter = adapter_of(model)
         if not self.over_embeddings:
-            default = replace_by(adapter.removed)
-            return default if adapter.takes_ids else sparing(default, model)
+            return default_removal(model)
+        adapter = adapter_of(model)
         baseline = self.perturb_func.keywords["perturb_baseline"]
         if adapter.takes_ids and isinstance(baseline, Real) and baseline == adapter.removed:
             raise ValueError(

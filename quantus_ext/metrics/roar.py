@@ -17,8 +17,8 @@ from quantus_ext.adapters.base import FeatureMask, adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
-from quantus_ext.engine.forward import WithKeywords, called_alike
-from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.forward import called_alike, without_keywords
+from quantus_ext.engine.perturb import Perturbation, once
 from quantus_ext.engine.sampling import Purpose
 from quantus_ext.finetune import FineTuner, TuningReport, tuning_seed
 from quantus_ext.finetune.training import (
@@ -161,9 +161,7 @@ class ROAR(Fidelity):
         ready._ready = {}
         for part in parts:
             trained = part.model_to_ask(model, x, y) if train else model
-            ready._ready[part._share] = (
-                trained.model if isinstance(trained, WithKeywords) else trained
-            )
+            ready._ready[part._share] = without_keywords(trained)
         return ready
 
     def _at(self, share: float) -> ROAR:
@@ -249,10 +247,8 @@ class RemoveTop:
         else:
             counts = [sampling.snapped_floor(self.share * t) for t in elements.totals()]
             count = torch.tensor(counts, device=x.device)[:, None]
-        everything = slice(None)
-        mask = elements.expand((ranks < count).unsqueeze(1), everything)
-        buffer = torch.empty_like(x).unsqueeze(1)
-        return self.perturbation.prepare(x)(everything, mask, draws, buffer).squeeze(1)
+        mask = elements.expand((ranks < count).unsqueeze(1), slice(None))
+        return once(self.perturbation, x, mask, draws)
 
 
 def _fresh(model: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks, functional
-from quantus_ext.adapters.base import adapter_of
+from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
@@ -146,14 +146,15 @@ def explanation_size(
     ]
     if not pairs:
         raise ValueError(f"betas must hold one below an alpha, is {betas}, and alphas {alphas}")
-    adapter = adapter_of(model)
-    perturbation = replace_by(adapter.removed if perturb_baseline is None else perturb_baseline)
+    perturbation = default_removal(model)
+    if perturb_baseline is not None:
+        perturbation = replace_by(perturb_baseline)
     masks = MaskSampler(
         perturbation=perturbation,
         beta=max(tried),
         element=element,
         patch_size=patch_size,
-        feature_mask=adapter.feature_mask,
+        feature_mask=adapter_of(model).feature_mask,
         seed=tuning_seed(fine_tune),
     )
     tuned, _ = resolve_tuned_model(fine_tune, model, masks)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import adapter_of
-from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.adapters.base import adapter_of, default_removal
+from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.finetune import MaskSampler
 from quantus_ext.finetune.health import loses_little, measure
 
@@ -120,7 +120,7 @@ def mask_robustness(
         raise ValueError(f"fractions must hold numbers between 0 and 1, is {fractions!r}")
     checks.positive_integer("n_draws", n_draws)
     masks = MaskSampler(
-        perturbation=perturbation or replace_by(adapter_of(model).removed),
+        perturbation=perturbation or default_removal(model),
         beta=1.0,
         element=element,
         patch_size=patch_size,

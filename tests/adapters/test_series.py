@@ -160,6 +160,15 @@ def test_tuning_takes_padded_series():
     assert metric.health.count == [0, 1, 2, 3]
 
 
+def test_a_copy_tuned_beforehand_is_the_one_that_the_metric_asks():
+    model, x, y = recurrent(), padded([6, 9, 4] * 6), np.arange(18) % 3
+    tuner = FineTuner(x, y, epochs=1, seed=3)
+    tuner.fine_tune(model, beta=0.4)
+    metric = FFidelity([0.5], fine_tune=tuner, n_samples=3, beta=0.4)
+    metric(model, x[:3], y[:3], maps(x[:3]))
+    assert metric.health.report.cache_hit
+
+
 def test_more_channels_than_steps_are_taken_as_they_come():
     model, x = Series(nn.Sequential(nn.Conv1d(8, 3, 1), nn.Flatten()).eval()), np.ones((2, 8, 5))
     a = np.random.default_rng(0).normal(size=x.shape)
