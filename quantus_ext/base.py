@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypedDict, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -22,12 +22,14 @@ from typing_extensions import Unpack
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of, input_dtype
 from quantus_ext.engine import sampling
-from quantus_ext.engine.forward import Forward, Plan, with_keywords
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.modules import with_keywords
+from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.functional.scores import Scores
 from quantus_ext.plotting import figures
 
 
-class CommonArguments(TypedDict, total=False):
+class CommonArguments(ExecutionArguments, total=False):
     """Constructor arguments of every metric; see :class:`TorchMetric`."""
 
     abs: bool
@@ -40,7 +42,6 @@ class CommonArguments(TypedDict, total=False):
     disable_warnings: bool
     display_progressbar: bool
     seed: int | None
-    chunk_size: int | None
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,16 @@ class TorchMetric(Metric[list[float]]):
         Every draw is a function of the seed and of the sample's index. None: fresh randomness.
     chunk_size : int, optional
         Rows a forward pass. By default chosen from the widest activation of the model.
+    plan : Plan or "calibrate", optional
+        How many rows a forward pass takes and in which layout: a :class:`quantus_ext.Plan`, or
+        measured once for each model and shape of inputs, which takes a few seconds. The rule used
+        by default does not look at the clock, so that the same call gives the same bits.
+    precision : {"float32", "bfloat16", "float16", "auto"}, default "float32"
+        Of the forward passes, by autocast; auto is bfloat16 where the device computes in it.
+        Scores then differ by its rounding, also with the number of rows a pass.
+    compile : bool, default False
+        Compile the model, its weights frozen, for long runs; a warning says beforehand where it
+        will not pay. Needs a C++ compiler on a processor.
 
     Attributes
     ----------
@@ -161,7 +172,8 @@ class TorchMetric(Metric[list[float]]):
     n_evaluations : int
         After a call: rows sent through the model for the scores.
     plan : Plan or None
-        After a call: how many rows a forward pass took at most, and in which layout.
+        After a call: how many rows a forward pass took at most, and in which layout; to be stored
+        and given again.
     """
 
     data_applicability = set(DataType)  # noqa: RUF012 - as Quantus declares it
@@ -176,10 +188,8 @@ class TorchMetric(Metric[list[float]]):
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         settings = dict(common)
         self.seed = checks.seed(settings.pop("seed", 0))
-        chunk_size = settings.pop("chunk_size", None)
-        self.chunk_size = (
-            None if chunk_size is None else checks.positive_integer("chunk_size", chunk_size)
-        )
+        execution = {name: settings.pop(name) for name in _EXECUTION & settings.keys()}
+        self.execution = Execution(**execution)  # type: ignore[arg-type]
         unknown = sorted(set(settings) - set(_QUANTUS_DEFAULTS))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
@@ -295,9 +305,15 @@ class TorchMetric(Metric[list[float]]):
                 f"softmax must be False for a {type(adapter).__name__} that gives probabilities"
             )
 
+        expected = self.evaluations_a_sample
+
         def forward_of(module: nn.Module) -> Forward:
             return Forward.of_module(
-                module, torch_device, softmax=probabilities, chunk_size=self.chunk_size
+                module,
+                torch_device,
+                softmax=probabilities,
+                n_rows=None if expected is None else len(scored) * expected,
+                **self.execution.arguments(),
             )
 
         # What is tuned or trained in its place takes the same keywords.
@@ -415,6 +431,11 @@ class TorchMetric(Metric[list[float]]):
         return model
 
     @property
+    def evaluations_a_sample(self) -> int | None:
+        """Rows through the model for a sample's score, at most; None if that is not known."""
+        return None
+
+    @property
     def trains(self) -> bool:
         """Whether a call has a model trained that it asks in place of the explained one."""
         return False
@@ -498,6 +519,7 @@ class TorchMetric(Metric[list[float]]):
         return scores
 
 
+_EXECUTION = frozenset(ExecutionArguments.__annotations__)
 _QUANTUS_DEFAULTS: dict[str, Any] = {
     "abs": False,
     "normalise": False,

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from quantus_ext.engine.forward import with_submodule, without_keywords
+from quantus_ext.engine.modules import with_submodule, without_keywords
 from quantus_ext.engine.perturb import Perturbation, Sparing, replace_by
 
 FeatureMask = Callable[[Tensor], Tensor]

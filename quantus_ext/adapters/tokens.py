@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
-from quantus_ext.engine.forward import with_submodule
+from quantus_ext.engine.modules import with_submodule
 
 Removal = Literal["mask", "pad", "delete", "zero"]
 

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import copy
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from typing_extensions import Unpack
 
+from quantus_ext.engine import compiled
+from quantus_ext.engine.modules import resolve_softmax, with_keywords
+from quantus_ext.engine.plan import (
+    Execution,
+    ExecutionArguments,
+    Layout,
+    Plan,
+    calibrate,
+    rule,
+)
+from quantus_ext.identity import content_key
 from quantus_ext.memory import Memory
 
 Predict = Callable[[Tensor], Tensor]
 
 _FIRST_CHUNK = 64
 """Rows of the very first pass, before anything is known about the model."""
-
-_MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
-_WORKING_SET = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
-"""Bytes that a chunk's widest activation should fit: on a processor about its caches, narrower
-chunks paying more for each pass and wider ones for fresh memory, plenty for a GPU to be busy."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How rows are sent through the model; it never affects which draws are made.
-
-    Attributes
-    ----------
-    chunk_size : int
-        Rows a forward pass, at most.
-    memory_format : torch.memory_format
-        Layout of the rows: ``torch.channels_last`` where the model has 2-D convolutions, runs on
-        a processor and accepts it, else ``torch.contiguous_format``.
-    """
-
-    chunk_size: int
-    memory_format: torch.memory_format
 
 
 class Remembered(NamedTuple):
@@ -50,8 +41,13 @@ class Remembered(NamedTuple):
     outputs: Tensor
     plan: Plan
     writes_to_input: bool
-    model: nn.Module
-    """Kept alive, because the key has its identity."""
+    held: list[Any]
+    """Kept alive, because the key has their identity."""
+
+
+class _Sharing(NamedTuple):
+    memory: Memory[Remembered]
+    by_identity: bool
 
 
 def clean_memory() -> Memory[Remembered]:
@@ -63,20 +59,44 @@ def clean_memory() -> Memory[Remembered]:
     )
 
 
-_shared: ContextVar[Memory[Remembered] | None] = ContextVar("shared", default=None)
+_sharing: ContextVar[_Sharing | None] = ContextVar("sharing", default=None)
 
 
 @contextmanager
-def clean_outputs_shared(memory: Memory[Remembered]) -> Iterator[None]:
+def clean_outputs_shared(
+    memory: Memory[Remembered] | None = None, *, by_identity: bool = False
+) -> Iterator[None]:
     """Have metrics that ask the same model for the same unperturbed rows ask it once.
 
-    Their counts of evaluations stay what they would be without it.
+    Models and rows are the same by their content, so that a model may be changed in between.
+    Counts of evaluations stay what they would be without it.
+
+    Parameters
+    ----------
+    memory : Memory, optional
+        Where outputs are kept; by default a new one, of at most 256 batches and 64 MiB.
+    by_identity : bool, default False
+        A model is known not to change, so that its content need not be read at every call.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext import Deletion, Insertion, clean_outputs_shared
+    >>> model, x, y = torch.nn.Linear(4, 2).eval(), torch.rand(3, 4), torch.tensor([0, 1, 0])
+    >>> with clean_outputs_shared():
+    ...     scores = [len(metric(model, x, y, x)) for metric in (Deletion(2), Insertion(2))]
+    >>> scores
+    [3, 3]
     """
-    token = _shared.set(memory)
+    token = _sharing.set(_Sharing(clean_memory() if memory is None else memory, by_identity))
     try:
         yield
     finally:
-        _shared.reset(token)
+        _sharing.reset(token)
+
+
+_measured: Memory[Plan] = Memory(lambda _: 0, most_entries=64, most_bytes=1)
+"""Calibrated plans, so that the same call takes the same way throughout a process."""
 
 
 class _WidestTensor(TorchFunctionMode):
@@ -112,17 +132,18 @@ class Forward:
     ----------
     predict : callable
         From a tensor of rows to a tensor of shape (rows, classes).
-    chunk_size : int, optional
-        Rows a forward pass. By default chosen on the first pass so that the widest activation
-        of a chunk stays within the cache.
     channels_last : bool, default False
         Try rows in channels-last layout, and go back to the plain one if the model refuses
         (``view`` on activations does).
+    n_rows : int, optional
+        About how many rows there will be, to tell whether compiling pays.
+    **execution
+        See :class:`quantus_ext.engine.plan.Execution`.
 
     Attributes
     ----------
     n_evaluations : int
-        Rows sent through the model so far.
+        Rows sent through the model so far, those of calibration and compilation left out.
     plan : Plan or None
         Known after the first pass.
     """
@@ -131,16 +152,19 @@ class Forward:
         self,
         predict: Predict,
         *,
-        chunk_size: int | None = None,
         channels_last: bool = False,
+        n_rows: int | None = None,
+        **execution: Unpack[ExecutionArguments],
     ) -> None:
         self.predict = predict
         self.n_evaluations = 0
         self.plan: Plan | None = None
-        self._chunk_size = chunk_size
+        self.execution = Execution(**execution)
         self._channels_last = channels_last
+        self._n_rows = n_rows
         self._writes_to_input = False
-        self._asked: tuple[nn.Module, bool | None] | None = None
+        self._asked: _Asked | None = None
+        self._compiled: Predict | None = None
 
     @classmethod
     def of_module(
@@ -150,7 +174,8 @@ class Forward:
         *,
         softmax: bool | None = False,
         predict_kwargs: Mapping[str, Any] | None = None,
-        chunk_size: int | None = None,
+        n_rows: int | None = None,
+        **execution: Unpack[ExecutionArguments],
     ) -> Forward:
         """Make the forward pass of a torch module, its softmax resolved once.
 
@@ -162,28 +187,18 @@ class Forward:
             Where rows will be.
         softmax : bool, optional
             True for probabilities, False for logits, None for the output as it is; see
-            :func:`resolve_softmax`.
+            :func:`quantus_ext.engine.modules.resolve_softmax`.
         predict_kwargs : mapping, optional
             Keywords of the model's own call.
-        chunk_size : int, optional
+        n_rows, **execution
             See the class.
         """
-        model = with_keywords(model, predict_kwargs)
-        resolved = model if softmax is None else None
-
-        def predict(rows: Tensor) -> Any:
-            nonlocal resolved
-            if resolved is None:
-                resolved = resolve_softmax(model, bool(softmax), rows)
-            return resolved(rows)
-
+        asked = _Asked(with_keywords(model, predict_kwargs), softmax)
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         forward = cls(
-            predict,
-            chunk_size=chunk_size,
-            channels_last=convolves and device.type == "cpu",
+            asked, channels_last=convolves and device.type == "cpu", n_rows=n_rows, **execution
         )
-        forward._asked = (model, softmax)
+        forward._asked = asked
         return forward
 
     def clean(self, x: Tensor) -> Tensor:
@@ -200,32 +215,36 @@ class Forward:
         Raises
         ------
         ValueError
-            If the model's output is not a tensor of shape (rows, classes).
+            If the model's output is not a tensor of shape (rows, classes), the plan does not
+            fit the inputs, or the model cannot be compiled.
         """
-        memory = _shared.get()
-        if memory is None or self._asked is None:
+        sharing = _sharing.get()
+        if sharing is None or self._asked is None:
             return self._clean(x)
-        # Here, because what tunes models asks them through this module.
-        from quantus_ext.finetune.identity import content_key
-
-        model, softmax = self._asked
-        key = f"{id(model)} {softmax} {self._chunk_size} {content_key(x)}"
+        asked, memory = self._asked, sharing.memory
+        model = id(asked.model) if sharing.by_identity else asked.content
+        key = content_key(model, list(map(id, asked.hooks)), asked.softmax, self.execution, x)
         known = memory.get(key)
         if known is None:
             outputs = self._clean(x)
-            memory.put(key, Remembered(outputs, self._require_plan(), self._writes_to_input, model))
+            held = [asked.model, *asked.hooks]
+            memory.put(key, Remembered(outputs, self._require_plan(), self._writes_to_input, held))
         else:
             outputs = known.outputs
             self.n_evaluations += len(x)
-            self.plan = self.plan or known.plan
             self._writes_to_input |= known.writes_to_input
+            if self.plan is None:
+                self.plan = known.plan
+                self._compile(x[:_FIRST_CHUNK])
         return outputs.clone()
 
     def _clean(self, x: Tensor) -> Tensor:
         if self.plan is not None:
             return self._in_chunks(x)
-        first = x[: min(_FIRST_CHUNK, self._chunk_size or _FIRST_CHUNK)]
-        outputs, self.plan = self._settle(first)
+        first = x[: min(_FIRST_CHUNK, self.execution.chunk_size or _FIRST_CHUNK)]
+        outputs = self._settle(first)
+        if outputs is None:
+            return self._in_chunks(x)
         rest = x[len(first) :]
         return torch.cat([outputs, self._in_chunks(rest)]) if len(rest) else outputs
 
@@ -264,10 +283,7 @@ class Forward:
         """Return an uninitialised tensor of ``rows`` samples shaped like ``like``'s, laid out
         as the plan says.
         """  # noqa: D205 - one sentence
-        layout = self._require_plan().memory_format
-        return torch.empty(
-            (rows, *like.shape[1:]), dtype=like.dtype, device=like.device, memory_format=layout
-        )
+        return self._require_plan().empty(like, rows)
 
     def _require_plan(self) -> Plan:
         if self.plan is None:
@@ -275,40 +291,107 @@ class Forward:
         return self.plan
 
     def _in_chunks(self, x: Tensor) -> Tensor:
-        outputs = []
-        for part in x.split(self.chunk_size):
-            rows = self.buffer(x, len(part))
-            rows.copy_(part)
-            outputs.append(self(rows))
-        return torch.cat(outputs)
+        plan = self._require_plan()
+        return torch.cat([self(plan.laid_out(part)) for part in x.split(plan.chunk_size)])
 
-    def _settle(self, x: Tensor) -> tuple[Tensor, Plan]:
+    def _settle(self, x: Tensor) -> Tensor | None:
+        """Settle how rows go through the model on a few of them.
+
+        Their outputs are returned if they went that way already.
+        """
+        given = self.execution.plan
+        if isinstance(given, Plan):
+            if given.memory_format == "channels_last" and x.ndim != 4:
+                raise ValueError(
+                    "plan.memory_format must be 'contiguous' for inputs that are no images, is "
+                    f"'channels_last' for samples of shape {tuple(x.shape[1:])}"
+                )
+            self.plan = given
+            # Whether the model writes to its input is found out on a copy.
+            self._checked(given.laid_out(x[: given.chunk_size]))
+            self._compile(x)
+            return None
+        before = self.n_evaluations
+        outputs, plan = self._observed(x)
+        if given == "calibrate":
+            plan = self._calibrated(x, plan)
+        self.plan = plan
+        self._compile(x)
+        if given is None and self._compiled is None:
+            return outputs
+        self.n_evaluations = before
+        return None
+
+    def _observed(self, x: Tensor) -> tuple[Tensor, Plan]:
+        """Return outputs and the rule's plan, channels last where the model takes it."""
         if self._channels_last and x.ndim == 4:
-            rows = torch.empty(
-                x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-            )
-            rows.copy_(x)
             # Code that views its activations needs the plain layout. A model that fails for
             # another reason fails again below, and that error reaches the caller.
             with suppress(RuntimeError):
-                return self._observe(rows, torch.channels_last)
-        return self._observe(
-            x.clone(memory_format=torch.contiguous_format), torch.contiguous_format
-        )
+                return self._observe(x, "channels_last")
+        return self._observe(x, "contiguous")
 
-    def _observe(self, rows: Tensor, layout: torch.memory_format) -> tuple[Tensor, Plan]:
+    def _observe(self, x: Tensor, layout: Layout) -> tuple[Tensor, Plan]:
+        rows = Plan(len(x), layout).laid_out(x)
         with _WidestTensor() as widest:
             outputs = self(rows)
-        bytes_a_row = max(widest.bytes, rows.numel() * rows.element_size()) / len(rows)
-        device = "cpu" if rows.device.type == "cpu" else "cuda"
-        fits = int(_WORKING_SET[device] / bytes_a_row)
-        chunk = self._chunk_size or min(max(fits, 16), _MAX_CHUNK[device])
-        return outputs, Plan(chunk, layout)
+        bytes_a_row = max(widest.bytes, rows.numel() * rows.element_size()) // len(rows)
+        return outputs, rule(bytes_a_row, rows.device, layout, self.execution.chunk_size)
+
+    def _calibrated(self, x: Tensor, start: Plan) -> Plan:
+        layouts: list[Layout] = ["contiguous"]
+        if start.memory_format == "channels_last":
+            layouts.append("channels_last")
+        if self._asked is None:
+            return calibrate(self._checked, x, start, layouts)
+        # Speed depends on shapes, not on weights.
+        key = content_key(
+            [(name, str(type(part))) for name, part in self._asked.model.named_modules()],
+            [tuple(weight.shape) for weight in self._asked.model.parameters()],
+            *(tuple(x.shape[1:]), x.dtype, str(x.device), torch.get_num_threads()),
+            *(start, self.execution),
+        )
+        plan = _measured.get(key)
+        if plan is None:
+            plan = calibrate(self._checked, x, start, layouts)
+            _measured.put(key, plan)
+        return plan
+
+    def _compile(self, x: Tensor) -> None:
+        """Compile the model where that is asked for, and say so before if it will not pay."""
+        if not self.execution.compile:
+            return
+        if self._asked is None:
+            raise ValueError("compile must be False for a model that is no torch.nn.Module")
+        rows = self._require_plan().laid_out(x[: self.chunk_size])
+        with self._precision(rows):
+            model = self._asked.resolved(rows)
+            key, self._compiled = compiled.find(model, rows)
+            if self._compiled is not None:
+                return
+            begin = time.perf_counter()
+            self._checked(rows)
+            seconds = (time.perf_counter() - begin) / len(rows) * (self._n_rows or 0)
+            if self._n_rows is not None and seconds < 2 * compiled.SECONDS_OF_COMPILING:
+                warnings.warn(
+                    f"compile=True will not pay: without it all {self._n_rows:,} evaluations take "
+                    f"about {seconds:.1f} s, and compiling takes about "
+                    f"{compiled.SECONDS_OF_COMPILING:.0f} s",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            self._compiled = compiled.compile_frozen(model, rows, key)
+
+    def _precision(self, rows: Tensor) -> torch.autocast | nullcontext[None]:
+        dtype = self.execution.autocast_dtype(rows.device)
+        # Without one, whatever the caller has on stays on.
+        return nullcontext() if dtype is None else torch.autocast(rows.device.type, dtype)
 
     def _checked(self, rows: Tensor) -> Tensor:
         version = rows._version
-        with torch.no_grad():
-            outputs = self.predict(rows.clone() if self._writes_to_input else rows)
+        predict = self._compiled or self.predict
+        with torch.no_grad(), self._precision(rows):
+            outputs = predict(rows.clone() if self._writes_to_input else rows)
         # The rows are compared with the inputs afterwards, so a model that works in place (a
         # first ReLU, a normalisation) gets copies. The first pass, on a copy anyway, finds it out.
         self._writes_to_input |= rows._version != version
@@ -319,109 +402,46 @@ class Forward:
                 f"model's output must have shape (rows, classes), here ({len(rows)}, classes), "
                 f"has {tuple(outputs.shape)}"
             )
+        if self.execution.precision == "float32":
+            return outputs
+        # Sums and differences of outputs are no place to lose digits.
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+class _Asked:
+    """A module with its softmax resolved on the first rows."""
+
+    def __init__(self, model: nn.Module, softmax: bool | None) -> None:
+        self.model = model
+        self.softmax = softmax
+        self._resolved = model if softmax is None else None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        outputs: Tensor = self.resolved(rows)(rows)
         return outputs
+
+    def resolved(self, rows: Tensor) -> nn.Module:
+        """Return the module that answers, for which a few rows are needed at first."""
+        if self._resolved is None:
+            self._resolved = resolve_softmax(self.model, bool(self.softmax), rows)
+        return self._resolved
+
+    @cached_property
+    def hooks(self) -> list[Any]:
+        """What the content of a module leaves out of what it answers."""
+        return [
+            hook
+            for module in self.model.modules()
+            for hooks in (module._forward_pre_hooks, module._forward_hooks)
+            for hook in hooks.values()
+        ]
+
+    @cached_property
+    def content(self) -> str:
+        """The key of the model, which stays as it is for as long as a call takes."""
+        return content_key(self.model)
 
 
 def _out_of_memory(error: Exception) -> bool:
     # The processor's allocator raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def resolve_softmax(model: nn.Module, softmax: bool, rows: Tensor | None = None) -> nn.Module:
-    """Return a view of ``model`` that gives probabilities or logits; ``model`` stays as it is.
-
-    A model counts as ending in a softmax when the last of its ``modules()`` is an ``nn.Softmax``,
-    nested or not, as Quantus takes it. One that is used elsewhere (in attention), though it is
-    registered last, is found out with the help of a few ``rows``: without it the outputs are not
-    the logarithms of what they were. With ``softmax=True`` one is added unless it is there; with
-    ``softmax=False`` it is left out. Weights and hooks are shared with ``model``, nothing is
-    copied.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> from quantus_ext.engine.forward import resolve_softmax
-    >>> model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Softmax(dim=-1)))
-    >>> logits = resolve_softmax(model, softmax=False)(torch.ones(1, 2))
-    >>> torch.equal(logits, model[0](torch.ones(1, 2)))
-    True
-    """
-    name, last = list(model.named_modules())[-1]
-    if isinstance(last, nn.Softmax):
-        logits = with_submodule(model, name.split("."), nn.Identity()) if name else nn.Identity()
-        if rows is None or _are_logits(logits, model, rows[:2]):
-            return model if softmax else logits
-    return _Probabilities(model) if softmax else model
-
-
-def _are_logits(logits: nn.Module, model: nn.Module, rows: Tensor) -> bool:
-    with torch.no_grad():
-        # Copies, for a model may write to its inputs.
-        expected, outputs = model(rows.clone()), logits(rows.clone())
-    if not isinstance(expected, Tensor):
-        return True  # an error soon, where outputs are checked
-    rounding = torch.finfo(expected.dtype).eps ** 0.5
-    return torch.allclose(outputs.softmax(-1), expected, atol=rounding, equal_nan=True)
-
-
-def with_keywords(model: nn.Module, keywords: Mapping[str, Any] | None) -> nn.Module:
-    """Return the model with keywords of its own call filled in; without any, the model itself."""
-    return WithKeywords(model, dict(keywords)) if keywords else model
-
-
-def without_keywords(model: nn.Module) -> nn.Module:
-    """Return the model that keywords are filled in for, or the model itself."""
-    return model.model if isinstance(model, WithKeywords) else model
-
-
-def called_alike(other: nn.Module, model: nn.Module) -> nn.Module:
-    """Return ``other`` with the keywords that are filled in in ``model``, if any are."""
-    return with_keywords(other, model.keywords if isinstance(model, WithKeywords) else None)
-
-
-class WithKeywords(nn.Module):
-    """A model whose call needs nothing but rows; in the mode that the model is in."""
-
-    def __init__(self, model: nn.Module, keywords: dict[str, Any]) -> None:
-        super().__init__()
-        self.model = model
-        self.keywords = keywords
-        self.training = model.training
-
-    def forward(self, rows: Tensor) -> Any:
-        """Call the model."""
-        return self.model(rows, **self.keywords)
-
-
-class _Probabilities(nn.Module):
-    """A model with a softmax after it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, rows: Tensor) -> Any:
-        outputs = self.model(rows)
-        # What is no tensor becomes an error that says so, where outputs are checked.
-        return outputs.softmax(-1) if isinstance(outputs, Tensor) else outputs
-
-
-def with_submodule(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:
-    """Return a shallow copy of ``module`` with another submodule at ``path``; weights are shared.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from torch import nn
-    >>> from quantus_ext.engine.forward import with_submodule
-    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Tanh())
-    >>> with_submodule(model, ["1"], nn.Identity())[0] is model[0]
-    True
-    """
-    child, rest = path[0], path[1:]
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    inner = module._modules[child]
-    twin._modules[child] = with_submodule(inner, rest, part) if rest and inner is not None else part
-    return twin

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from quantus_ext.base import TorchMetric
-from quantus_ext.engine.forward import with_keywords
+from quantus_ext.engine.modules import with_keywords
 from quantus_ext.evaluation.plan import Cell, Plan
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.evaluation.shard import Loaded, Shard, told

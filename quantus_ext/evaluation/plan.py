@@ -19,11 +19,11 @@ from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
-from quantus_ext.engine.forward import with_keywords
+from quantus_ext.engine.modules import with_keywords
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.finetune import FineTuner
-from quantus_ext.finetune.identity import content_key
 from quantus_ext.finetune.tuner import lasting
+from quantus_ext.identity import content_key
 from quantus_ext.metrics.qge import better_scores
 
 Metrics = Mapping[str, Metric[Any]] | Sequence[Metric[Any]]

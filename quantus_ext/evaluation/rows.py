@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from quantus_ext.finetune.identity import content_key
+from quantus_ext.identity import content_key
 
 _BLOCK = 256
 """Samples read at a time where all are only looked at."""

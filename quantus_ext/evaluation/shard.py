@@ -152,7 +152,7 @@ class Loaded:
                 continue
             start = time.perf_counter()
             try:
-                with clean_outputs_shared(self._clean):
+                with clean_outputs_shared(self._clean, by_identity=True):
                     scored[cell.name] = self._score(cell, explainer, shard.start, x, y, s, maps)
             except Exception as error:
                 took = time.perf_counter() - start
@@ -272,7 +272,7 @@ class Loaded:
             np.array(metric.standard_errors, dtype=np.float64),
             metric.n_evaluations,
             time.perf_counter() - start,
-            None if chunks is None else (chunks.chunk_size, str(chunks.memory_format)),
+            None if chunks is None else (chunks.chunk_size, chunks.memory_format),
         )
 
     def _score_foreign(

@@ -18,7 +18,7 @@ import numpy as np
 
 from quantus_ext.evaluation.plan import differences
 from quantus_ext.evaluation.shard import Record, Scored
-from quantus_ext.finetune.identity import content_key
+from quantus_ext.identity import content_key
 
 _FORMAT = 2
 _MANIFEST = "manifest.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from quantus_ext.finetune.identity import content_key
 from quantus_ext.finetune.training import Trained, TuningReport
+from quantus_ext.identity import content_key
 from quantus_ext.memory import Memory
 
 # Shared by all tuners: copies of a metric have copies of its tuner.

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quantus_ext import checks
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
-from quantus_ext.finetune.identity import content_key
+from quantus_ext.identity import content_key
 
 _READ = 256
 """Rows at a time from a data set without a loader."""

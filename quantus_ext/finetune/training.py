@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import input_dtype
-from quantus_ext.engine.forward import Forward, resolve_softmax
+from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.engine.modules import resolve_softmax
 
 Corrupt = Callable[[Tensor, int, Tensor], Tensor]
 """(inputs, draw, indices of the samples) -> inputs to train on; a function of its arguments."""

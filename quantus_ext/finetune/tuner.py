@@ -16,10 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
-from quantus_ext.engine.forward import called_alike, without_keywords
+from quantus_ext.engine.modules import called_alike, without_keywords
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.finetune import cache, data
-from quantus_ext.finetune.identity import content_key, own_attributes
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import (
     Corrupt,
@@ -32,6 +31,7 @@ from quantus_ext.finetune.training import (
     train,
     with_weights,
 )
+from quantus_ext.identity import content_key, own_attributes
 
 _VERSION = 2
 """Part of the cache's key: to be raised when the same settings give other weights."""

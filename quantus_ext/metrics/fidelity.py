@@ -16,7 +16,8 @@ from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.base import Batch
-from quantus_ext.engine.forward import Forward, without_keywords
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.modules import without_keywords
 from quantus_ext.finetune import (
     FineTuner,
     Health,
@@ -98,6 +99,11 @@ class Fidelity(RemovalMetric):
         if score == "minus":
             # Quantus declares it for the class; here it depends on which score is returned.
             self.score_direction = ScoreDirection.LOWER  # type: ignore[misc]
+
+    @property
+    def evaluations_a_sample(self) -> int | None:
+        """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
+        return 1 + 2 * len(self.sparsity) * self.n_samples
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""

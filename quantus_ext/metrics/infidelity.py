@@ -143,6 +143,12 @@ class Infidelity(TorchMetric):
             None if tolerance is None else checks.positive_number("tolerance", tolerance)
         )
 
+    @property
+    def evaluations_a_sample(self) -> int | None:
+        """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
+        # A grid of patches has as many as the inputs are large; `tolerance` tries an extreme first.
+        return None if self.scheme == "quantus" else self.n_perturb_samples + 2
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)

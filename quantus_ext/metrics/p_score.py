@@ -11,8 +11,8 @@ from typing_extensions import Unpack
 from quantus_ext import checks, functional
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.forward import Forward
-from quantus_ext.finetune.identity import content_key
 from quantus_ext.functional.scores import Scores
+from quantus_ext.identity import content_key
 from quantus_ext.memory import Memory
 
 _maps: Memory[Tensor] = Memory(

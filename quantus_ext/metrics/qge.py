@@ -137,7 +137,12 @@ class QGE(TorchMetric):
         common.setdefault("abs", metric.abs)
         common.setdefault("normalise", metric.normalise)
         if isinstance(metric, TorchMetric):
-            common.setdefault("chunk_size", metric.chunk_size)
+            execution = metric.execution
+            # Both say how many rows a pass takes.
+            if not {"chunk_size", "plan"} & common.keys():
+                common["chunk_size"], common["plan"] = execution.chunk_size, execution.plan
+            common.setdefault("precision", execution.precision)
+            common.setdefault("compile", execution.compile)
         if "normalise_func_kwargs" in common:
             common.setdefault("normalise_func", metric.normalise_func)
         own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
@@ -255,6 +260,12 @@ class QGE(TorchMetric):
         self.inner.abs, self.inner.normalise = self.abs, self.normalise
         self.inner.normalise_func = self.normalise_func
         return self.inner.model_to_ask(model, x, y)
+
+    @property
+    def evaluations_a_sample(self) -> int | None:
+        """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
+        once = self.metric.evaluations_a_sample if isinstance(self.metric, TorchMetric) else None
+        return None if once is None else once * (1 + self.n_references)
 
     @property
     def trains(self) -> bool:

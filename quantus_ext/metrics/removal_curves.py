@@ -92,6 +92,13 @@ class RemovalCurve(RemovalMetric):
             self.features_in_step = checks.positive_integer("features_in_step", features_in_step)
         self.n_samples = checks.positive_integer("n_samples", n_samples)
 
+    @property
+    def evaluations_a_sample(self) -> int | None:
+        """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
+        if self.features_in_step is not None:
+            return None
+        return 1 + (1 + (self.score == "abpc")) * len(self.fractions) * self.n_samples
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         elements = self.elements(batch)

@@ -17,7 +17,7 @@ from quantus_ext.adapters.base import FeatureMask, adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
-from quantus_ext.engine.forward import called_alike, without_keywords
+from quantus_ext.engine.modules import called_alike, without_keywords
 from quantus_ext.engine.perturb import Perturbation, once
 from quantus_ext.engine.sampling import Purpose
 from quantus_ext.finetune import FineTuner, TuningReport, tuning_seed

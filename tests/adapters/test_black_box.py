@@ -23,7 +23,7 @@ from quantus_ext import (
     RFidelity,
 )
 from quantus_ext.adapters import BinaryLogit, BlackBox, Regression, refit
-from quantus_ext.finetune.identity import content_key
+from quantus_ext.identity import content_key
 from tests.harness import make_inputs
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantus_ext.engine.forward import _WORKING_SET, Forward, resolve_softmax
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.modules import resolve_softmax
+from quantus_ext.engine.plan import LAYOUTS, WORKING_SET
 
 CPU = torch.device("cpu")
 
@@ -129,9 +131,9 @@ def test_softmax_none_leaves_the_model_and_its_keywords_are_passed():
 @pytest.mark.parametrize(
     ("model", "layout"),
     [
-        (conv_net(), torch.channels_last),
-        (ViewNet().eval(), torch.contiguous_format),
-        (nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval(), torch.contiguous_format),
+        (conv_net(), "channels_last"),
+        (ViewNet().eval(), "contiguous"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 5)).eval(), "contiguous"),
     ],
 )
 def test_channels_last_where_the_model_convolves_and_accepts_it(model, layout):
@@ -141,7 +143,7 @@ def test_channels_last_where_the_model_convolves_and_accepts_it(model, layout):
     assert forward.plan.memory_format == layout
     buffer = forward.buffer(x, 7)
     assert buffer.shape == (7, 3, 8, 8)
-    assert buffer.is_contiguous(memory_format=layout)
+    assert buffer.is_contiguous(memory_format=LAYOUTS[layout])
     torch.testing.assert_close(forward(buffer.copy_(x[:7])), model(x[:7]).detach())
     assert x.is_contiguous()
 
@@ -153,8 +155,8 @@ def test_the_chunk_follows_the_widest_activation():
         forward = Forward.of_module(model, CPU)
         forward.clean(torch.randn(8, 4))
         chunks[width] = forward.chunk_size
-    # As many rows of 4096 numbers as fit the working set; never below 16, never above 4096.
-    assert chunks == {1: 4096, 64: _WORKING_SET["cpu"] // (4 * 4096), 4096: 16}
+    # As many rows of 4096 numbers as fit the working set; never below 32, never above 4096.
+    assert chunks == {1: 4096, 64: WORKING_SET["cpu"] // (4 * 4096), 4096: 32}
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 1000])

@@ -304,7 +304,7 @@ def test_the_record_says_how_it_was_computed(tmp_path):
         about = json.loads(str(arrays["about"]))
     assert about["threads"] == torch.get_num_threads()
     plans = {cell["name"]: cell["plan"] for cell in about["cells"]}
-    assert plans["INFD"] == [4096, "torch.contiguous_format"]
+    assert plans["INFD"] == [4096, "contiguous"]
     assert plans["Correlation"] is None
 
 

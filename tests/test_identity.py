@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantus_ext.finetune.identity import content_key
+from quantus_ext.identity import content_key
 
 
 def adding(amount: object):

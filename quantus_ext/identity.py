@@ -41,7 +41,7 @@ def content_key(*values: object) -> str:
     Examples
     --------
     >>> import copy, torch
-    >>> from quantus_ext.finetune.identity import content_key
+    >>> from quantus_ext.identity import content_key
     >>> model = torch.nn.Linear(2, 2)
     >>> content_key(model, 0.1) == content_key(copy.deepcopy(model), 0.1)
     True

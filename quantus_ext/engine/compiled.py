@@ -1,0 +1,95 @@
+"""Models compiled with their weights frozen, found again by content."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from quantus_ext.identity import content_key
+from quantus_ext.memory import Memory
+
+SECONDS_OF_COMPILING = 30.0
+"""About what a convolutional network takes on a processor; more than it saves in short runs."""
+
+_compiled: Memory[Callable[[Tensor], Tensor]] = Memory(
+    lambda _: 0, most_entries=4, most_bytes=2**62
+)
+
+
+def find(model: nn.Module, like: Tensor) -> tuple[str, Callable[[Tensor], Tensor] | None]:
+    """Return the key of a model, for rows like these, and its compiled copy if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the model has hooks, which a compiled copy would keep as they are now.
+    """
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ValueError(
+                f"compile must be False for a model with hooks, {name or 'the model'} has some"
+            )
+    autocast = torch.is_autocast_enabled(like.device.type) and torch.get_autocast_dtype(
+        like.device.type
+    )
+    channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    key = content_key(
+        model, str(like.device), like.dtype, tuple(like.shape[1:]), channels_last, autocast
+    )
+    return key, _compiled.get(key)
+
+
+def compile_frozen(model: nn.Module, rows: Tensor, key: str) -> Callable[[Tensor], Tensor]:
+    """Compile a copy of a model for any number of rows like these, and remember it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It is not changed, and changes of it do not reach the copy.
+    rows : Tensor, shape (n, \\*sample)
+        Laid out as those to come.
+    key : str
+        From :func:`find`.
+
+    Raises
+    ------
+    ValueError
+        If torch cannot take it as one graph.
+    """
+    frozen = copy.deepcopy(model).requires_grad_(False)
+
+    def forward(inputs: Tensor) -> Tensor:
+        outputs: Tensor = frozen(inputs)
+        return outputs
+
+    # Torch counts recompilations by code object and gives up after a few; so each model has one.
+    own = types.FunctionType(
+        forward.__code__.replace(), forward.__globals__, closure=forward.__closure__
+    )
+    fast = torch.compile(own, fullgraph=True, options={"freezing": True})
+
+    def run(inputs: Tensor) -> Tensor:
+        # One row would be a case of its own for the compiler.
+        outputs: Tensor = (
+            fast(inputs.expand(2, *inputs.shape[1:]).clone())[:1]
+            if (len(inputs) == 1)
+            else fast(inputs)
+        )
+        return outputs
+
+    first = torch.empty_like(rows).copy_(rows) if len(rows) > 1 else rows.repeat_interleave(2, 0)
+    torch._dynamo.mark_dynamic(first, 0)
+    try:
+        with torch.no_grad():
+            fast(first)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"compile must be False for a model that torch.compile does not take: {reason}"
+        ) from error
+    _compiled.put(key, run)
+    return run

@@ -1,0 +1,226 @@
+"""How rows go through a model: how many a pass, in which layout and precision, compiled or not."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+import torch
+from torch import Tensor
+
+from quantus_ext import checks
+
+Layout = Literal["contiguous", "channels_last"]
+Precision = Literal["float32", "bfloat16", "float16", "auto"]
+
+LAYOUTS: dict[Layout, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
+PRECISIONS = ("float32", "bfloat16", "float16", "auto")
+
+_MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
+_LEAST_CHUNK = 32
+"""Narrower passes leave a processor's units idle, however wide the activations are."""
+WORKING_SET = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
+"""Bytes that a chunk's widest activation should fit: on a processor about twice the second cache,
+wider chunks paying for fresh memory, plenty for a GPU to be busy."""
+
+_SECONDS = 3.0
+"""About as long as a calibration may take, once the plain way and the rule's were measured."""
+_ROUNDS = 5
+_HOPELESS = 1.25
+"""A candidate so many times as slow as the best in a round is not measured again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many rows a forward pass takes, and in which layout.
+
+    It never affects which draws are made. ``dataclasses.asdict`` gives it to be stored,
+    ``Plan(**stored)`` makes it again.
+
+    Parameters
+    ----------
+    chunk_size : int
+        Rows a forward pass, at most.
+    memory_format : {"contiguous", "channels_last"}
+        Layout of the rows in memory; images may be in channels-last layout.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``chunk_size`` is not a positive integer or ``memory_format`` is unknown.
+
+    Examples
+    --------
+    >>> from dataclasses import asdict
+    >>> from quantus_ext import Infidelity, Plan
+    >>> metric = Infidelity(plan=Plan(64, "channels_last"))
+    >>> Plan(**asdict(Plan(64))) == Plan(64, "contiguous")
+    True
+    """
+
+    chunk_size: int
+    memory_format: Layout = "contiguous"
+
+    def __post_init__(self) -> None:
+        checks.positive_integer("chunk_size", self.chunk_size)
+        checks.one_of("memory_format", self.memory_format, tuple(LAYOUTS))
+
+    def empty(self, like: Tensor, rows: int) -> Tensor:
+        """Return an uninitialised tensor of ``rows`` samples shaped like ``like``'s, laid out."""
+        return torch.empty(
+            (rows, *like.shape[1:]),
+            dtype=like.dtype,
+            device=like.device,
+            memory_format=LAYOUTS[self.memory_format],
+        )
+
+    def laid_out(self, rows: Tensor) -> Tensor:
+        """Return a copy of the rows in the plan's layout."""
+        return self.empty(rows, len(rows)).copy_(rows)
+
+
+class ExecutionArguments(TypedDict, total=False):
+    """Keyword arguments of :class:`Execution`."""
+
+    chunk_size: int | None
+    plan: Plan | Literal["calibrate"] | None
+    precision: Precision
+    compile: bool
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a metric wants its model run; the arguments of :class:`quantus_ext.base.TorchMetric`.
+
+    Parameters
+    ----------
+    chunk_size : int, optional
+        Rows a forward pass, at most.
+    plan : Plan or "calibrate", optional
+        A known plan, or one that is measured. By default a rule from the widest activation, which
+        does not look at the clock, so that the same call gives the same bits.
+    precision : {"float32", "bfloat16", "float16", "auto"}
+        Of the forward passes, by autocast; auto is bfloat16 where the device computes in it.
+    compile : bool
+        Whether the model is compiled, its weights frozen.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument breaks a rule, or both ``chunk_size`` and a plan are given.
+    """
+
+    chunk_size: int | None = None
+    plan: Plan | Literal["calibrate"] | None = None
+    precision: Precision = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.chunk_size is not None:
+            checks.positive_integer("chunk_size", self.chunk_size)
+            if self.plan is not None:
+                raise ValueError(
+                    f"chunk_size and plan say both how many rows a pass takes: leave one out of "
+                    f"chunk_size={self.chunk_size} and plan={self.plan!r}"
+                )
+        if not (self.plan is None or self.plan == "calibrate" or isinstance(self.plan, Plan)):
+            raise TypeError(f"plan must be a Plan, 'calibrate' or None, is {self.plan!r}")
+        checks.one_of("precision", self.precision, PRECISIONS)
+        if not isinstance(self.compile, bool):
+            raise TypeError(f"compile must be True or False, is {self.compile!r}")
+
+    def arguments(self) -> ExecutionArguments:
+        """Return the keyword arguments that make it again."""
+        return ExecutionArguments(
+            chunk_size=self.chunk_size,
+            plan=self.plan,
+            precision=self.precision,
+            compile=self.compile,
+        )
+
+    def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
+        """Return the type that layers compute in, None for that of the model."""
+        if self.precision == "auto":
+            return torch.bfloat16 if _computes_in_bfloat16(device) else None
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self.precision)
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Elsewhere it is emulated, which is slower than single precision.
+    # Older versions of torch do not tell.
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16") or known.get("bf16"))
+
+
+def rule(widest: int, device: torch.device, layout: Layout, chunk_size: int | None) -> Plan:
+    """Return the plan for a model whose widest activation takes so many bytes a row."""
+    kind = "cpu" if device.type == "cpu" else "cuda"
+    fits = WORKING_SET[kind] // max(widest, 1)
+    return Plan(chunk_size or min(max(fits, _LEAST_CHUNK), _MAX_CHUNK[kind]), layout)
+
+
+def calibrate(
+    run: Callable[[Tensor], object], x: Tensor, start: Plan, layouts: Sequence[Layout]
+) -> Plan:
+    """Return the fastest plan among chunks of a quarter to four times ``start``'s.
+
+    Candidates take turns, and the shortest time of each counts, so that what else the machine
+    does is no reason to prefer one. It takes about three seconds, or as long as a slow model needs
+    for two passes in each layout.
+
+    Parameters
+    ----------
+    run : callable
+        The forward pass of some rows.
+    x : Tensor, shape (n, \\*sample)
+        Samples that are repeated as often as a pass needs.
+    start : Plan
+    layouts : sequence of {"contiguous", "channels_last"}
+        Those that the model takes.
+    """
+
+    def seconds_a_row(plan: Plan) -> float:
+        # As large tensors come: written before, so that no first touch of memory is measured.
+        rows = plan.laid_out(x[torch.arange(plan.chunk_size, device=x.device) % len(x)])
+        _wait(x.device)
+        begin = time.perf_counter()
+        run(rows)
+        _wait(x.device)
+        return (time.perf_counter() - begin) / plan.chunk_size
+
+    begin = time.perf_counter()
+    sizes = sorted(
+        {max(int(start.chunk_size * 2.0**power), 1) for power in range(-2, 3)},
+        # The rule's size first: what follows may be too long to be tried.
+        key=lambda size: abs(math.log2(size / start.chunk_size)),
+    )
+    known: dict[Plan, float] = {}
+    for size in sizes:
+        for layout in layouts:
+            plan = Plan(size, layout)
+            if size == start.chunk_size:
+                seconds_a_row(plan)
+            elif size * min(known.values()) > _SECONDS / 8:
+                continue
+            known[plan] = seconds_a_row(plan)
+    for _ in range(_ROUNDS):
+        limit = _HOPELESS * min(known.values())
+        for plan, least in known.items():
+            if time.perf_counter() - begin > _SECONDS:
+                break
+            if least <= limit:
+                known[plan] = min(least, seconds_a_row(plan))
+    return min(known, key=lambda plan: known[plan])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
