@@ -108,7 +108,8 @@ class Elements:
         shuffled = sampling.distinct(keys, self.largest, Purpose.TIE).argsort(1)
         by_score = scores.gather(1, shuffled).sort(stable=True, dim=1, descending=True).indices
         order = shuffled.gather(1, by_score)
-        return order.argsort(1)
+        places = torch.arange(self.largest, device=order.device).expand_as(order)
+        return torch.empty_like(order).scatter_(1, order, places)
 
     def totals(self) -> list[int]:
         """Return ``counts`` on the host; only groupings that differ are read from the device."""

@@ -71,12 +71,35 @@ class Native:
     def prepare(self, x: Tensor) -> Apply:
         """See :class:`Perturbation`."""
         values = self.replacement(x)
+        write = _write_bits if x.device.type == "cpu" else _write
 
         def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
-            original = x[samples].unsqueeze(1)
-            return torch.where(mask, values(samples, keys), original, out=buffer)
+            return write(mask, values(samples, keys), x[samples].unsqueeze(1), buffer)
 
         return apply
+
+
+def _write(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) -> Tensor:
+    """Fill the buffer with values where the mask is true and with the original elsewhere."""
+    return torch.where(mask, values, original, out=buffer)
+
+
+_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _write_bits(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) -> Tensor:
+    """Do as :func:`_write`, several times as fast on a processor, whose `where` takes one by one.
+
+    Of the bits in which value and original differ those of masked elements are turned, so that
+    not a bit of either is lost.
+    """
+    words = _WORDS[buffer.element_size()]
+    # Broadcasting along the last axis is slow in channels-last layout, and a copy is not.
+    plain = buffer if buffer.is_contiguous() else torch.empty(buffer.shape, dtype=buffer.dtype)
+    target, known = plain.view(words), original.view(words)
+    torch.bitwise_and(known ^ values.view(words), mask.to(words).neg_(), out=target)
+    target ^= known
+    return plain if plain is buffer else buffer.copy_(plain)
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 _MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
 _LEAST_CHUNK = 32
 """Narrower passes leave a processor's units idle, however wide the activations are."""
-WORKING_SET = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
-"""Bytes that a chunk's widest activation should fit: on a processor about twice the second cache,
-wider chunks paying for fresh memory, plenty for a GPU to be busy."""
+WORKING_SET = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
+"""Bytes that a chunk's widest activation should fit: on a processor about its second cache, wider
+chunks paying for fresh memory, plenty for a GPU to be busy."""
 
 _SECONDS = 3.0
 """About as long as a calibration may take, once the plain way and the rule's were measured."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from quantus_ext import checks
 from quantus_ext.base import TorchMetric
+from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import with_keywords
 from quantus_ext.evaluation.plan import Cell, Plan
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.evaluation.shard import Loaded, Shard, told
+from quantus_ext.finetune.training import as_input
 
 _PROBED = 4
 """Samples that are scored for the estimate."""
@@ -64,6 +68,27 @@ def settled_cells(
             return replace(cell, failure=told("training failed: ", error))
 
     return tuple(map(settle, plan.cells))
+
+
+def planned(cell: Cell, plan: Plan, model: nn.Module, x: Rows) -> Cell:
+    """Return the cell with its chunk plan measured for all workers, where it is to be measured."""
+    metric = cell.metric
+    if not isinstance(metric, TorchMetric) or metric.execution.plan != "calibrate":
+        return cell
+    execution = metric.execution
+    try:
+        device = checks.resolve_device(model, plan.device)
+        answering = with_keywords(model, cell.call.get("model_predict_kwargs"))
+        some = torch.as_tensor(x.part(0, min(len(x), plan.batch_size)).read())
+        forward = Forward.of_module(
+            answering, device, softmax=None, **replace(execution, compile=False).arguments()
+        )
+        forward.clean(as_input(some, model, device))
+    except Exception as error:
+        return replace(cell, failure=told("measuring the plan failed: ", error))
+    ready = copy.copy(metric)
+    ready.execution = replace(execution, plan=forward.plan)
+    return replace(cell, metric=ready)
 
 
 def estimate(

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
-from quantus_ext.evaluation.estimate import Estimate, estimate, settled_cells
+from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, work
 from quantus_ext.evaluation.plan import Cell, Metrics, Plan, cells_of, identity, methods_of
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
@@ -288,6 +288,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         needed = {name for task in todo.values() for name in task.names}
         cells = tuple(cell for cell in plan.cells if cell.name in needed)
         plan = replace(plan, cells=_settled(replace(plan, cells=cells), model, x, y))
+        plan = replace(plan, cells=tuple(planned(cell, plan, model, x) for cell in plan.cells))
 
     def shard_of(task: Task) -> Shard:
         maps = plan.methods[task.method].maps

@@ -22,6 +22,7 @@ from quantus_ext.adapters.base import input_dtype
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.engine.modules import resolve_softmax
+from quantus_ext.engine.plan import Execution, Precision
 
 Corrupt = Callable[[Tensor, int, Tensor], Tensor]
 """(inputs, draw, indices of the samples) -> inputs to train on; a function of its arguments."""
@@ -41,6 +42,8 @@ class Settings:
     validation_fraction: float
     patience: int
     seed: int
+    precision: Precision = "float32"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,8 @@ class _Run:
         # Without its softmax a model is a shallow copy of it, with a mode of its own.
         self.resolved = resolve_softmax(model, False, as_input(x[:2], model, device))
         outputs = first_outputs(self.resolved, x, device)
+        self.autocast_dtype = Execution(precision=settings.precision).autocast_dtype(device)
+        self.forward = torch.compile(self.resolved) if settings.compile else self.resolved
         checks.labels_below(y.cpu().numpy(), outputs.shape[1], "y")
         sums_to_one = ((outputs.sum(1) - 1).abs() < 1e-3) & (outputs >= 0).all(1)
         self.gives_probabilities = bool(sums_to_one.all())
@@ -324,7 +329,12 @@ class _Run:
 
     def _logits(self, rows: Tensor, draw: int) -> Tensor:
         x = self.corrupt(as_input(self.x[rows], self.model, self.device), draw, rows)
-        outputs: Tensor = self.resolved(x)
+        with torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        ):
+            outputs: Tensor = self.forward(x)
+        # Losses are no place to lose digits.
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if self.gives_probabilities:
             # From a softmax that is no module: their logarithms are logits.
             return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()

@@ -18,6 +18,7 @@ from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
 from quantus_ext.engine.modules import called_alike, without_keywords
 from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.plan import Precision
 from quantus_ext.finetune import cache, data
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import (
@@ -65,6 +66,11 @@ class FineTuner:
         Epochs after which training stops if neither accuracy nor loss became better.
     seed : int or None, default 0
         Of the split, the order of batches and dropout. None: fresh, once for this tuner.
+    precision : {"float32", "bfloat16", "auto"}, default "float32"
+        Of the passes, by autocast; weights and steps stay in single precision. Auto is bfloat16
+        where the device computes in it.
+    compile : bool, default False
+        Compile training and validation passes, which takes a minute or more before it saves any.
     device : str or torch.device, optional
         Must be the model's.
     cache_dir : str or Path, optional
@@ -106,6 +112,8 @@ class FineTuner:
         validation_fraction: float = 0.1,
         patience: int = 3,
         seed: int | None = 0,
+        precision: Precision = "float32",
+        compile: bool = False,  # noqa: A002 - as every metric calls it
         device: str | torch.device | None = None,
         cache_dir: str | Path | None = None,
         display_progressbar: bool = True,
@@ -119,6 +127,10 @@ class FineTuner:
             raise ValueError(f"batch_size must be at least 2, is {batch_size}")
         if checks.fraction("validation_fraction", validation_fraction) == 1:
             raise ValueError("validation_fraction must be below 1, is 1")
+        # Gradients in float16 vanish without a scale of their own.
+        checks.one_of("precision", precision, ("float32", "bfloat16", "auto"))
+        if not isinstance(compile, bool):
+            raise TypeError(f"compile must be True or False, is {compile!r}")
         checked_seed = checks.seed(seed)
         self.settings = Settings(
             epochs=checks.positive_integer("epochs", epochs),
@@ -128,6 +140,8 @@ class FineTuner:
             validation_fraction=validation_fraction,
             patience=checks.positive_integer("patience", patience),
             seed=sampling.fresh_seed() if checked_seed is None else checked_seed,
+            precision=precision,
+            compile=compile,
         )
         self.data = data.read(x, y, seed=self.settings.seed)
         self.device = device
