@@ -80,14 +80,15 @@ class Case:
     Attributes
     ----------
     metric : callable
-        Makes it; takes the keywords of ``quantus_ext.base.CommonArguments`` and, where it is
-        random, ``n_perturb_samples``, its number of draws.
+        Makes it; takes the keywords of ``quantus_ext.base.CommonArguments``.
     reference : callable
         See :data:`Reference`.
     modalities : tuple of str
         Names of :data:`MODALITIES` on which the case is defined.
     is_random : bool
         Whether scores depend on the seed.
+    exact_on : tuple of str
+        Modalities on which they don't, because every mask is drawn.
     counts_every_row : bool
         Whether ``n_evaluations`` is all that goes through the model. F-Fidelity's health report
         and trainings ask it too.
@@ -105,6 +106,7 @@ class Case:
     reference: Reference
     modalities: tuple[str, ...] = ("image", "series", "table")
     is_random: bool = True
+    exact_on: tuple[str, ...] = ()
     counts_every_row: bool = True
     trains: bool = False
     asks: bool = True

@@ -207,7 +207,8 @@ def test_what_a_call_leaves(case: Case, modality: str):
     if case.counts_every_row:
         assert metric.n_evaluations == sum(map(len, seen))
     assert metric.standard_errors.shape == (len(scores),)
-    assert (metric.standard_errors > 0).all() == case.is_random
+    expected = case.is_random and modality not in case.exact_on
+    assert (metric.standard_errors > 0).all() == expected
     assert metric.details
     assert all(len(value) == len(scores) for value in metric.details.values())
     assert metric.evaluation_scores == metric.all_evaluation_scores == scores
@@ -339,8 +340,9 @@ def test_one_sample_ties_and_constant_maps(case: Case):
 )
 def test_standard_errors_match_the_spread_over_seeds(case: Case):
     # 200 seeds × 20 samples know the ratio to about 1.1 % for normal scores; 7 % is the claim.
+    # Infidelity draws 30 of 35 masks: errors of independent draws would be 2.6 times as large.
     inputs = make_inputs(case.modalities[-1], n=20)
-    metrics = [case.metric(seed=seed, n_perturb_samples=100) for seed in range(200)]
+    metrics = [case.metric(seed=seed) for seed in range(200)]
     scores = np.stack([inputs.call(metric) for metric in metrics])
     mean_squared_error = np.mean([metric.standard_errors**2 for metric in metrics])
     ratio = np.sqrt(mean_squared_error / scores.var(0, ddof=1).mean())

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.populations import Population
 
 Sampler = Callable[[slice, slice, Tensor], Tensor]
 """(samples, draws, keys (b, d)) -> mask (b, d, \\*mask) of the elements that a draw perturbs."""
@@ -114,68 +118,169 @@ def _even_parts(total: int, largest: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-SumRows = Callable[[Tensor | slice, int, int], Tensor]
+SumRows = Callable[[Rows, int, int], Tensor]
 """(rows, start, stop) -> sums (rows, k) over those draws of those samples."""
 
 
+@dataclass(frozen=True)
+class Cells:
+    """What is drawn alike: one column's cells, a cell being what is known of one sample there.
+
+    Attributes
+    ----------
+    column : int
+        Which of the things that are asked of every sample, such as a part of its ranking.
+    rows : slice or Tensor of int64
+        Samples.
+    population : Population, optional
+        What the draws' masks are, where these are few and nothing else is random.
+    n_draws : int
+        Draws a cell at most.
+    sum_rows : callable
+        Sums a statistic, see :data:`SumRows`.
+    """
+
+    column: int
+    rows: Rows
+    population: Population | None
+    n_draws: int
+    sum_rows: SumRows
+
+    @property
+    def size(self) -> float:
+        """How many different draws there are."""
+        return math.inf if self.population is None else self.population.total
+
+    @property
+    def limit(self) -> int:
+        """Draws that are made at most."""
+        return int(min(self.n_draws, self.size))
+
+
+class Target(NamedTuple):
+    """When enough is known.
+
+    Attributes
+    ----------
+    tolerance : float
+        Standard error of the sum over a pool's cells.
+    pools : sequence of int
+        The pool, from 0, of each column.
+    """
+
+    tolerance: float
+    pools: Sequence[int]
+
+
+class Drawn(NamedTuple):
+    """What draws gave, float64.
+
+    Attributes
+    ----------
+    sums : Tensor, shape (n, columns, k)
+    counts : Tensor, shape (n, columns)
+        Draws made; 1 where nothing is drawn.
+    squared_error : Tensor, shape (n, columns)
+        Squared standard error of the mean over draws, 0 where nothing is random or every mask
+        was drawn.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    squared_error: Tensor
+
+
 def sum_until_known(
-    sum_rows: SumRows,
-    n: int,
+    cells: Sequence[Cells],
     *,
-    n_draws: int,
-    tolerance: float | None,
+    shape: tuple[int, int, int],
+    target: Target | None,
     variance: Callable[[Tensor, Tensor], Tensor],
     spread: Tensor,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Draw until the standard error of each sample's score is at most ``tolerance``.
+) -> Drawn:
+    """Draw until the standard error of each sample's pools of cells is at most the tolerance.
 
-    Drawing stops, sample by sample, only at 8, 16, 32, … draws, whatever the chunks. A few equal
-    answers are not certainty: the variance of N draws that decides is that of the draws with
-    two imagined ones, ``spread`` apart around their mean, so its weight falls as 1 / N.
+    Drawing stops only at 8, 16, 32, … draws of every cell that still goes on, whatever the
+    chunks: all of a sample's cells of a pool stop when the sum of their squared errors is at
+    most the squared tolerance, and those before whose squared error is at most their equal share
+    of it. A few equal answers are not certainty: the variance of N draws that decides is that of
+    the draws with two imagined ones, ``spread`` apart around their mean, so its weight falls as
+    1 / N.
 
     Parameters
     ----------
-    sum_rows : callable
-        Sums a statistic, see :data:`SumRows`.
-    n : int
-        Samples.
-    n_draws : int
-        Draws a sample at most; all of them are made where ``tolerance`` is None.
-    tolerance : float, optional
-        Target standard error.
+    cells : sequence of Cells
+        No two of one sample and column. In a cell of none of them nothing is random.
+    shape : (int, int, int)
+        Samples n, columns, numbers k that the statistic has.
+    target : Target, optional
+        None makes all draws.
     variance : callable
-        (sums, counts) -> variance of one draw's score, shape (rows,).
-    spread : Tensor, shape (n,)
-        How far apart two draws' scores can plausibly be.
-    device : torch.device
+        (sums (cells, k), counts (cells,)) -> variance of one draw, shape (cells,).
+    spread : Tensor, shape (n, 1)
+        How far apart two draws can plausibly be.
 
     Returns
     -------
-    sums : Tensor, float64, shape (n, k)
-    counts : Tensor, float64, shape (n,)
-        Draws made.
+    Drawn
     """
-    if tolerance is None:
-        sums = sum_rows(slice(None), 0, n_draws)
-        return sums, torch.full((n,), float(n_draws), dtype=torch.float64, device=device)
-    rounds = stopping_rounds(n_draws)
-    sums = sum_rows(slice(None), *rounds[0])
-    counts = torch.full((n,), float(rounds[0][1]), dtype=torch.float64, device=device)
-    for start, stop in rounds[1:]:
-        smoothed = (counts * variance(sums, counts) + spread**2 / 2) / (counts + 2)
-        # A score that is NaN stays NaN, so it needs no more draws: the comparison is false.
-        open_rows = ((counts == start) & (smoothed / counts > tolerance**2)).nonzero().squeeze(1)
-        if len(open_rows) == 0:
+    sums = torch.zeros(shape, dtype=torch.float64, device=spread.device)
+    counts, sizes = torch.ones_like(sums[..., 0]), torch.ones_like(sums[..., 0])
+    for group in cells:
+        sizes[group.rows, group.column] = float(group.size)
+
+    def variances() -> Tensor:
+        return variance(sums.flatten(0, 1), counts.flatten()).reshape(counts.shape)
+
+    most = max((group.limit for group in cells), default=0)
+    rounds = [(0, most)] if target is None else stopping_rounds(most)
+    samples = torch.arange(shape[0], device=sums.device)
+    going = torch.ones_like(counts, dtype=torch.bool)
+    for start, stop in rounds:
+        for group in cells:
+            if group.limit <= start:
+                continue
+            rows = group.rows
+            if start > 0:
+                rows = samples[rows]
+                rows = rows[going[rows, group.column]]
+                if len(rows) == 0:
+                    continue
+            last = min(stop, group.limit)
+            sums[rows, group.column] += group.sum_rows(rows, start, last)
+            counts[rows, group.column] = float(last)
+        if target is None or stop == most:
             break
-        sums[open_rows] += sum_rows(open_rows, start, stop)
-        counts[open_rows] = float(stop)
-    return sums, counts
+        smoothed = (counts * variances() + spread**2 / 2) / (counts + 2)
+        going &= _not_enough(_squared_error(smoothed, counts, sizes), target)
+        if not going.any():
+            break
+    return Drawn(sums, counts, _squared_error(variances(), counts, sizes))
+
+
+def _squared_error(variance: Tensor, counts: Tensor, sizes: Tensor) -> Tensor:
+    """Return ``S²/N·(1 - N/C)`` of N draws from C without replacement; C may be infinite."""
+    return torch.where(counts == sizes, 0.0, variance / counts * (1 - counts / sizes))
+
+
+def _not_enough(squared_error: Tensor, target: Target) -> Tensor:
+    """Return which cells (n, columns) need more draws."""
+    pools = torch.tensor(target.pools, device=squared_error.device)
+    cells = pools.bincount()
+    sums = squared_error.new_zeros(len(squared_error), len(cells))
+    sums.index_add_(1, pools, squared_error)
+    # A score that is NaN stays NaN, so it needs no more draws: the comparison is false.
+    open_pools = sums > target.tolerance**2
+    return open_pools[:, pools] & (squared_error > (target.tolerance**2 / cells)[pools])
+
+
+FIRST_ROUND = 8
+"""Draws after which drawing may stop for the first time."""
 
 
 def stopping_rounds(n_draws: int) -> list[tuple[int, int]]:
     """Return the ranges of draws between which drawing may stop: 8, 16, 32, … ``n_draws``."""
     edges = [0]
     while edges[-1] < n_draws:
-        edges.append(min(max(8, 2 * edges[-1]), n_draws))
+        edges.append(min(max(FIRST_ROUND, 2 * edges[-1]), n_draws))
     return list(pairwise(edges))

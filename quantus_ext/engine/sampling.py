@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     BRIDGE = 5
     TIE = 6
     MASK_SIZE = 7
+    MASK_ORDER = 8
     REFERENCE_TIE = 11
     REFERENCE_ORDER = 12
     REFERENCE_STATE = 13
@@ -248,12 +249,28 @@ def windows(keys: Tensor, shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
     choice = integers(keys, [len(sizes)], Purpose.PATCH_SIZE)
     side = torch.tensor(list(sizes), device=keys.device)[choice]
     fits = torch.tensor(list(shape), device=keys.device) - side + 1
-    offsets = integers(keys, fits, Purpose.PATCH_OFFSET)
-    inside = torch.ones((), dtype=torch.bool, device=keys.device)
+    return windows_at(integers(keys, fits, Purpose.PATCH_OFFSET), side, shape)
+
+
+def windows_at(start: Tensor, side: int | Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the windows with these first positions.
+
+    Parameters
+    ----------
+    start : Tensor, int64, shape (\\*windows, axes)
+    side : int, or Tensor of shape (\\*windows, 1)
+    shape : sequence of int
+        Lengths of the axes.
+
+    Returns
+    -------
+    Tensor, bool, shape (\\*windows, \\*shape)
+    """
+    inside = torch.ones((), dtype=torch.bool, device=start.device)
     for axis, length in enumerate(shape):
-        position = torch.arange(length, device=keys.device)
-        start = offsets[..., axis : axis + 1]
-        along = (position >= start) & (position < start + side)
+        position = torch.arange(length, device=start.device)
+        first = start[..., axis : axis + 1]
+        along = (position >= first) & (position < first + side)
         inside = inside.unsqueeze(-1) & along.reshape(
             *along.shape[:-1], *(1 for _ in range(axis)), length
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from quantus_ext.engine import sampling
+from quantus_ext.engine.draws import Target
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.perturb import Perturbation
@@ -142,9 +143,11 @@ def fidelity(
             UserWarning,
             stacklevel=2,
         )
-    # The score is a mean over independent cells, so each may be known less well than the score.
-    cells = 2 * len(sparsity) if score == "gap" else len(sparsity)
-    cell_tolerance = None if tolerance is None else tolerance * len(sparsity) / cells**0.5
+    # What must be known is the sum over the sizes, of one sign or of both.
+    signs = (0, 0) if score == "gap" else (0, 1)
+    target = None
+    if tolerance is not None:
+        target = Target(tolerance * len(sparsity), signs * len(sparsity))
 
     sizes, regions = [], []
     for share in sparsity:
@@ -166,7 +169,7 @@ def fidelity(
         perturbation=perturbation,
         output=output,
         n_draws=n_draws,
-        tolerance=cell_tolerance,
+        target=target,
         seed=seed,
         index=index,
         clean=clean,

@@ -7,6 +7,7 @@ infidelity is ``E_I[(a - b)²]``.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -16,20 +17,36 @@ from torch import Tensor
 
 from quantus_ext import checks
 from quantus_ext.engine import sampling
-from quantus_ext.engine.draws import Block, Sampler, sum_draws, sum_until_known
-from quantus_ext.engine.elements import Elements
+from quantus_ext.engine.draws import (
+    FIRST_ROUND,
+    Block,
+    Cells,
+    Sampler,
+    Target,
+    sum_draws,
+    sum_until_known,
+)
+from quantus_ext.engine.elements import Elements, Rows, elements_of
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.engine.populations import (
+    Population,
+    Subsets,
+    Windows,
+    by_population,
+    draws_of,
+)
 from quantus_ext.functional.scores import Scores
 
 Scheme = Literal["patch", "subset", "all"]
 
-Choose = Callable[[Tensor | slice], Sampler]
+Choose = Callable[[Rows], Sampler]
 """Rows of the batch -> the sampler of their draws."""
 
 _ORDERS = 5
 """Powers 0 to 4 of a and of b: products up to the fourth order give the standard errors."""
+_SUMS = _ORDERS**2 + 2
 
 
 def infidelity(
@@ -126,11 +143,17 @@ def infidelity(
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     checks.positive_integer("n_draws", n_draws)
-    chosen = _sampler(scheme, x, patch_sizes, subset_fraction, elements)
-    is_random = (scheme != "all" and perturbation.uses_mask) or perturbation.random
+    independent = _sampler(scheme, x, patch_sizes, subset_fraction, elements)
+    kind = scheme if perturbation.uses_mask else "all"
+    equally_likely = kind != "patch" or len(set(patch_sizes)) == 1
+    groups = by_population(
+        _populations(kind, x, patch_sizes, subset_fraction, elements),
+        listed=equally_likely and not perturbation.random,
+        device=x.device,
+    )
     clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
 
-    def sum_with(choose: Choose, rows: Tensor | slice, start: int, stop: int) -> Tensor:
+    def sum_with(choose: Choose, rows: Rows, start: int, stop: int) -> Tensor:
         predicted = _predicted_change(
             x[rows], a[rows], perturbation.replaces, multiply_by_inputs, inputs_baseline
         )
@@ -155,22 +178,27 @@ def infidelity(
     def variance(sums: Tensor, counts: Tensor) -> Tensor:
         return _Moments(sums, counts).loss(rescale)[1]
 
-    spread = torch.zeros_like(clean).squeeze(1)
-    if tolerance is not None:
+    cells = []
+    for rows, population in groups:
+        choose = independent
+        if population is not None:
+            choose = _listed(population, keys, elements or elements_of(x))
+        cells.append(Cells(0, rows, population, n_draws, functools.partial(sum_with, choose)))
+    spread = torch.zeros_like(clean)
+    if tolerance is not None and max(group.limit for group in cells) > FIRST_ROUND:
         # How far apart losses can plausibly be: what perturbing everything at once does.
         extreme = sum_with(_sampler("all", x, patch_sizes, 1.0, elements), slice(None), 0, 1)
         moments = _Moments(extreme, torch.ones_like(extreme[:, 0]))
-        spread = torch.maximum(moments.product(2, 0), moments.product(0, 2))
-    sums, counts = sum_until_known(
-        functools.partial(sum_with, chosen),
-        len(x),
-        n_draws=n_draws if is_random else 1,
-        tolerance=tolerance,
+        spread = torch.maximum(moments.product(2, 0), moments.product(0, 2)).unsqueeze(1)
+    drawn = sum_until_known(
+        cells,
+        shape=(len(x), 1, _SUMS),
+        target=None if tolerance is None else Target(tolerance, [0]),
         variance=variance,
-        spread=spread,
-        device=x.device,
+        spread=spread.double(),
     )
-    return _scores(sums, counts, rescale=rescale, is_random=is_random)
+    moments = _Moments(drawn.sums[:, 0], drawn.counts[:, 0])
+    return Scores(moments.loss(rescale)[0], drawn.squared_error[:, 0].sqrt(), _details(moments))
 
 
 def cumulative_infidelity(
@@ -242,7 +270,7 @@ def cumulative_infidelity(
             sums.append(total)
     patches = sum(_grid(x, size)[0] * _grid(x, size)[1] for size in patch_sizes)
     counts = torch.full((len(x),), float(repeats * patches), dtype=torch.float64)
-    details = _scores(torch.cat(sums), counts, rescale=False, is_random=is_random).details
+    details = _details(_Moments(torch.cat(sums), counts))
     per_repeat = torch.cat(losses).mean(2)
     score = per_repeat.mean(1)
     error = per_repeat.std(1) / repeats**0.5 if is_random else torch.zeros_like(score)
@@ -258,9 +286,7 @@ def _sampler(
 ) -> Choose:
     """Return the scheme's masks: one channel stands for all, tables have none."""
     if elements is not None:
-        # Tables have no order, texts, whose ids are integers, have one.
-        ordered = x.ndim > 2 or not x.is_floating_point()
-        return _sampler_of_elements(scheme, elements, patch_sizes, subset_fraction, ordered)
+        return _sampler_of_elements(scheme, elements, patch_sizes, subset_fraction, _ordered(x))
     checks.one_of("scheme", scheme, ("patch", "subset", "all"))
     spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
     count = int(np.prod(spatial))
@@ -282,7 +308,7 @@ def _sampler(
         return shaped(sampling.windows(keys, spatial, patch_sizes))
 
     def subset(samples: slice, draws: slice, keys: Tensor) -> Tensor:
-        size = max(sampling.snapped_floor(subset_fraction * count), 1)
+        size = _subset_size(subset_fraction, count)
         return shaped(sampling.subsets(keys, count, size))
 
     def everything(samples: slice, draws: slice, keys: Tensor) -> Tensor:
@@ -290,6 +316,53 @@ def _sampler(
 
     sampler = {"patch": patch, "subset": subset, "all": everything}[scheme]
     return lambda rows: sampler
+
+
+def _ordered(x: Tensor) -> bool:
+    """Whether elements follow each other: tables have no order, texts, integer ids, have one."""
+    return x.ndim > 2 or not x.is_floating_point()
+
+
+def _subset_size(fraction: float, count: int) -> int:
+    return max(sampling.snapped_floor(fraction * count), 1)
+
+
+def _populations(
+    scheme: Scheme,
+    x: Tensor,
+    patch_sizes: Sequence[int],
+    subset_fraction: float,
+    elements: Elements | None,
+) -> list[Population]:
+    """Return the masks that each sample's draws can be; of patches, those of the first size."""
+    spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
+    axes, ordered = [spatial] * len(x), x.ndim > 2
+    if elements is not None:
+        axes, ordered = [(t,) for t in elements.totals()], _ordered(x)
+
+    def population(lengths: tuple[int, ...]) -> Population:
+        count = math.prod(lengths)
+        if scheme == "patch" and ordered:
+            return Windows(lengths, min(patch_sizes[0], *lengths))
+        size = {
+            "patch": min(patch_sizes[0], count),
+            "subset": _subset_size(subset_fraction, count),
+            "all": count,
+        }[scheme]
+        return Subsets(count, size)
+
+    return [population(lengths) for lengths in axes]
+
+
+def _listed(population: Population, keys: Tensor, elements: Elements) -> Choose:
+    """Return the masks of a population without repetition."""
+
+    def of_rows(rows: Rows) -> Sampler:
+        own = elements.take(rows)
+        listed = draws_of(population, keys[rows], own.present)
+        return lambda samples, draws, _: own.expand(listed(samples, draws), samples)
+
+    return of_rows
 
 
 def _sampler_of_elements(
@@ -302,10 +375,10 @@ def _sampler_of_elements(
     """Return the scheme's masks over each sample's own elements."""
     checks.one_of("scheme", scheme, ("patch", "subset", "all"))
 
-    def of_rows(rows: Tensor | slice) -> Sampler:
+    def of_rows(rows: Rows) -> Sampler:
         own = elements.take(rows)
         present, t, place = own.present, own.counts, torch.arange(own.largest).to(own.counts)
-        shares = [max(sampling.snapped_floor(subset_fraction * n), 1) for n in own.totals()]
+        shares = [_subset_size(subset_fraction, n) for n in own.totals()]
         share = torch.tensor(shares, device=t.device)
 
         def choose(samples: slice, keys: Tensor) -> Tensor:
@@ -476,16 +549,12 @@ class _Moments:
         return (covariance / (variances[0] * variances[1]).sqrt()).clamp(-1, 1)
 
 
-def _scores(sums: Tensor, counts: Tensor, *, rescale: bool, is_random: bool) -> Scores:
-    moments = _Moments(sums, counts)
-    score, variance = moments.loss(rescale)
-    error = (variance / counts).sqrt() if is_random else torch.zeros_like(score)
-    details = {
+def _details(moments: _Moments) -> dict[str, Tensor]:
+    return {
         "infidelity": moments.loss(False)[0],
         "rescaled_infidelity": moments.loss(True)[0],
         "scale": moments.scale(),
         "faithfulness": moments.faithfulness(),
         "correlation": moments.correlation(),
-        "n_draws": counts,
+        "n_draws": moments.counts,
     }
-    return Scores(score, error, details)

@@ -15,10 +15,18 @@ import torch
 from torch import Tensor
 
 from quantus_ext.engine import sampling
-from quantus_ext.engine.draws import Block, sum_draws, sum_until_known
-from quantus_ext.engine.elements import Elements
+from quantus_ext.engine.draws import (
+    Block,
+    Cells,
+    SumRows,
+    Target,
+    sum_draws,
+    sum_until_known,
+)
+from quantus_ext.engine.elements import Elements, Rows
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import Perturbation, replace_by
+from quantus_ext.engine.populations import Population, Subsets, by_population, draws_of
 
 Output = Literal["label", "probability"]
 
@@ -46,6 +54,14 @@ class Region:
     def size(self) -> int | None:
         """How many elements go, where that is the same for all samples."""
         return self.removed[0] if len(set(self.removed)) == 1 else None
+
+    @property
+    def subsets(self) -> list[Subsets | None]:
+        """What can go of each sample, None where nothing does."""
+        bounds = zip(self.first, self.past, self.removed, strict=True)
+        return [
+            Subsets(past - first, removed) if removed else None for first, past, removed in bounds
+        ]
 
 
 def answer(outputs: Tensor, y: Tensor, output: Output) -> Tensor:
@@ -91,7 +107,7 @@ def answers_without(
     perturbation: Perturbation | None,
     output: Output,
     n_draws: int,
-    tolerance: float | None = None,
+    target: Target | None = None,
     seed: int,
     index: Tensor | None,
     clean: Tensor | None,
@@ -113,8 +129,8 @@ def answers_without(
         What it becomes; by default 0.
     output : {"label", "probability"}
         See :func:`answer`.
-    n_draws, tolerance
-        For the regions where something is random; see
+    n_draws, target
+        For the regions where something is random, each a column; see
         :func:`quantus_ext.engine.draws.sum_until_known`.
     seed, index, clean
         As for :func:`quantus_ext.functional.infidelity`.
@@ -143,28 +159,46 @@ def answers_without(
         known = _answers_in_one_pass(
             forward, x, y, ranks, list(fixed), elements, perturbation, keys, output
         )
-    means, squared_errors = [], []
-    for stream, region in enumerate(regions):
-        mean, squared_error = original, torch.zeros_like(original)
-        if region in fixed:
-            mean = known[:, fixed[region]]
-        elif any(region.removed):
-            mean, squared_error = _mean_answer(
+    groups = [
+        Cells(
+            stream,
+            rows,
+            population,
+            n_draws,
+            _sum_answers(
                 forward,
                 x,
                 y,
                 ranks,
                 region,
+                population,
                 elements,
                 perturbation,
                 sampling.draw_keys(keys, stream, stream + 1).squeeze(1),
                 output,
-                n_draws,
-                tolerance,
-            )
-        means.append(mean)
-        squared_errors.append(squared_error)
-    return Answers(original, torch.stack(means, 1), torch.stack(squared_errors, 1))
+            ),
+        )
+        for stream, region in enumerate(regions)
+        if region not in fixed
+        for rows, population in by_population(
+            region.subsets, listed=not perturbation.random, device=x.device
+        )
+    ]
+    drawn = sum_until_known(
+        groups,
+        shape=(len(x), len(regions), 2),
+        target=target,
+        variance=_variance,
+        spread=original.new_ones(len(x), 1),
+    )
+    without = drawn.sums[..., 0] / drawn.counts
+    for stream, region in enumerate(regions):
+        if region in fixed:
+            without[:, stream] = known[:, fixed[region]]
+        elif not all(region.removed):
+            untouched = torch.tensor(region.removed, device=x.device) == 0
+            without[:, stream] = torch.where(untouched, original, without[:, stream])
+    return Answers(original, without, drawn.squared_error)
 
 
 def _answers_in_one_pass(
@@ -222,37 +256,38 @@ def _answers_in_one_pass(
     )
 
 
-def _mean_answer(
+def _sum_answers(
     forward: Forward,
     x: Tensor,
     y: Tensor,
     ranks: Tensor,
     region: Region,
+    population: Population | None,
     elements: Elements,
     perturbation: Perturbation,
     keys: Tensor,
     output: Output,
-    n_draws: int,
-    tolerance: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the mean over draws without a random part of a region, and its squared error."""
+) -> SumRows:
+    """Return the function that sums answers without random parts of a region, and their squares."""
     first, past, removed = (
         torch.tensor(values, device=x.device).unsqueeze(1)
         for values in (region.first, region.past, region.removed)
     )
-    members = (ranks >= first) & (ranks < past)
-    count = removed.unsqueeze(2) if region.size is None else region.size
 
-    def sum_rows(rows: Tensor | slice, start: int, stop: int) -> Tensor:
-        inside, targets, grouping = members[rows], y[rows], elements.take(rows)
-        counts = count if isinstance(count, int) else count[rows]
+    def sum_rows(rows: Rows, start: int, stop: int) -> Tensor:
+        targets, grouping = y[rows], elements.take(rows)
+        inside = (ranks[rows] >= first[rows]) & (ranks[rows] < past[rows])
+        counts = removed[rows].unsqueeze(2)
+        listed = None if population is None else draws_of(population, keys[rows], inside)
 
         def sampler(samples: slice, draws: slice, block_keys: Tensor) -> Tensor:
             among = inside[samples]
-            if region.all_removed:
+            if listed is not None:
+                chosen = listed(samples, draws)
+            elif region.all_removed:
                 chosen = among.unsqueeze(1).expand(-1, block_keys.shape[1], -1)
             else:
-                size = counts if isinstance(counts, int) else counts[samples]
+                size = counts[samples] if region.size is None else region.size
                 chosen = sampling.subsets(block_keys, elements.largest, size, among)
             return grouping.expand(chosen, samples)
 
@@ -271,16 +306,7 @@ def _mean_answer(
             stop=stop,
         )
 
-    sums, counts = sum_until_known(
-        sum_rows,
-        len(x),
-        n_draws=n_draws,
-        tolerance=tolerance,
-        variance=_variance,
-        spread=torch.ones(len(x), dtype=torch.float64, device=x.device),
-        device=x.device,
-    )
-    return sums[:, 0] / counts, _variance(sums, counts) / counts
+    return sum_rows
 
 
 def _variance(sums: Tensor, counts: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quantus_ext.engine import draws, sampling
-from quantus_ext.engine.draws import Block, sum_draws, sum_until_known
+from quantus_ext.engine.draws import Block, Cells, Drawn, Target, sum_draws, sum_until_known
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import gaussian_noise
+from quantus_ext.engine.populations import Windows, by_population
 
 DTYPE = torch.float64
 
@@ -107,15 +110,20 @@ def test_a_block_is_consistent():
 
 
 class Loss:
-    """Losses of draws given in a table (n, draws), summed as the engine sums."""
+    """Losses of draws given in a table (n, columns, draws), summed as the engine sums.
 
-    def __init__(self, table: Tensor) -> None:
+    ``sizes``, (n, columns), says how many different draws there are; above 1,024, any number.
+    """
+
+    def __init__(self, table: Tensor, sizes: Any = 5000) -> None:
         self.table = table.double()
-        self.asked: list[tuple[list[int], int, int]] = []
+        self.sizes = np.broadcast_to(sizes, table.shape[:2])
+        self.asked: list[tuple[int, list[int], int, int]] = []
 
-    def sum_rows(self, rows: Tensor | slice, start: int, stop: int) -> Tensor:
-        chosen = self.table[rows, start:stop]
-        self.asked.append((torch.arange(len(self.table))[rows].tolist(), start, stop))
+    def sum_rows(self, column: int, rows: Tensor | slice, start: int, stop: int) -> Tensor:
+        chosen = self.table[rows, column, start:stop]
+        samples = torch.arange(len(self.table))[rows].tolist()
+        self.asked.append((column, samples, start, stop))
         return torch.stack([chosen.sum(1), (chosen**2).sum(1)], 1)
 
     @staticmethod
@@ -123,22 +131,29 @@ class Loss:
         mean, square = (sums / counts[:, None]).unbind(1)
         return (square - mean**2).clamp(min=0) * counts / (counts - 1)
 
-    def draw(self, tolerance: float | None, spread: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
-        n, n_draws = self.table.shape
+    def draw(self, target: Target | None, spread: float | Tensor = 1.0) -> Drawn:
+        n, columns, n_draws = self.table.shape
+        cells = []
+        for column in range(columns):
+            populations = [Windows((int(size),), 1) for size in self.sizes[:, column]]
+            for rows, population in by_population(
+                populations, listed=True, device=torch.device("cpu")
+            ):
+                sum_rows = functools.partial(self.sum_rows, column)
+                cells.append(Cells(column, rows, population, n_draws, sum_rows))
         return sum_until_known(
-            self.sum_rows,
-            n,
-            n_draws=n_draws,
-            tolerance=tolerance,
+            cells,
+            shape=(n, columns, 2),
+            target=target,
             variance=self.variance,
-            spread=torch.as_tensor(spread, dtype=DTYPE).expand(n),
-            device=torch.device("cpu"),
+            spread=torch.as_tensor(spread, dtype=DTYPE).expand(n)[:, None],
         )
 
 
-def random_losses(n: int, n_draws: int, scale: float = 1.0) -> Tensor:
-    keys = sampling.sample_keys(1, torch.arange(n))
-    return scale * sampling.normal(keys, n_draws, sampling.Purpose.VALUE)
+def random_losses(n: int, columns: int, n_draws: int) -> Tensor:
+    keys = sampling.sample_keys(1, torch.arange(n * columns))
+    numbers = sampling.normal(keys, n_draws, sampling.Purpose.VALUE)
+    return numbers.reshape(n, columns, n_draws)
 
 
 @pytest.mark.parametrize(
@@ -156,59 +171,131 @@ def test_stopping_rounds(n_draws, edges):
     assert draws.stopping_rounds(n_draws) == list(zip([0, *edges], edges, strict=False))
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    n=st.integers(1, 12),
+def squared_error(values: Tensor, size: int, spread: float | None = None) -> float:
+    """Of the mean; with two imagined draws ``spread`` apart, as the rule to stop has it."""
+    count = len(values)
+    if count == size:
+        return 0.0
+    variance = values.var().item() if count > 1 else math.nan
+    if spread is not None:
+        variance = (count * variance + spread**2 / 2) / (count + 2)
+    return variance / count * (1 - (count / size if size <= 1024 else 0))
+
+
+def slow_counts(losses: Tensor, sizes: list[int], target: Target, spread: float) -> list[int]:
+    """Count the draws of one sample's cells by the rule, from a table (columns, draws)."""
+    limits = [min(losses.shape[1], size if size <= 1024 else math.inf) for size in sizes]
+    counts, going, stop = [0] * len(sizes), set(range(len(sizes))), 8
+    while going:
+        for cell in going:
+            counts[cell] = min(stop, limits[cell])
+        errors = [
+            squared_error(values[:count], size, spread)
+            for values, count, size in zip(losses, counts, sizes, strict=True)
+        ]
+        for pool in set(target.pools):
+            own = [cell for cell, its in enumerate(target.pools) if its == pool]
+            enough = not sum(errors[cell] for cell in own) > target.tolerance**2
+            share = target.tolerance**2 / len(own)
+            going -= {cell for cell in own if enough or errors[cell] <= share}
+        going -= {cell for cell in going if counts[cell] == limits[cell]}
+        stop *= 2
+    return counts
+
+
+SIZES = [1, 3, 8, 12, 40, 1024, 1025]
+many_cells = given(
+    n=st.integers(1, 5),
+    pools=st.lists(st.integers(0, 1), min_size=1, max_size=5),
     n_draws=st.integers(1, 150),
     tolerance=st.floats(0.01, 2),
     spread=st.floats(0, 5),
+    data=st.data(),
 )
-def test_draws_stop_at_the_first_fixed_count_that_is_enough(n, n_draws, tolerance, spread):
-    loss = Loss(random_losses(n, n_draws) * torch.arange(n)[:, None])
-    sums, counts = loss.draw(tolerance, spread)
-    for sample, count in enumerate(counts.int().tolist()):
-        values = loss.table[sample]
-        # The docstring's rule, slowly: two imagined draws `spread` apart join the real ones.
-        stops = sorted({8 * 2**k for k in range(6) if 8 * 2**k < n_draws} | {n_draws})
-        for stop in stops:
-            variance = values[:stop].var() if stop > 1 else torch.nan
-            smoothed = (stop * variance + spread**2 / 2) / (stop + 2)
-            if not smoothed / stop > tolerance**2:
-                break
-        assert count == stop
-        torch.testing.assert_close(sums[sample, 0], values[:count].sum())
-        torch.testing.assert_close(sums[sample, 1], (values[:count] ** 2).sum())
 
 
-def test_no_tolerance_means_all_draws_at_once():
-    loss = Loss(random_losses(4, 50))
-    sums, counts = loss.draw(None)
-    assert loss.asked == [([0, 1, 2, 3], 0, 50)]
-    assert (counts == 50).all()
-    torch.testing.assert_close(sums[:, 0], loss.table.sum(1))
+@settings(max_examples=100, deadline=None)
+@many_cells
+def test_draws_stop_at_the_first_fixed_count_that_is_enough(
+    n, pools, n_draws, tolerance, spread, data
+):
+    target = Target(tolerance, [0, *pools])
+    columns = len(target.pools)
+    cells = st.lists(st.sampled_from(SIZES), min_size=columns, max_size=columns)
+    sizes = data.draw(st.lists(cells, min_size=n, max_size=n))
+    # Cells of one sample, and samples, are known more or less well.
+    scale = torch.arange(n)[:, None] + torch.linspace(0, 2, columns)
+    table = random_losses(n, columns, n_draws) * scale[..., None]
+    drawn = Loss(table, sizes).draw(target, spread)
+    assert drawn.counts.tolist() == [
+        slow_counts(*each, target, spread) for each in zip(table, sizes, strict=True)
+    ]
+    for sample, column in np.ndindex(n, columns):
+        values = table[sample, column, : int(drawn.counts[sample, column])]
+        torch.testing.assert_close(drawn.sums[sample, column, 0], values.sum())
+        torch.testing.assert_close(drawn.sums[sample, column, 1], (values**2).sum())
+        error = torch.tensor(squared_error(values, sizes[sample][column]), dtype=DTYPE)
+        torch.testing.assert_close(
+            drawn.squared_error[sample, column], error, equal_nan=True, rtol=1e-6, atol=1e-12
+        )
+    # Alone, a sample is drawn as often.
+    alone = Loss(table[:1], sizes[:1]).draw(target, spread)
+    assert alone.counts.tolist() == drawn.counts[:1].tolist()
 
 
-def test_only_open_samples_are_drawn_further():
-    # The second sample is noisy, the others constant.
-    scale = torch.tensor([0.0, 1.0, 0.0])
-    loss = Loss(random_losses(3, 64) * scale[:, None])
-    _, counts = loss.draw(1e-3, spread=0.0)
-    assert counts.tolist() == [8, 64, 8]
-    assert loss.asked == [([0, 1, 2], 0, 8), ([1], 8, 16), ([1], 16, 32), ([1], 32, 64)]
+@settings(max_examples=50, deadline=None)
+@given(columns=st.integers(1, 20), tolerance=st.floats(0.1, 3), uneven=st.booleans())
+def test_a_pool_needs_no_more_draws_than_its_cells_by_themselves(columns, tolerance, uneven):
+    scale = torch.linspace(0, 2, columns) if uneven else torch.ones(columns)
+    loss = Loss(random_losses(4, columns, 400) * scale[:, None])
+    pooled = loss.draw(Target(tolerance, [0] * columns))
+    single = loss.draw(Target(tolerance / columns**0.5, range(columns)))
+    assert (pooled.counts <= single.counts).all()
+    for drawn in (pooled, single):
+        # Two imagined draws make the variance of 8 smaller by a fifth at most.
+        known = drawn.squared_error.sum(1) <= 1.25 * tolerance**2
+        assert (known | (drawn.counts == 400).any(1)).all()
+
+
+def test_a_pool_spares_draws_where_its_cells_differ():
+    scale = torch.tensor([0.0] * 15 + [1.0] * 4)
+    loss = Loss(random_losses(50, 19, 1000) * scale[:, None])
+    pooled = loss.draw(Target(0.02 * 19, [0] * 19), spread=0.5).counts.mean(0)
+    single = loss.draw(Target(0.02 * 19**0.5, range(19)), spread=0.5).counts.mean(0)
+    assert (pooled[:15] == 8).all()
+    assert pooled[15:].mean() < 0.4 * single[15:].mean()
+
+
+def test_no_target_means_all_draws_at_once():
+    loss = Loss(random_losses(4, 1, 50))
+    drawn = loss.draw(None)
+    assert loss.asked == [(0, [0, 1, 2, 3], 0, 50)]
+    assert (drawn.counts == 50).all()
+    torch.testing.assert_close(drawn.sums[..., 0], loss.table.sum(2))
+
+
+def test_only_open_cells_are_drawn_further():
+    # One cell of the second sample is noisy, the others constant.
+    scale = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    loss = Loss(random_losses(3, 2, 64) * scale[..., None])
+    counts = loss.draw(Target(1e-3, [0, 0]), spread=0.0).counts
+    assert counts.tolist() == [[8, 8], [64, 8], [8, 8]]
+    everybody = [(0, [0, 1, 2], 0, 8), (1, [0, 1, 2], 0, 8)]
+    assert loss.asked == [*everybody, *((0, [1], start, 2 * start) for start in (8, 16, 32))]
 
 
 def test_equal_answers_are_not_certainty():
-    loss = Loss(torch.ones(1, 512))
-    _, without = loss.draw(0.02, spread=0.0)
-    _, counts = loss.draw(0.02, spread=1.0)
+    loss = Loss(torch.ones(1, 1, 512))
+    without = loss.draw(Target(0.02, [0]), spread=0.0).counts
+    counts = loss.draw(Target(0.02, [0]), spread=1.0).counts
     # Smoothed: spread² / 2 / (N + 2) / N at most tolerance² from N = 35, so 64.
     assert (without.item(), counts.item()) == (8, 64)
 
 
 def test_a_score_that_is_nan_stops():
-    table = random_losses(2, 64)
-    table[0, 3] = torch.nan
-    sums, counts = Loss(table).draw(1e-6)
-    assert counts.tolist() == [8, 64]
-    assert sums[0].isnan().all()
-    assert sums[1].isfinite().all()
+    table = random_losses(2, 2, 64)
+    table[0, 0, 3] = torch.nan
+    drawn = Loss(table).draw(Target(1e-6, [0, 0]))
+    assert drawn.counts.tolist() == [[8, 8], [64, 64]]
+    assert drawn.sums[0, 0].isnan().all()
+    assert drawn.sums[1].isfinite().all()

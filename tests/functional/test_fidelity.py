@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -11,13 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.functional import fidelity
 from quantus_ext.functional.fidelity import removal_counts
+from quantus_ext.functional.scores import Scores
 from tests.harness import make_inputs, rows_seen
 from tests.reference import fidelity as reference
 
@@ -106,10 +108,17 @@ def test_a_model_that_reads_known_elements():
     wrong = fidelity(reads_the_first(2), x, -a, y, sparsity=[0.1, 0.8, 0.9, 1.0])
     assert wrong.details["curve_plus"].tolist() == [[0.0, 0.0, 0.0, 1.0]]
     assert wrong.details["curve_minus"].tolist() == [[1.0, 1.0, 0.0, 0.0]]
-    # Half of the 4 top elements go: both of the 2 that matter in 1 of 6 ways.
-    half = fidelity(reads_the_first(2), x, a, y, sparsity=[0.4], alpha=(0.5, 0.5), n_draws=4000)
-    assert abs(half.score.item() - 1 / 6) < 4 * half.standard_error.item()
-    assert half.standard_error.item() == pytest.approx((5 / 36 / 4000) ** 0.5, rel=0.05)
+    # Half of the 4 top elements go: both of the 2 that matter in 1 of 6 ways, all of them drawn.
+    half = fidelity(reads_the_first(2), x, a, y, sparsity=[0.4], alpha=(0.5, 0.5), n_draws=6)
+    assert half.score.item() == pytest.approx(1 / 6, abs=1e-12)
+    assert half.standard_error.item() == 0
+    # Half of the top 14: in 1,716 - 2 · 924 + 462 … of 3,432 ways, more than are listed.
+    x, a = torch.ones(1, 15, dtype=torch.float64), torch.arange(15, 0, -1.0)[None]
+    half = fidelity(reads_the_first(2), x, a, y, sparsity=[0.94], alpha=(0.5, 0.5), n_draws=4000)
+    exact = math.comb(12, 5) / math.comb(14, 7)
+    assert abs(half.score.item() - exact) < 4 * half.standard_error.item()
+    expected = (exact * (1 - exact) / 4000) ** 0.5
+    assert half.standard_error.item() == pytest.approx(expected, rel=0.05)
 
 
 percent = st.integers(1, 100).map(lambda p: Fraction(p, 100))
@@ -167,7 +176,7 @@ def test_exactly_so_many_elements_are_removed_from_the_right_region(t, sparsity,
         if count == 0:
             continue
         removed = (next(together) if count == past - first else next(evaluated)) == 0
-        assert len(removed) == 2 * (1 if count == past - first else 5)
+        assert len(removed) == 2 * min(5, math.comb(past - first, count))
         assert (removed.sum(1) == count).all()
         if not ties:
             assert not removed[:, :first].any()
@@ -221,20 +230,172 @@ def test_ties_are_broken_by_seed_and_not_by_position():
     assert 10 < top.details["curve_plus"].sum() < 70
 
 
-def test_tolerance_reaches_the_score_with_fewer_evaluations():
-    # Few elements, so that answers differ between draws and a 5,000-draw truth is cheap.
-    inputs = make_inputs("table", n=40)
-    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+# Few masks
 
-    def score(**keywords: object):
-        forward = Forward(inputs.model)
-        result = fidelity(forward, x, a, y, sparsity=[0.3, 0.6, 0.9], alpha=(0.5, 0.5), **keywords)
-        return result.score, forward.n_evaluations
 
-    known, most = score(n_draws=5000)
-    close, evaluations = score(n_draws=5000, tolerance=0.02)
-    assert ((close - known).abs() <= 0.04).double().mean() >= 0.95
-    assert evaluations < 0.2 * most
+def table(t: int, n: int = 3) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """Return a model of t features with inputs, maps and labels, on which labels often change."""
+    generator = np.random.default_rng(5)
+    model = nn.Sequential(nn.Linear(t, 8), nn.Tanh(), nn.Linear(8, 3)).double().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.from_numpy(generator.normal(size=weight.shape)))
+    x, a = (torch.from_numpy(generator.normal(size=(n, t))) for _ in range(2))
+    return model, x, a, model(x).argmax(1)
+
+
+def exact_change(model: nn.Module, row: Tensor, label: int, members: Tensor, k: int) -> float:
+    """Return the mean over all subsets of k members of how often the label changes without them."""
+    without = []
+    for subset in itertools.combinations(members.tolist(), k):
+        without.append(row.clone())
+        without[-1][list(subset)] = 0
+    with torch.no_grad():
+        return float((model(torch.stack(without)).argmax(1) != label).double().mean())
+
+
+def exact_scores(model, x, a, y, sparsity, alpha) -> dict[str, Tensor]:
+    scores = torch.zeros(2, len(x), len(sparsity), dtype=torch.float64)
+    for n, (row, order) in enumerate(zip(x, a.argsort(1, descending=True), strict=True)):
+        for level, share in enumerate(sparsity):
+            size, plus, minus = removal_counts(len(row), share, (alpha, alpha), 1.0)
+            for sign, members, k in ((0, order[:size], plus), (1, order[size:], minus)):
+                scores[sign, n, level] = exact_change(model, row, int(y[n]), members, k)
+    plus, minus = scores.mean(2)
+    return {"plus": plus, "minus": minus, "gap": plus - minus}
+
+
+@pytest.mark.parametrize("score", ["plus", "minus", "gap"])
+@pytest.mark.parametrize("tolerance", [None, 1e-9])
+def test_few_subsets_are_enumerated(score, tolerance):
+    model, x, a, y = table(11)
+    sparsity, alpha = [0.1, 0.5, 0.75, 1.0], 0.5
+    forward = Forward(model)
+    settings = {"sparsity": sparsity, "alpha": (alpha, alpha), "score": score}
+    ours = fidelity(forward, x, a, y, **settings, n_draws=10_000, tolerance=tolerance)
+    expected = exact_scores(model, x, a, y, sparsity, alpha)
+    for name, values in expected.items():
+        torch.testing.assert_close(ours.details[name], values, rtol=0, atol=1e-12)
+    torch.testing.assert_close(ours.score, expected[score], rtol=0, atol=1e-12)
+    assert (ours.standard_error == 0).all()
+    # s = 1, 5, 8, 11: 5 over 2, 8 over 4, 11 over 5; 10 over 5, 6 over 3, 3 over 2 and the input.
+    assert forward.n_evaluations == 3 * (10 + 70 + 462 + 252 + 20 + 3 + 1)
+
+
+def rows_asked(t: int, alpha: float, n_draws: int, order: Tensor | None = None) -> Tensor:
+    """Return rows without parts of the t features, all of them the explanation, shape (2, d, t)."""
+    rows: list[Tensor] = []
+
+    def spy(batch: Tensor) -> Tensor:
+        rows.append(batch.clone())
+        return torch.ones(len(batch), 2)
+
+    a = torch.arange(t, 0, -1.0) if order is None else order
+    labels = torch.zeros(2, dtype=torch.long)
+    settings = {"sparsity": [1.0], "alpha": (alpha, alpha), "n_draws": n_draws}
+    fidelity(Forward(spy, chunk_size=10_000), torch.ones(2, t), a.expand(2, t), labels, **settings)
+    return rows[1].unflatten(0, (2, -1))
+
+
+@pytest.mark.parametrize(
+    ("t", "alpha", "n_draws"), [(10, 0.5, 50), (10, 0.5, 251), (45, 2 / 45, 989), (1024, 1e-3, 50)]
+)
+def test_no_subset_of_few_occurs_twice(t, alpha, n_draws):
+    for rows in rows_asked(t, alpha, n_draws):
+        assert len(rows) == len(rows.unique(dim=0)) == n_draws
+
+
+@pytest.mark.parametrize(("t", "alpha"), [(46, 2 / 46), (1025, 1e-3)])
+def test_of_more_than_1024_subsets_draws_are_independent(t, alpha):
+    for rows in rows_asked(t, alpha, 3000):
+        assert len(rows) == 3000
+        # 1,025 or 1,035 masks: all but about 5 % of them.
+        assert 900 < len(rows.unique(dim=0)) < 1020
+
+
+def test_the_order_within_a_region_changes_no_draw_of_few():
+    one, other = rows_asked(9, 0.5, 30), rows_asked(9, 0.5, 30, torch.arange(9.0))
+    assert torch.equal(one, other)
+
+
+def test_random_replacements_are_drawn_without_end():
+    model, x, a, y = table(5)
+    forward = Forward(model)
+    settings = {"sparsity": [0.4], "alpha": (0.5, 0.5), "output": "probability", "n_draws": 50}
+    noise = replace_by("uniform")
+    result = fidelity(forward, x, a, y, **settings, perturbation=noise)
+    assert forward.n_evaluations == 3 * (1 + 2 * 50)
+    assert (result.standard_error > 0).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    totals=st.lists(st.integers(1, 14), min_size=1, max_size=5),
+    n_draws=st.integers(1, 60),
+    chunk_size=st.sampled_from([1, 7, 1000]),
+    tolerance=st.sampled_from([None, 0.05]),
+    score=st.sampled_from(["plus", "gap"]),
+)
+def test_a_samples_draws_do_not_depend_on_the_batch(totals, n_draws, chunk_size, tolerance, score):
+    model, x, a, y = table(14, n=len(totals))
+    # Samples of different lengths, as texts are: few subsets of some, many of others.
+    features = torch.arange(14).expand(len(x), -1)
+    features = features.where(features < torch.tensor(totals)[:, None], -1)
+
+    def ask(rows: slice, chunk_size: int) -> tuple[Scores, int]:
+        forward = Forward(model, chunk_size=chunk_size)
+        result = fidelity(
+            forward,
+            x[rows],
+            a[rows],
+            y[rows],
+            sparsity=[0.5, 0.95],
+            elements=elements_of(x[rows], features=features[rows]),
+            alpha=(0.5, 0.5),
+            n_draws=n_draws,
+            score=score,
+            tolerance=tolerance,
+            index=torch.arange(len(x))[rows],
+        )
+        return result, forward.n_evaluations
+
+    whole, evaluations = ask(slice(None), 100)
+    asked = 0
+    for n in range(len(x)):
+        alone, more = ask(slice(n, n + 1), chunk_size)
+        asked += more
+        for name, values in alone.details.items():
+            torch.testing.assert_close(values[0], whole.details[name][n], equal_nan=True)
+        torch.testing.assert_close(alone.standard_error[0], whole.standard_error[n], equal_nan=True)
+    # One row is left out where nothing is removed of any sample of the batch.
+    counts = [removal_counts(t, share, (0.5, 0.5), 1.0) for t in totals for share in (0.5, 0.95)]
+    untouched = sum((count.plus == 0) + (count.minus == 0) for count in counts)
+    assert asked <= evaluations <= asked + untouched
+
+
+# Draws until the score is known
+
+
+@pytest.mark.parametrize("score", ["plus", "gap"])
+def test_tolerance_reaches_the_score_with_fewer_evaluations(score):
+    model, x, a, y = table(16, n=20)
+    sparsity, alpha, tolerance = [0.5, 0.7, 0.8, 0.9], 0.5, 0.05
+    exact = exact_scores(model, x, a, y, sparsity, alpha)[score]
+    misses, evaluations = [], 0
+    for seed in range(30):
+        forward = Forward(model)
+        settings = {"sparsity": sparsity, "alpha": (alpha, alpha), "score": score, "seed": seed}
+        result = fidelity(forward, x, a, y, **settings, n_draws=5000, tolerance=tolerance)
+        misses.append(result.score - exact)
+        evaluations += forward.n_evaluations
+        assert (result.standard_error <= tolerance * 1.25**0.5).all()
+    errors = torch.stack(misses)
+    assert (errors.abs() <= 2 * tolerance).double().mean() >= 0.95
+    # Answers that agree by chance stop drawing, so scores lean a little; 600 errors of about .05
+    # know by how much to .002.
+    assert errors.mean().abs() < tolerance / 4
+    # Up to 5,000 draws a cell would be made otherwise.
+    assert evaluations < 0.05 * 30 * 20 * (8 * 1000)
 
 
 def test_removed_values_take_the_baseline_on_all_channels():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
+from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import blur, gaussian_noise, replace_by
 from quantus_ext.functional import infidelity
+from quantus_ext.functional.scores import Scores
 from tests.harness import make_inputs, rows_seen
 from tests.reference import infidelity as reference
 
@@ -232,7 +236,8 @@ def test_tolerance_stops_each_sample_when_its_score_is_known(chunk_size, rescale
 
     def score(**keywords: object) -> object:
         forward = Forward(inputs.model, chunk_size=chunk_size)
-        keywords = {"patch_sizes": [2], "rescale": rescale, "n_draws": 512, **keywords}
+        # Two sizes, so that draws are independent however few the subsets are.
+        keywords = {"patch_sizes": [2, 3], "rescale": rescale, "n_draws": 512, **keywords}
         return infidelity(forward, x, a, y, **keywords)
 
     result = score(tolerance=tolerance)
@@ -249,11 +254,11 @@ def test_tolerance_stops_each_sample_when_its_score_is_known(chunk_size, rescale
 
 @pytest.mark.parametrize("offset", [0.0, -10.0])
 def test_a_few_equal_answers_are_not_certainty(offset: float):
-    # One feature of 100 matters: the first 8 windows of most samples miss it, and all agree.
+    # One feature of 1,100 matters: the first 8 windows of most samples miss it, and all agree.
     def only_one_feature(rows: Tensor) -> Tensor:
-        return rows[:, :1] * 10 + offset
+        return rows[:, :1] * 33 + offset
 
-    x = torch.ones(20, 100, dtype=torch.float64)
+    x = torch.ones(20, 1100, dtype=torch.float64)
     result = infidelity(
         only_one_feature,
         x,
@@ -264,8 +269,8 @@ def test_a_few_equal_answers_are_not_certainty(offset: float):
         tolerance=0.5,
         n_draws=4096,
     )
-    assert (result.details["n_draws"] > 100).all()
-    # The truth is 10² / 100 = 1.
+    assert (result.details["n_draws"] > 1000).all()
+    # The truth is 33² / 1,100, about 1.
     assert ((result.score - 1).abs() < 4 * 0.5).all()
 
 
@@ -303,3 +308,109 @@ def test_scores_are_finite_and_ordered_for_any_input(
     assert (result.details["rescaled_infidelity"] <= result.score * (1 + 1e-6) + 1e-12).all()
     faithfulness = result.details["faithfulness"]
     assert (faithfulness.isnan() | ((faithfulness >= 0) & (faithfulness <= 1))).all()
+
+
+# Few masks
+
+
+def every_window(x: Tensor, side: int) -> list[Tensor]:
+    """Return all masks over a sample's positions, of one channel."""
+    if x.ndim == 1:
+        chosen = itertools.combinations(range(len(x)), side)
+        return [torch.isin(torch.arange(len(x)), torch.tensor(each)) for each in chosen]
+    shape, masks = x.shape[1:], []
+    for first in np.ndindex(*(length - side + 1 for length in shape)):
+        masks.append(torch.zeros(shape, dtype=torch.bool))
+        masks[-1][tuple(slice(place, place + side) for place in first)] = True
+    return masks
+
+
+@pytest.mark.parametrize("modality", ["image", "series", "table"])
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("tolerance", [None, 1e-9])
+def test_few_windows_are_enumerated(modality, rescale, tolerance):
+    inputs = make_inputs(modality)
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+    forward = Forward(inputs.model)
+    settings = {"perturbation": replace_by(0.0), "patch_sizes": [3], "rescale": rescale}
+    ours = infidelity(forward, x, a, y, **settings, n_draws=5000, tolerance=tolerance)
+    total = len(every_window(x[0], 3))
+    assert (ours.standard_error == 0).all()
+    assert (ours.details["n_draws"] == total).all()
+    # With a tolerance everything is perturbed once, for how far apart losses can be.
+    extra = 1 if tolerance is None else 2
+    assert forward.n_evaluations == 5 * (total + extra)
+    for n, label in enumerate(y):
+        masks = torch.stack(every_window(x[n], 3))
+        masks = masks if x.ndim == 2 else masks.unsqueeze(1)
+        change = x[n] * masks
+        with torch.no_grad():
+            b = inputs.model(x[n : n + 1])[:, label] - inputs.model(x[n] - change)[:, label]
+        predicted = (change * a[n]).flatten(1).sum(1)
+        beta = (predicted * b).mean() / (predicted**2).mean() if rescale else 1.0
+        expected = ((beta * predicted - b) ** 2).mean()
+        torch.testing.assert_close(ours.score[n], expected, rtol=1e-9, atol=1e-12)
+
+
+def rows_asked(x: Tensor, **keywords: object) -> Tensor:
+    """Return the perturbed rows of each sample, (n, d, \\*sample)."""
+    rows: list[Tensor] = []
+
+    def spy(batch: Tensor) -> Tensor:
+        rows.append(batch.clone())
+        return torch.ones(len(batch), 2)
+
+    forward = Forward(spy, chunk_size=100_000)
+    infidelity(forward, x, x, zeros(len(x)), perturbation=replace_by(0.0), **keywords)
+    return rows[1].unflatten(0, (len(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "keywords", "different"),
+    [
+        ((1, 35, 35), {"patch_sizes": [4]}, 1000),  # 1,024 windows
+        ((1, 35, 36), {"patch_sizes": [4]}, None),  # 1,056
+        ((1, 35, 35), {"patch_sizes": [4, 4]}, 1000),
+        ((1, 35, 35), {"patch_sizes": [3, 4]}, None),
+        ((2, 1024), {"patch_sizes": [1]}, 1000),
+        ((2, 1025), {"patch_sizes": [1]}, None),
+        ((45,), {"patch_sizes": [43]}, 990),
+        ((46,), {"patch_sizes": [2]}, None),
+        ((1024,), {"scheme": "subset", "subset_fraction": 0.001}, 1000),
+        ((1025,), {"scheme": "subset", "subset_fraction": 0.001}, None),
+        ((6,), {"scheme": "all"}, 1),
+    ],
+)
+def test_no_mask_of_few_occurs_twice(shape, keywords, different):
+    for rows in rows_asked(torch.ones(2, *shape), **keywords, n_draws=1000):
+        unique = len(rows.flatten(1).unique(dim=0))
+        if different is None:
+            assert len(rows) == 1000
+            assert unique < 950
+        else:
+            assert len(rows) == unique == different
+
+
+def test_samples_draw_as_many_windows_as_they_have():
+    # As texts of different lengths: 10 elements have 8 windows of 3, 4 have 2, 2 have one.
+    inputs = make_inputs("series", n=3)
+    x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
+    features = torch.arange(12).expand(3, -1)
+    features = features.where(features < torch.tensor([[10], [4], [2]]), -1)
+
+    def ask(rows: slice) -> Scores:
+        return infidelity(
+            inputs.model,
+            x[rows],
+            a[rows],
+            y[rows],
+            patch_sizes=[3],
+            elements=elements_of(x[rows], features=features[rows]),
+            index=torch.arange(3)[rows],
+        )
+
+    whole = ask(slice(None))
+    assert whole.details["n_draws"].tolist() == [8, 2, 1]
+    assert (whole.standard_error == 0).all()
+    for n in range(3):
+        torch.testing.assert_close(ask(slice(n, n + 1)).score[0], whole.score[n])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -90,10 +91,9 @@ def curves(
             for sign, (name, (members, k)) in enumerate(parts.items()):
                 cell_key = splitmix.nth(sample_key, 2 * level + sign)
                 rows = []
-                for draw in range(n_samples):
-                    numbers = numbers_of(splitmix.nth(cell_key, draw), t)
+                for gone in removals(cell_key, sorted(members), k, t, n_samples):
                     row = sample.copy()
-                    for e in sorted(members, key=lambda e: numbers[e])[:k]:
+                    for e in gone:
                         row[tuple(zip(*elements[e], strict=True))] = baseline
                     rows.append(row)
                 differences[name].append(
@@ -104,11 +104,17 @@ def curves(
     return {name: np.array(values) for name, values in result.items()}
 
 
-def numbers_of(key: int, t: int) -> list[int]:
-    """Return the elements' random numbers, whose lowest bits are the element."""
-    width = max(t - 1, 1).bit_length()
-    bits = splitmix.bits(key, t, Purpose.SUBSET)
-    return [splitmix.signed(z >> width << width | e) for e, z in enumerate(bits)]
+def removals(key: int, members: list[int], k: int, t: int, n_samples: int) -> list[list[int]]:
+    """Return what each draw removes: subsets in random order while these are at most 1,024."""
+    if math.comb(len(members), k) <= 1024:
+        subsets = list(itertools.combinations(members, k))
+        order = splitmix.order(key, len(subsets), Purpose.MASK_ORDER)
+        return [list(subsets[place]) for place in order[:n_samples]]
+    drawn = []
+    for draw in range(n_samples):
+        order = splitmix.order(splitmix.nth(key, draw), t, Purpose.SUBSET)
+        drawn.append([e for e in order if e in members][:k])
+    return drawn
 
 
 def fidelity(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from quantus_ext.engine.sampling import Purpose
@@ -10,7 +12,15 @@ from tests.reference import splitmix
 
 
 def draws(x: np.ndarray, index: int, *, side: int, n_draws: int, seed: int) -> list[np.ndarray]:
-    """Return the masks, of the sample's shape, of one sample's windows."""
+    """Return the masks, of the sample's shape, of one sample's windows.
+
+    Where there are at most 1,024 windows, all of them in random order, without repetition.
+    """
+    windows = every_window(x.shape, side)
+    if len(windows) <= 1024:
+        key = splitmix.nth(splitmix.nth(seed, 0), index)
+        order = splitmix.order(key, len(windows), Purpose.MASK_ORDER)
+        return [np.broadcast_to(windows[place], x.shape) for place in order[:n_draws]]
     masks = []
     for draw in range(n_draws):
         key = splitmix.draw_key(seed, index, draw)
@@ -21,6 +31,19 @@ def draws(x: np.ndarray, index: int, *, side: int, n_draws: int, seed: int) -> l
             mask = splitmix.window(key, x.shape[1:], [side], *purposes)
         masks.append(np.broadcast_to(mask, x.shape))
     return masks
+
+
+def every_window(shape: tuple[int, ...], side: int) -> list[np.ndarray]:
+    """List all windows of positions, and for a table, whose features have no order, all subsets."""
+    if len(shape) == 1:
+        subsets = itertools.combinations(range(shape[0]), side)
+        return [np.isin(np.arange(shape[0]), subset) for subset in subsets]
+    windows = []
+    for first in np.ndindex(*(length - side + 1 for length in shape[1:])):
+        mask = np.zeros(shape[1:], dtype=bool)
+        mask[tuple(slice(place, place + side) for place in first)] = True
+        windows.append(mask)
+    return windows
 
 
 def changes(

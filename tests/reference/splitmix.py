@@ -48,13 +48,17 @@ def integers(key: int, bounds: list[int], purpose: int) -> list[int]:
     return [int(u * bound) for u, bound in zip(numbers, bounds, strict=True)]
 
 
-def subset(key: int, count: int, size: int, purpose: int) -> np.ndarray:
-    """The ``size`` elements with the smallest signed numbers, whose lowest bits are the index."""
+def order(key: int, count: int, purpose: int) -> list[int]:
+    """Elements by their signed numbers, the lowest bits of which are the element's index."""
     width = max(count - 1, 1).bit_length()
     numbers = [z >> width << width | i for i, z in enumerate(bits(key, count, purpose))]
-    ranked = sorted(range(count), key=lambda i: signed(numbers[i]))
+    return sorted(range(count), key=lambda i: signed(numbers[i]))
+
+
+def subset(key: int, count: int, size: int, purpose: int) -> np.ndarray:
+    """The ``size`` first elements."""
     chosen = np.zeros(count, dtype=bool)
-    chosen[ranked[:size]] = True
+    chosen[order(key, count, purpose)[:size]] = True
     return chosen
 
 
