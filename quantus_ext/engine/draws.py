@@ -50,6 +50,11 @@ Statistic = Callable[[Block], Tensor]
 """A block -> float64 sums over its draws, shape (b, k)."""
 
 
+_BLOCK_BYTES = 2**21
+"""Perturbed rows that are made at once, where that is more than a chunk: what a block costs
+beside the model is shared by them, and they are still in the cache when the model reads them."""
+
+
 def sum_draws(
     forward: Forward,
     x: Tensor,
@@ -63,7 +68,7 @@ def sum_draws(
 ) -> Tensor:
     """Evaluate draws ``start`` to ``stop - 1`` of every sample and sum a statistic over them.
 
-    Memory is that of one chunk, whatever the number of draws.
+    Memory is that of one block, a few chunks, whatever the number of draws.
 
     Parameters
     ----------
@@ -82,9 +87,11 @@ def sum_draws(
     Tensor, float64, shape (n, k)
     """
     apply = perturbation.prepare(x)
-    buffer = forward.buffer(x, min(forward.chunk_size, len(x) * (stop - start)))
     # The plan as it is now: when memory runs out on the way, `forward` splits rows by itself.
-    blocks = _blocks(len(x), stop - start, forward.chunk_size)
+    chunks = max(_BLOCK_BYTES // (forward.chunk_size * x[0].numel() * x.element_size()), 1)
+    rows_at_once = chunks * forward.chunk_size
+    buffer = forward.buffer(x, min(rows_at_once, len(x) * (stop - start)))
+    blocks = _blocks(len(x), stop - start, rows_at_once)
     sums: list[Tensor] = []
     for samples, draw_ranges in blocks:
         total: Tensor | None = None
@@ -103,11 +110,11 @@ def sum_draws(
     return torch.cat(sums)
 
 
-def _blocks(n: int, n_draws: int, chunk_size: int) -> list[tuple[slice, list[tuple[int, int]]]]:
-    """Cut samples × draws into rectangles of at most a chunk, draws first, of near-equal size."""
-    draw_ranges = _even_parts(n_draws, chunk_size)
+def _blocks(n: int, n_draws: int, most: int) -> list[tuple[slice, list[tuple[int, int]]]]:
+    """Cut samples × draws into rectangles of at most so many rows, draws first, near-equal."""
+    draw_ranges = _even_parts(n_draws, most)
     widest = max(last - first for first, last in draw_ranges)
-    samples_a_block = max(chunk_size // widest, 1)
+    samples_a_block = max(most // widest, 1)
     return [(slice(first, last), draw_ranges) for first, last in _even_parts(n, samples_a_block)]
 
 

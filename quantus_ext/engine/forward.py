@@ -249,12 +249,14 @@ class Forward:
         return torch.cat([outputs, self._in_chunks(rest)]) if len(rest) else outputs
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Return the outputs, shape (rows, classes), of one chunk of rows.
+        """Return the outputs, shape (rows, classes), of some rows, chunk by chunk.
 
         When memory runs out the chunk is halved, for this call and the following ones.
         """
         if self.plan is not None and len(rows) > self.plan.chunk_size:
-            return torch.cat([self(part) for part in rows.split(self.plan.chunk_size)])
+            parts = -(-len(rows) // self.plan.chunk_size)
+            # Of near-equal size, for a short last one costs as much as a longer.
+            return torch.cat([self(part) for part in rows.tensor_split(parts)])
         try:
             outputs = self._checked(rows)
         except (torch.OutOfMemoryError, RuntimeError) as error:

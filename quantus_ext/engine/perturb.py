@@ -46,6 +46,12 @@ class Perturbation(Protocol):
     def prepare(self, x: Tensor) -> Apply:
         """Compute once what depends on the samples ``x``, shape (n, \\*sample), alone."""
 
+    def fixed(self, x: Tensor) -> Tensor | None:
+        """Return what elements of ``x`` become when they are chosen, None if that is not known.
+
+        It broadcasts to ``x``.
+        """
+
 
 @dataclass(frozen=True)
 class Native:
@@ -77,6 +83,12 @@ class Native:
             return write(mask, values(samples, keys), x[samples].unsqueeze(1), buffer)
 
         return apply
+
+    def fixed(self, x: Tensor) -> Tensor | None:
+        """See :class:`Perturbation`."""
+        if self.random:
+            return None
+        return self.replacement(x)(slice(None), torch.empty(0)).squeeze(1)
 
 
 def _write(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) -> Tensor:
@@ -151,6 +163,12 @@ class Sparing:
             return rows
 
         return apply
+
+    def fixed(self, x: Tensor) -> Tensor | None:
+        """See :class:`Perturbation`."""
+        padding = self.padding(x).unsqueeze(1)
+        values = self.inner.fixed(x.masked_fill(padding, torch.nan))
+        return None if values is None else torch.where(padding, x, values)
 
 
 def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
@@ -483,6 +501,10 @@ class Bridge:
             return buffer
 
         return apply
+
+    def fixed(self, x: Tensor) -> Tensor | None:
+        """See :class:`Perturbation`."""
+        return None
 
     def _call(self, arr: np.ndarray, mask: np.ndarray) -> np.ndarray:
         arguments = self._arguments(arr, mask)

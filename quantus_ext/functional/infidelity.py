@@ -155,7 +155,7 @@ def infidelity(
 
     def sum_with(choose: Choose, rows: Rows, start: int, stop: int) -> Tensor:
         predicted = _predicted_change(
-            x[rows], a[rows], perturbation.replaces, multiply_by_inputs, inputs_baseline
+            x[rows], a[rows], perturbation, multiply_by_inputs, inputs_baseline
         )
         targets, original = y[rows], clean[rows]
 
@@ -302,6 +302,8 @@ def _sampler(
 
     def patch(samples: slice, draws: slice, keys: Tensor) -> Tensor:
         if x.ndim == 2:
+            if len(patch_sizes) == 1:
+                return sampling.subsets(keys, count, patch_sizes[0])
             sizes = torch.tensor(list(patch_sizes), device=x.device)
             choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
             return sampling.subsets(keys, count, sizes[choice])
@@ -359,7 +361,7 @@ def _listed(population: Population, keys: Tensor, elements: Elements) -> Choose:
 
     def of_rows(rows: Rows) -> Sampler:
         own = elements.take(rows)
-        listed = draws_of(population, keys[rows], own.present)
+        listed = draws_of(population, keys[rows], None if own.group is None else own.present)
         return lambda samples, draws, _: own.expand(listed(samples, draws), samples)
 
     return of_rows
@@ -402,27 +404,49 @@ def _sampler_of_elements(
 
 
 def _predicted_change(
-    x: Tensor, a: Tensor, replaces: bool, multiply_by_inputs: bool, inputs_baseline: float
+    x: Tensor,
+    a: Tensor,
+    perturbation: Perturbation,
+    multiply_by_inputs: bool,
+    inputs_baseline: float,
 ) -> Callable[[Block], Tensor]:
     """Return the function from a block to ``I·Φ``, shape (b, d)."""
-    by_mask = multiply_by_inputs and replaces
+    by_mask = multiply_by_inputs and perturbation.replaces
     # A map summed over the channels counts once an element, so it is spread evenly over them;
     # a mask treats channels alike, so there it is their sum that counts.
     if by_mask and x.ndim > 2:
         phi = a.sum(1, keepdim=True)
     else:
         phi = a if a.shape == x.shape else a.expand_as(x) / x.shape[1]
+
+    def interpreted(change: Tensor, original: Tensor) -> Tensor:
+        """Return ``I`` where inputs change by ``change``."""
+        if not multiply_by_inputs:
+            return change
+        factor = original - inputs_baseline
+        return torch.where(factor == 0, 0.0, change / factor)
+
+    fixed = None if by_mask else perturbation.fixed(x)
+    if by_mask or fixed is not None:
+        # What an element adds is known before it is drawn. A mask's one channel stands for all.
+        added = phi if fixed is None else interpreted(x - fixed, x) * phi
+        if x.ndim > 2:
+            added = added.sum(1, keepdim=True)
+        added = added.flatten(1).unsqueeze(2).double()
+
+        def summed(block: Block) -> Tensor:
+            # As bytes, which are converted several times as fast as truth values.
+            mask = block.mask.view(torch.int8).to(added.dtype).flatten(2)
+            mask = mask.expand(-1, -1, added.shape[1])
+            return (mask @ added[block.samples]).squeeze(2)
+
+        return summed
+
     axes = tuple(range(2, x.ndim + 1))
 
     def predicted(block: Block) -> Tensor:
-        if by_mask:
-            change = block.mask.to(phi.dtype)
-        else:
-            original = x[block.samples].unsqueeze(1)
-            change = original - block.perturbed
-            if multiply_by_inputs:
-                factor = original - inputs_baseline
-                change = torch.where(factor == 0, 0.0, change / factor)
+        original = x[block.samples].unsqueeze(1)
+        change = interpreted(original - block.perturbed, original)
         return (change * phi[block.samples].unsqueeze(1)).sum(axes)
 
     return predicted

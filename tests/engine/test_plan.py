@@ -204,7 +204,7 @@ def test_where_measuring_fails_the_other_metrics_go_on(inputs, monkeypatch):
     )
     (failure,) = evaluation.failures
     assert failure.metric == "measured"
-    assert "measuring the plan failed: RuntimeError: no clock" in failure.message
+    assert "measuring the plan failed: RuntimeError: no clock" in failure.error
 
 
 # Precision
