@@ -40,7 +40,7 @@ class Case:
 
 def lenet_on_digits(n: int) -> Case:
     """Quantus's LeNet on real MNIST digits."""
-    return _case("LeNet, MNIST digits", LeNet, _digits(n).reshape(n, 1, 28, 28))
+    return _case("LeNet, MNIST digits", LeNet, n, lambda n: _digits(n).reshape(n, 1, 28, 28))
 
 
 def cnn_on_noise(n: int, side: int = 32) -> Case:
@@ -52,17 +52,17 @@ def cnn_on_noise(n: int, side: int = 32) -> Case:
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * (side // 8) ** 2, 10))
 
-    return _case(f"CNN 32-64-128, 3×{side}×{side}", make, _noise(n, 3, side, side))
+    return _case(f"CNN 32-64-128, 3×{side}×{side}", make, n, _noise(3, side, side))
 
 
 def resnet9_on_noise(n: int) -> Case:
     """The ResNet-9 of quick CIFAR trainings."""
-    return _case("ResNet-9, 3×32×32", _resnet9, _noise(n, 3, 32, 32))
+    return _case("ResNet-9, 3×32×32", _resnet9, n, _noise(3, 32, 32))
 
 
 def resnet18_on_noise(n: int) -> Case:
     """Torchvision's ResNet-18 at ImageNet's size."""
-    return _case("ResNet-18, 3×224×224", resnet18, _noise(n, 3, 224, 224))
+    return _case("ResNet-18, 3×224×224", resnet18, n, _noise(3, 224, 224))
 
 
 def series_cnn_on_noise(n: int) -> Case:
@@ -74,7 +74,7 @@ def series_cnn_on_noise(n: int) -> Case:
             layers += [nn.Conv1d(inputs, outputs, width, padding=width // 2), nn.ReLU()]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, 10))
 
-    return _case("1-D CNN, series 3×150", make, _noise(n, 3, 150))
+    return _case("1-D CNN, series 3×150", make, n, _noise(3, 150))
 
 
 def mlp_on_digits(n: int) -> Case:
@@ -85,7 +85,7 @@ def mlp_on_digits(n: int) -> Case:
             nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10)
         )
 
-    return _case("MLP, flat digits", make, _digits(n))
+    return _case("MLP, flat digits", make, n, _digits)
 
 
 def boosted_trees_on_cancer(n: int) -> Case:
@@ -110,8 +110,8 @@ def _digits(n: int) -> Tensor:
     return torch.from_numpy((images[chosen] / 255).astype(np.float32))
 
 
-def _noise(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+def _noise(*shape: int) -> Callable[[int], Tensor]:
+    return lambda n: torch.randn(n, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _block(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
@@ -142,19 +142,22 @@ def _resnet9() -> nn.Module:
     )
 
 
-def _case(name: str, make_model: Callable[[], nn.Module], x: Tensor) -> Case:
+def _case(
+    name: str, make_model: Callable[[], nn.Module], n: int, inputs: Callable[[int], Tensor]
+) -> Case:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = make_model().eval()
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    labels, gradients = [], []
     with torch.no_grad():
         # Untrained, a network gives the same answer to everything. With the outputs' mean taken
         # off, answers differ from input to input and change as parts go, as a trained one's do.
-        head.bias -= model(x[:32]).mean(0)
+        head.bias -= model(inputs(16)).mean(0)
+    x = inputs(n)
+    labels, gradients = [], []
     for part in x.split(64):
-        inputs = part.clone().requires_grad_()
-        outputs = model(inputs)
-        gradients += torch.autograd.grad(outputs.amax(1).sum(), inputs)
+        explained = part.clone().requires_grad_()
+        outputs = model(explained)
+        gradients += torch.autograd.grad(outputs.amax(1).sum(), explained)
         labels.append(outputs.argmax(1))
     return Case(name, model, x.numpy(), torch.cat(labels).numpy(), torch.cat(gradients).numpy())

@@ -65,8 +65,8 @@ def precision(scale: Scale) -> Section:
         )
     return Section(
         "Precision",
-        f"The demo's CNN on MNIST digits, right on {problem.accuracy:.3f} of those unseen (NaN in a "
-        f"quick run, which does not train); {', '.join(maps)}; {n} digits, the same draws.",
+        f"The demo's CNN on MNIST digits, right on {problem.accuracy:.3f} of those unseen (NaN in "
+        f"quick runs, which don't train); {', '.join(maps)}; {n} digits, the same draws.",
         entries,
     )
 
