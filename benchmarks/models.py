@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -103,8 +104,15 @@ def boosted_trees_on_cancer(n: int) -> Case:
     return Case("boosted trees, 30 features", model, x, trees.predict(x), a, softmax=False)
 
 
+@cache
+def _images() -> NDArray[np.float64]:
+    """Read the digits, which takes a second, once."""
+    images: NDArray[np.float64] = mnist_data()[0]
+    return images
+
+
 def _digits(n: int) -> Tensor:
-    images, _ = mnist_data()
+    images = _images()
     # The digits come sorted by class.
     chosen = np.resize(np.random.default_rng(0).permutation(len(images)), n)
     return torch.from_numpy((images[chosen] / 255).astype(np.float32))

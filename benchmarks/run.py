@@ -9,6 +9,7 @@ run: some sections by ``--only``, or less than a minute of them by ``--quick``.
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,9 @@ from benchmarks.speed.neighbours import against_captum, against_quantus
 from benchmarks.speed.overhead import overhead
 from benchmarks.speed.precision import precision
 from benchmarks.speed.results import Scale, Section, summary
-from benchmarks.timing import write_atomically
+from benchmarks.timing import environment, write_atomically
+
+PACKAGES = ("captum", "scikit-learn", "torchvision")
 
 SECTIONS: dict[str, Callable[[Scale], Section]] = {
     "overhead": overhead,
@@ -58,7 +61,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     scale = Scale(chosen.quick, 1 if chosen.quick else chosen.repeats)
     partial = chosen.quick or len(chosen.only) < len(SECTIONS)
-    page = Page("run", ("captum", "scikit-learn", "torchvision"), quick=partial)
+    page = Page("run", PACKAGES, quick=partial)
     sections: dict[str, Section] = {}
     for name in chosen.only:
         sections[name] = SECTIONS[name](scale)
@@ -66,8 +69,12 @@ def main() -> None:
     page.lead(summary([*sections.values()]))
     if not partial:
         results = {
-            name: [entry.to_dict() for entry in section.entries]
-            for name, section in sections.items()
+            "command": " ".join(["python -m benchmarks.run", *sys.argv[1:]]),
+            "environment": environment(("torch", "numpy", "quantus", *PACKAGES)),
+            "sections": {
+                name: [entry.to_dict() for entry in section.entries]
+                for name, section in sections.items()
+            },
         }
         write_atomically(Path(__file__).with_suffix(".json"), json.dumps(results, indent=1) + "\n")
 

@@ -65,7 +65,7 @@ def naive_loops(scale: Scale) -> Section:
             (models.boosted_trees_on_cancer, 16),
         ):
             entries += _others(make(n), DRAWS, SPARSITY, scale.repeats)
-        entries += _others(models.resnet18_on_noise(1), DRAWS, (0.5,), min(scale.repeats, 3))
+        entries += _others(models.resnet18_on_noise(1), DRAWS // 2, (0.5,), min(scale.repeats, 3))
     return Section(
         "Naive loops",
         "`benchmarks/naive.py` takes one image at a time and all draws of a size and sign (for "
@@ -124,7 +124,7 @@ def _f_fidelity(case: Case, repeats: int) -> list[Entry]:
 
 def _others(case: Case, draws: int, sparsity: tuple[float, ...], repeats: int) -> list[Entry]:
     print(f"naive loops: {case.name} …", file=sys.stderr)
-    infidelity_draws = 4 * draws if len(sparsity) > 1 else draws
+    infidelity_draws = 2 * draws
     r_fidelity = RFidelity(sparsity, n_samples=draws)
     infidelity = Infidelity(n_perturb_samples=infidelity_draws)
     pairs: dict[str, tuple[Callable[[], Scores], TorchMetric, Callable[[], Scores]]] = {

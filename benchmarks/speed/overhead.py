@@ -31,10 +31,10 @@ class Load(NamedTuple):
 
 LOADS = (
     Load(models.lenet_on_digits, 4096, 1.35),
-    Load(models.cnn_on_noise, 2048, 1.1),
-    Load(models.resnet9_on_noise, 192, 1.1),
-    Load(models.resnet18_on_noise, 64, 1.1),
-    Load(models.series_cnn_on_noise, 2048),
+    Load(models.cnn_on_noise, 1024, 1.1),
+    Load(models.resnet9_on_noise, 128, 1.1),
+    Load(models.resnet18_on_noise, 48, 1.1),
+    Load(models.series_cnn_on_noise, 1024),
     Load(models.mlp_on_digits, 8192, 2),
     Load(models.boosted_trees_on_cancer, 8192),
 )
@@ -66,7 +66,7 @@ def _overheads(load: Load, repeats: int) -> list[Entry]:
             # The first call may measure plans, which is no evaluation.
             calls[name]()
             rows[name], _ = counted(case.model, calls[name])
-    seconds = alternate(calls, repeats)
+    seconds = alternate(calls, min(repeats, 3) if load.rows < 64 else repeats)
     each = {name: [s / rows[name] for s in times] for name, times in seconds.items()}
     entries = []
     for plan in PLANS:
