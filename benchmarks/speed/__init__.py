@@ -1,0 +1,1 @@
+"""The sections of :mod:`benchmarks.run`, a module each."""
