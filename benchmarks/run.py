@@ -25,6 +25,7 @@ from benchmarks.speed.neighbours import against_captum, against_quantus
 from benchmarks.speed.overhead import overhead
 from benchmarks.speed.precision import precision
 from benchmarks.speed.results import Scale, Section, summary
+from benchmarks.speed.tolerance import tolerance
 from benchmarks.timing import environment, write_atomically
 
 PACKAGES = ("captum", "scikit-learn", "torchvision")
@@ -34,6 +35,7 @@ SECTIONS: dict[str, Callable[[Scale], Section]] = {
     "naive": naive_loops,
     "quantus": against_quantus,
     "captum": against_captum,
+    "tolerance": tolerance,
     "precision": precision,
     "growth": growth,
     "cold": cold,
