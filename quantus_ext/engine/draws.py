@@ -259,7 +259,8 @@ def sum_until_known(
         if target is None or stop == most:
             break
         smoothed = (counts * variances() + spread**2 / 2) / (counts + 2)
-        going &= _not_enough(_squared_error(smoothed, counts, sizes), target)
+        # A cell that stopped is known as well as it was, so it stays stopped.
+        going = _not_enough(_squared_error(smoothed, counts, sizes), target)
         if not going.any():
             break
     return Drawn(sums, counts, _squared_error(variances(), counts, sizes))

@@ -97,14 +97,17 @@ def fidelity(
     beta : float, default 1
         At most this share of all elements is removed.
     n_draws : int, default 1
-        Draws for each sample, size and sign, or the most of them with ``tolerance``. Where all
-        of a region goes there is but one.
+        Draws for each sample, size and sign, or the most of them with ``tolerance``. Where the
+        subsets that can go are at most 1,024 and replacements are not random, none is drawn
+        twice, so that as many draws as there are subsets are made at most and give the exact mean.
     score : {"plus", "minus", "gap"}
         Which mean over the sizes is the score; ``gap = plus - minus``.
     output : {"label", "probability"}
         ``1(y = f(·))``, or the probability of y in its place.
     tolerance : float, optional
-        Target standard error of the score.
+        Target standard error of the mean over sizes, of either sign or, with ``score="gap"``, of
+        their difference. A sample's draws for all sizes stop, at 8, 16, 32, … of each, when it
+        is reached; those for single sizes that are known well enough stop before.
     seed, index, clean
         As for :func:`quantus_ext.functional.infidelity`.
 

@@ -102,7 +102,10 @@ def infidelity(
     rescale : bool, default False
         Score ``E[(βa - b)²]`` with ``β = E[ab] / E[a²]`` instead.
     n_draws : int, default 200
-        Draws a sample, or the most of them where ``tolerance`` is given.
+        Draws a sample, or the most of them where ``tolerance`` is given. Where the masks are
+        equally likely (with one patch size), at most 1,024, and all that is random, none is
+        drawn twice, so that as many draws as there are masks are made at most and give the exact
+        mean.
     tolerance : float, optional
         Stop drawing for a sample once its standard error is known to be at most this.
     seed : int, default 0

@@ -152,10 +152,12 @@ class RFidelity(Fidelity):
     alpha : float or (float, float), default 0.5
         Share that a draw removes, or (α⁺, α⁻). 1 is Fidelity.
     n_samples : int or "auto", default 50
-        Draws for each sample, size and sign; with ``tolerance`` the most of them. ``"auto"``:
-        as many as a standard error of 0.02 needs, 1,000 at most.
+        Draws for each sample, size and sign, at most. Up to 1,024 subsets are drawn without
+        repetition, all of them where there are no more. ``"auto"``: as many as a standard error
+        of 0.02 needs, 1,000 at most.
     tolerance : float, optional
-        Target standard error of a sample's score; drawing stops when it is reached.
+        Target standard error of a sample's score; drawing stops when it is reached, at fixed
+        counts from 8 for each size.
     **fidelity
         See :class:`Fidelity`.
     """

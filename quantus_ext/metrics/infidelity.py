@@ -35,7 +35,9 @@ class Infidelity(TorchMetric):
     perturb_patch_sizes : int or list of int, default [4]
         Sides of the patches, one chosen at random for each draw.
     n_perturb_samples : int, default 200
-        Draws a sample. With ``scheme="quantus"``: repeats, made only where they differ.
+        Draws a sample, at most. Up to 1,024 equally likely masks (one patch size) are drawn
+        without repetition, all of them where there are no more. With ``scheme="quantus"``:
+        repeats, made only where they differ.
     scheme : {"patch", "subset", "all", "quantus"}, default "patch"
         Which elements a draw perturbs: one window at random over the spatial axes (a window in
         time for series, as many features as its side for tables); a random subset; every
