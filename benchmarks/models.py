@@ -153,14 +153,20 @@ def _resnet9() -> nn.Module:
 def _case(
     name: str, make_model: Callable[[], nn.Module], n: int, inputs: Callable[[int], Tensor]
 ) -> Case:
-    with torch.random.fork_rng(devices=[]):
+    # Untrained, a network gives the same answer to everything. With batch norm's statistics taken
+    # from inputs, and the outputs' mean taken off, answers differ from input to input and change as
+    # parts go, as a trained one's do.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(0)
-        model = make_model().eval()
-    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.no_grad():
-        # Untrained, a network gives the same answer to everything. With the outputs' mean taken
-        # off, answers differ from input to input and change as parts go, as a trained one's do.
-        head.bias -= model(inputs(16)).mean(0)
+        model = make_model()
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        if norms:
+            model.train()(inputs(16))
+        model.eval()
+        head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+        head.bias.sub_(model(inputs(16)).mean(0))
     x = inputs(n)
     labels, gradients = [], []
     for part in x.split(64):
