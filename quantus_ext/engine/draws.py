@@ -207,10 +207,9 @@ def sum_until_known(
 ) -> Drawn:
     """Draw until the standard error of each sample's pools of cells is at most the tolerance.
 
-    Drawing stops only at 8, 16, 32, … draws of every cell that still goes on, whatever the
-    chunks: all of a sample's cells of a pool stop when the sum of their squared errors is at
-    most the squared tolerance, and those before whose squared error is at most their equal share
-    of it. A few equal answers are not certainty: the variance of N draws that decides is that of
+    A cell has 8, 16, 32, … draws, whatever the chunks. While the squared errors of a sample's
+    cells of a pool sum to more than the squared tolerance, those above their equal share of it
+    are drawn as often again: as few as will do, beginning with those that gain most. A few equal answers are not certainty: the variance of N draws that decides is that of
     the draws with two imagined ones, ``spread`` apart around their mean, so its weight falls as
     1 / N.
 
@@ -232,66 +231,66 @@ def sum_until_known(
     Drawn
     """
     sums = torch.zeros(shape, dtype=torch.float64, device=spread.device)
-    counts, sizes = torch.ones_like(sums[..., 0]), torch.ones_like(sums[..., 0])
+    counts, sizes, limits = (torch.ones_like(sums[..., 0]) for _ in range(3))
 
     def fill(numbers: Tensor, rows: Rows, column: int, value: float) -> None:
         numbers[rows, column] = torch.full_like(numbers[rows, column], value)
 
-    for group in cells:
-        fill(sizes, group.rows, group.column, group.size)
+    def draw(group: Cells, rows: Rows, start: int, stop: int) -> None:
+        sums[rows, group.column] += group.sum_rows(rows, start, stop)
+        fill(counts, rows, group.column, stop)
+
+    def squared_error(variance: Tensor) -> Tensor:
+        # S²/N·(1 - N/C) of N draws from C without replacement; C may be infinite.
+        return torch.where(counts == sizes, 0.0, variance / counts * (1 - counts / sizes))
 
     def variances() -> Tensor:
         return variance(sums.flatten(0, 1), counts.flatten()).reshape(counts.shape)
 
-    most = max((group.limit for group in cells), default=0)
-    rounds = [(0, most)] if target is None else stopping_rounds(most)
-    samples = torch.arange(shape[0], device=sums.device)
-    going = torch.ones_like(counts, dtype=torch.bool)
-    for start, stop in rounds:
-        for group in cells:
-            if group.limit <= start:
-                continue
-            rows = group.rows
-            if start > 0:
-                rows = samples[rows]
-                rows = rows[going[rows, group.column]]
-                if len(rows) == 0:
-                    continue
-            last = min(stop, group.limit)
-            sums[rows, group.column] += group.sum_rows(rows, start, last)
-            fill(counts, rows, group.column, last)
-        if target is None or stop == most:
-            break
+    for group in cells:
+        fill(sizes, group.rows, group.column, group.size)
+        fill(limits, group.rows, group.column, group.limit)
+        draw(group, group.rows, 0, group.limit if target is None else min(FIRST, group.limit))
+    while target is not None:
         smoothed = (counts * variances() + spread**2 / 2) / (counts + 2)
-        going &= _not_enough(_squared_error(smoothed, counts, sizes), target)
-        if not going.any():
+        further = torch.minimum(2 * counts, limits)
+        wanted = _worth_drawing(squared_error(smoothed), 1 - counts / further, target)
+        if not wanted.any():
             break
-    return Drawn(sums, counts, _squared_error(variances(), counts, sizes))
+        for group in cells:
+            own = torch.arange(shape[0], device=sums.device)[group.rows]
+            own = own[wanted[own, group.column]]
+            made = counts[own, group.column]
+            for count in made.unique().int().tolist():
+                draw(group, own[made == count], count, min(2 * count, group.limit))
+    return Drawn(sums, counts, squared_error(variances()))
 
 
-def _squared_error(variance: Tensor, counts: Tensor, sizes: Tensor) -> Tensor:
-    """Return ``S²/N·(1 - N/C)`` of N draws from C without replacement; C may be infinite."""
-    return torch.where(counts == sizes, 0.0, variance / counts * (1 - counts / sizes))
+def _worth_drawing(squared_error: Tensor, gained: Tensor, target: Target) -> Tensor:
+    """Return which cells (n, columns) to draw further.
 
-
-def _not_enough(squared_error: Tensor, target: Target) -> Tensor:
-    """Return which cells (n, columns) need more draws."""
-    going = torch.zeros_like(squared_error, dtype=torch.bool)
+    Parameters
+    ----------
+    squared_error : Tensor, shape (n, columns)
+    gained : Tensor, shape (n, columns)
+        The share of it that further draws would take away.
+    target : Target
+    """
+    wanted = torch.zeros_like(squared_error, dtype=torch.bool)
+    most = target.tolerance**2
     for pool in set(target.pools):
         columns = [column for column, its in enumerate(target.pools) if its == pool]
-        own, most = squared_error[:, columns], target.tolerance**2
-        # A score that is NaN stays NaN, so it needs no more draws: the comparison is false.
-        going[:, columns] = (own.sum(1, keepdim=True) > most) & (own > most / len(columns))
-    return going
+        error = squared_error[:, columns]
+        excess = error.sum(1, keepdim=True) - most
+        gain = torch.where(error > most / len(columns), error * gained[:, columns], 0.0)
+        order = gain.argsort(dim=1, descending=True, stable=True)
+        ordered = gain.gather(1, order)
+        # Up to the first that makes it enough. A score that is NaN stays NaN, so it needs no more
+        # draws: the comparison is false.
+        chosen = (ordered.cumsum(1) - ordered < excess) & (ordered > 0)
+        wanted[:, columns] = torch.zeros_like(chosen).scatter_(1, order, chosen)
+    return wanted
 
 
-FIRST_ROUND = 8
-"""Draws after which drawing may stop for the first time."""
-
-
-def stopping_rounds(n_draws: int) -> list[tuple[int, int]]:
-    """Return the ranges of draws between which drawing may stop: 8, 16, 32, … ``n_draws``."""
-    edges = [0]
-    while edges[-1] < n_draws:
-        edges.append(min(max(FIRST_ROUND, 2 * edges[-1]), n_draws))
-    return list(pairwise(edges))
+FIRST = 8
+"""Draws of a cell after which drawing may stop for the first time."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import (
-    FIRST_ROUND,
+    FIRST,
     Block,
     Cells,
     Sampler,
@@ -188,7 +188,7 @@ def infidelity(
             choose = _listed(population, keys, elements or elements_of(x))
         cells.append(Cells(0, rows, population, n_draws, functools.partial(sum_with, choose)))
     spread = torch.zeros_like(clean)
-    if tolerance is not None and max(group.limit for group in cells) > FIRST_ROUND:
+    if tolerance is not None and max(group.limit for group in cells) > FIRST:
         # How far apart losses can plausibly be: what perturbing everything at once does.
         extreme = sum_with(_sampler("all", x, patch_sizes, 1.0, elements), slice(None), 0, 1)
         moments = _Moments(extreme, torch.ones_like(extreme[:, 0]))

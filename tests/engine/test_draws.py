@@ -156,21 +156,6 @@ def random_losses(n: int, columns: int, n_draws: int) -> Tensor:
     return numbers.reshape(n, columns, n_draws)
 
 
-@pytest.mark.parametrize(
-    ("n_draws", "edges"),
-    [
-        (1, [1]),
-        (7, [7]),
-        (8, [8]),
-        (9, [8, 9]),
-        (200, [8, 16, 32, 64, 128, 200]),
-        (256, [8, 16, 32, 64, 128, 256]),
-    ],
-)
-def test_stopping_rounds(n_draws, edges):
-    assert draws.stopping_rounds(n_draws) == list(zip([0, *edges], edges, strict=False))
-
-
 def squared_error(values: Tensor, size: int, spread: float | None = None) -> float:
     """Of the mean; with two imagined draws ``spread`` apart, as the rule to stop has it."""
     count = len(values)
@@ -185,22 +170,29 @@ def squared_error(values: Tensor, size: int, spread: float | None = None) -> flo
 def slow_counts(losses: Tensor, sizes: list[int], target: Target, spread: float) -> list[int]:
     """Count the draws of one sample's cells by the rule, from a table (columns, draws)."""
     limits = [min(losses.shape[1], size if size <= 1024 else math.inf) for size in sizes]
-    counts, going, stop = [0] * len(sizes), set(range(len(sizes))), 8
-    while going:
-        for cell in going:
-            counts[cell] = min(stop, limits[cell])
+    counts = [min(8, limit) for limit in limits]
+    while True:
         errors = [
             squared_error(values[:count], size, spread)
             for values, count, size in zip(losses, counts, sizes, strict=True)
         ]
+        further = []
         for pool in set(target.pools):
             own = [cell for cell, its in enumerate(target.pools) if its == pool]
-            enough = not sum(errors[cell] for cell in own) > target.tolerance**2
-            share = target.tolerance**2 / len(own)
-            going -= {cell for cell in own if enough or errors[cell] <= share}
-        going -= {cell for cell in going if counts[cell] == limits[cell]}
-        stop *= 2
-    return counts
+            left, share = sum(errors[cell] for cell in own), target.tolerance**2 / len(own)
+            gains = {
+                cell: errors[cell] * (1 - counts[cell] / min(2 * counts[cell], limits[cell]))
+                for cell in own
+                if errors[cell] > share and counts[cell] < limits[cell]
+            }
+            for cell in sorted(gains, key=lambda cell: -gains[cell]):
+                if left > target.tolerance**2:
+                    further.append(cell)
+                left -= gains[cell]
+        if not further:
+            return counts
+        for cell in further:
+            counts[cell] = min(2 * counts[cell], limits[cell])
 
 
 SIZES = [1, 3, 8, 12, 40, 1024, 1025]
