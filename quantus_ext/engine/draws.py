@@ -165,7 +165,7 @@ class Target(NamedTuple):
     tolerance : float
         Standard error of the sum over a pool's cells.
     pools : sequence of int
-        The pool, from 0, of each column.
+        The pool of each column, by any number.
     """
 
     tolerance: float
@@ -226,8 +226,12 @@ def sum_until_known(
     """
     sums = torch.zeros(shape, dtype=torch.float64, device=spread.device)
     counts, sizes = torch.ones_like(sums[..., 0]), torch.ones_like(sums[..., 0])
+
+    def fill(numbers: Tensor, rows: Rows, column: int, value: float) -> None:
+        numbers[rows, column] = torch.full_like(numbers[rows, column], value)
+
     for group in cells:
-        sizes[group.rows, group.column] = float(group.size)
+        fill(sizes, group.rows, group.column, group.size)
 
     def variances() -> Tensor:
         return variance(sums.flatten(0, 1), counts.flatten()).reshape(counts.shape)
@@ -248,12 +252,11 @@ def sum_until_known(
                     continue
             last = min(stop, group.limit)
             sums[rows, group.column] += group.sum_rows(rows, start, last)
-            counts[rows, group.column] = float(last)
+            fill(counts, rows, group.column, last)
         if target is None or stop == most:
             break
         smoothed = (counts * variances() + spread**2 / 2) / (counts + 2)
-        # A cell that stopped is known as well as it was, so it stays stopped.
-        going = _not_enough(_squared_error(smoothed, counts, sizes), target)
+        going &= _not_enough(_squared_error(smoothed, counts, sizes), target)
         if not going.any():
             break
     return Drawn(sums, counts, _squared_error(variances(), counts, sizes))
@@ -266,13 +269,13 @@ def _squared_error(variance: Tensor, counts: Tensor, sizes: Tensor) -> Tensor:
 
 def _not_enough(squared_error: Tensor, target: Target) -> Tensor:
     """Return which cells (n, columns) need more draws."""
-    pools = torch.tensor(target.pools, device=squared_error.device)
-    cells = pools.bincount()
-    sums = squared_error.new_zeros(len(squared_error), len(cells))
-    sums.index_add_(1, pools, squared_error)
-    # A score that is NaN stays NaN, so it needs no more draws: the comparison is false.
-    open_pools = sums > target.tolerance**2
-    return open_pools[:, pools] & (squared_error > (target.tolerance**2 / cells)[pools])
+    going = torch.zeros_like(squared_error, dtype=torch.bool)
+    for pool in set(target.pools):
+        columns = [column for column, its in enumerate(target.pools) if its == pool]
+        own, most = squared_error[:, columns], target.tolerance**2
+        # A score that is NaN stays NaN, so it needs no more draws: the comparison is false.
+        going[:, columns] = (own.sum(1, keepdim=True) > most) & (own > most / len(columns))
+    return going
 
 
 FIRST_ROUND = 8

@@ -50,7 +50,7 @@ class Subsets:
 
     def masks(self, numbers: Tensor) -> Tensor:
         """Return those with these numbers, in lexicographic order, shape (\\*numbers, count)."""
-        return _subsets(self.count, self.size, numbers.device)[numbers]
+        return torch.tensor(_subsets(self.count, self.size), device=numbers.device)[numbers]
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,11 @@ Population = Subsets | Windows
 
 
 @functools.lru_cache(_KEPT)
-def _subsets(count: int, size: int, device: torch.device) -> Tensor:
+def _subsets(count: int, size: int) -> np.ndarray:
     chosen = np.array(list(itertools.combinations(range(count), size)), dtype=np.int64)
-    masks = torch.zeros(len(chosen), count, dtype=torch.bool)
-    return masks.scatter_(1, torch.from_numpy(chosen), value=True).to(device)
+    masks = np.zeros((len(chosen), count), dtype=bool)
+    np.put_along_axis(masks, chosen, True, axis=1)
+    return masks
 
 
 def by_population(

@@ -116,6 +116,11 @@ def test_every_scheme_stays_on_the_device(scheme, modality):
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
+def test_few_masks_are_listed_on_the_device(modality):
+    assert_on_the_device(score(modality, patch_sizes=[2]))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("multiply_by_inputs", [False, True])
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_every_perturbation_stays_on_the_device(name, multiply_by_inputs, modality):
