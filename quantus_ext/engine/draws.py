@@ -173,10 +173,15 @@ class Target(NamedTuple):
         Standard error of the sum over a pool's cells.
     pools : sequence of int
         The pool of each column, by any number.
+    alike : sequence of sequence of int, optional
+        For each column those whose variance stands for its own when it is decided; by default
+        itself. Where others can, they should: a cell whose own draws decide stops where they
+        happen to be equal, which leaves its mean too near to what they said.
     """
 
     tolerance: float
     pools: Sequence[int]
+    alike: Sequence[Sequence[int]] | None = None
 
 
 class Drawn(NamedTuple):
@@ -209,9 +214,9 @@ def sum_until_known(
 
     A cell has 8, 16, 32, … draws, whatever the chunks. While the squared errors of a sample's
     cells of a pool sum to more than the squared tolerance, those above their equal share of it
-    are drawn as often again: as few as will do, beginning with those that gain most. A few equal answers are not certainty: the variance of N draws that decides is that of
-    the draws with two imagined ones, ``spread`` apart around their mean, so its weight falls as
-    1 / N.
+    are drawn as often again: as few as will do, beginning with those that gain most. A few equal
+    answers are not certainty: the variance of N draws that decides is that of the draws with two
+    imagined ones, ``spread`` apart around their mean, so its weight falls as 1 / N.
 
     Parameters
     ----------
@@ -252,7 +257,8 @@ def sum_until_known(
         fill(limits, group.rows, group.column, group.limit)
         draw(group, group.rows, 0, group.limit if target is None else min(FIRST, group.limit))
     while target is not None:
-        smoothed = (counts * variances() + spread**2 / 2) / (counts + 2)
+        weights, total = _of_those_alike(counts, variances(), target)
+        smoothed = (total + spread**2 / 2) / (weights + 2)
         further = torch.minimum(2 * counts, limits)
         wanted = _worth_drawing(squared_error(smoothed), 1 - counts / further, target)
         if not wanted.any():
@@ -264,6 +270,21 @@ def sum_until_known(
             for count in made.unique().int().tolist():
                 draw(group, own[made == count], count, min(2 * count, group.limit))
     return Drawn(sums, counts, squared_error(variances()))
+
+
+def _of_those_alike(counts: Tensor, variance: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """Return for each cell the draws of the cells alike, and these times their variances."""
+    if target.alike is None:
+        return counts, counts * variance
+    # Of a single draw, or of none where nothing is random, there is no variance.
+    weights = torch.where(counts > 1, counts, 0.0)
+    weighted = torch.where(counts > 1, counts * variance, 0.0)
+    columns = zip(
+        *((weights[:, own].sum(1), weighted[:, own].sum(1)) for own in map(list, target.alike)),
+        strict=True,
+    )
+    draws, total = (torch.stack(each, 1) for each in columns)
+    return draws, total
 
 
 def _worth_drawing(squared_error: Tensor, gained: Tensor, target: Target) -> Tensor:

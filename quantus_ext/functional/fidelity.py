@@ -150,7 +150,9 @@ def fidelity(
     signs = (0, 0) if score == "gap" else (0, 1)
     target = None
     if tolerance is not None:
-        target = Target(tolerance * len(sparsity), signs * len(sparsity))
+        target = Target(
+            tolerance * len(sparsity), signs * len(sparsity), _next_sizes(len(sparsity))
+        )
 
     sizes, regions = [], []
     for share in sparsity:
@@ -196,3 +198,17 @@ def fidelity(
         "size": torch.stack(sizes, 1),
     }
     return Scores(means[score], squared.sum(1).sqrt() / len(sparsity), details)
+
+
+def _next_sizes(n_sizes: int) -> list[list[int]] | None:
+    """Return for each column, plus and minus in turn, those of the next smaller and larger size.
+
+    Their draws are others, so that no cell's mean is bent by what decides on its draws.
+    """
+    if n_sizes == 1:
+        return None
+    return [
+        [2 * near + sign for near in (size - 1, size + 1) if 0 <= near < n_sizes]
+        for size in range(n_sizes)
+        for sign in (0, 1)
+    ]

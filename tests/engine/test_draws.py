@@ -156,14 +156,12 @@ def random_losses(n: int, columns: int, n_draws: int) -> Tensor:
     return numbers.reshape(n, columns, n_draws)
 
 
-def squared_error(values: Tensor, size: int, spread: float | None = None) -> float:
-    """Of the mean; with two imagined draws ``spread`` apart, as the rule to stop has it."""
+def squared_error(values: Tensor, size: int) -> float:
+    """Of the mean."""
     count = len(values)
     if count == size:
         return 0.0
     variance = values.var().item() if count > 1 else math.nan
-    if spread is not None:
-        variance = (count * variance + spread**2 / 2) / (count + 2)
     return variance / count * (1 - (count / size if size <= 1024 else 0))
 
 
@@ -172,10 +170,14 @@ def slow_counts(losses: Tensor, sizes: list[int], target: Target, spread: float)
     limits = [min(losses.shape[1], size if size <= 1024 else math.inf) for size in sizes]
     counts = [min(8, limit) for limit in limits]
     while True:
-        errors = [
-            squared_error(values[:count], size, spread)
-            for values, count, size in zip(losses, counts, sizes, strict=True)
-        ]
+        alike = target.alike or [[cell] for cell in range(len(sizes))]
+        errors = []
+        for count, size, own in zip(counts, sizes, alike, strict=True):
+            seen = [losses[cell, : counts[cell]] for cell in own if counts[cell] > 1]
+            total = sum(len(values) * values.var().item() for values in seen) + spread**2 / 2
+            smoothed = total / (sum(map(len, seen)) + 2)
+            rest = 1 - (count / size if size <= 1024 else 0)
+            errors.append(0.0 if count == size else smoothed / count * rest)
         further = []
         for pool in set(target.pools):
             own = [cell for cell, its in enumerate(target.pools) if its == pool]
@@ -208,10 +210,15 @@ many_cells = given(
 
 @settings(max_examples=100, deadline=None)
 @many_cells
+@pytest.mark.parametrize("by_others", [False, True])
 def test_draws_stop_at_the_first_fixed_count_that_is_enough(
-    n, pools, n_draws, tolerance, spread, data
+    by_others, n, pools, n_draws, tolerance, spread, data
 ):
     target = Target(tolerance, [0, *pools])
+    if by_others and pools:
+        columns = range(len(target.pools))
+        others = [[other for other in columns if abs(other - own) == 1] for own in columns]
+        target = target._replace(alike=others)
     columns = len(target.pools)
     cells = st.lists(st.sampled_from(SIZES), min_size=columns, max_size=columns)
     sizes = data.draw(st.lists(cells, min_size=n, max_size=n))
@@ -291,3 +298,22 @@ def test_a_score_that_is_nan_stops():
     assert drawn.counts.tolist() == [[8, 8], [64, 64]]
     assert drawn.sums[0, 0].isnan().all()
     assert drawn.sums[1].isfinite().all()
+
+
+def test_what_others_decide_bends_no_mean():
+    # Answers that are 1 in one of twenty draws: eight zeros are no reason to believe in 0.
+    keys = sampling.sample_keys(2, torch.arange(300 * 19))
+    table = (sampling.uniform(keys, 256, sampling.Purpose.VALUE) < 0.05).double()
+    loss = Loss(table.reshape(300, 19, 256))
+    beside = [[near for near in (own - 1, own + 1) if 0 <= near < 19] for own in range(19)]
+    drawn, own = (
+        loss.draw(Target(0.02 * 19, [0] * 19, alike), spread=1.0) for alike in (beside, None)
+    )
+    means, bent = (each.sums[..., 0] / each.counts for each in (drawn, own))
+    error = means.mean(1).std() / 300**0.5
+    assert (means.mean() - 0.05).abs() < 4 * error
+    assert bent.mean() < 0.05 - 10 * error
+    # And the standard errors are those of the scores, within four of their own.
+    claimed, spread = drawn.squared_error.sum(1).mean() / 19**2, means.mean(1).var()
+    assert (claimed / spread - 1).abs() < 4 * (2 / 299) ** 0.5
+    assert spread < 0.02**2
