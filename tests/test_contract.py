@@ -80,6 +80,16 @@ def test_scores_and_draws_do_not_depend_on_batches_and_chunks(case, modality, dt
             np.testing.assert_array_equal(rows, results[0][2])
 
 
+@each_case
+def test_low_precision_makes_the_same_draws_and_nearly_the_same_scores(case: Case):
+    modality = case.modalities[0]
+    inputs = make_inputs(modality, dtype=torch.float32)
+    metric, full = case.metric(precision="bfloat16"), case.metric()
+    scores, expected = inputs.call(metric), inputs.call(full)
+    assert metric.n_evaluations == full.n_evaluations
+    np.testing.assert_allclose(scores, expected, atol=0.2 * np.abs(expected).max())
+
+
 @case_and_modality
 def test_parts_score_as_within_the_whole(case: Case, modality: str):
     inputs = make_inputs(modality, n=6)
@@ -206,6 +216,8 @@ def test_what_a_call_leaves(case: Case, modality: str):
     assert len(scores) == len(inputs.x)
     if case.counts_every_row:
         assert metric.n_evaluations == sum(map(len, seen))
+    most = metric.evaluations_a_sample
+    assert most is None or metric.n_evaluations <= most * len(scores)
     assert metric.standard_errors.shape == (len(scores),)
     expected = case.is_random and modality not in case.exact_on
     assert (metric.standard_errors > 0).all() == expected

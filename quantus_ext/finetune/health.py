@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.plan import Precision
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import TuningReport, as_input
 
@@ -70,6 +71,7 @@ def measure(
     fractions: Sequence[float],
     n_draws: int,
     name: str = "y",
+    precision: Precision = "float32",
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure models with exactly ``⌊fraction·t⌋`` random elements of each sample masked.
 
@@ -86,6 +88,8 @@ def measure(
         Masks for each sample and fraction; where nothing is masked, one will do.
     name : str, default "y"
         Of the labels, for errors.
+    precision : {"float32", "bfloat16", "float16", "auto"}
+        Of the forward passes.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def measure(
     device = checks.resolve_device(models[0], None)
     known = checks.labels(y, len(x), name)
     labels = torch.from_numpy(known).to(device)
-    forwards = [Forward.of_module(model, device) for model in models]
+    forwards = [Forward.of_module(model, device, precision=precision) for model in models]
     masked = [fraction > 0 and masks.count(x, fraction) > 0 for fraction in fractions]
     draws = [n_draws if some else 1 for some in masked]
     hits = torch.zeros(2, len(models), len(fractions), dtype=torch.float64, device=device)
@@ -110,14 +114,16 @@ def measure(
         checks.labels_below(known, outputs[0].shape[1], name)
         whole = [output.argmax(1) for output in outputs]
         for level, fraction in enumerate(fractions):
-            for draw in range(draws[level]):
+            # Several draws at once, where the samples are few.
+            for some in torch.arange(draws[level]).split(max(_ROWS // len(rows), 1)):
                 answers = whole
                 if masked[level]:
-                    inputs = masks.at(rows, fraction, draw, index)
+                    inputs = torch.cat([masks.at(rows, fraction, int(d), index) for d in some])
                     answers = [forward.clean(inputs).argmax(1) for forward in forwards]
                 for which, answer in enumerate(answers):
-                    hits[0, which, level] += (answer == wanted).sum()
-                    hits[1, which, level] += (answer == whole[0]).sum()
+                    each = answer.reshape(len(some), len(rows))
+                    hits[0, which, level] += (each == wanted).sum()
+                    hits[1, which, level] += (each == whole[0]).sum()
     accuracy, agreement = hits.cpu().numpy() / (len(x) * np.array(draws))
     return accuracy, agreement
 
@@ -130,6 +136,7 @@ def health_report(
     mask_sampler: MaskSampler,
     fractions: Sequence[float] = (),
     report: TuningReport | None = None,
+    precision: Precision = "float32",
 ) -> Health:
     """Measure both models with exactly ``⌊fraction·t⌋`` random elements masked.
 
@@ -146,6 +153,8 @@ def health_report(
         Besides 0, β/2 and β: the shares that the evaluation will really remove.
     report : TuningReport, optional
         Kept in the result.
+    precision : {"float32", "bfloat16", "float16", "auto"}
+        Of the forward passes.
 
     Returns
     -------
@@ -159,7 +168,9 @@ def health_report(
         counts = {mask_sampler.count(inputs, share): share for share in shares} | counts
     masked = [counts[count] for count in sorted(counts)]
     n_draws = max(min(_CHECKED // len(inputs), _DRAWS), 1)
-    accuracy, agreement = measure([original, tuned], inputs, y, mask_sampler, masked, n_draws)
+    accuracy, agreement = measure(
+        [original, tuned], inputs, y, mask_sampler, masked, n_draws, precision=precision
+    )
     before, after = accuracy.tolist()
     # What answering without looking would reach.
     majority = float(np.unique(np.asarray(torch.as_tensor(y).cpu()), return_counts=True)[1].max())

@@ -254,7 +254,16 @@ class FFidelity(RFidelity):
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the tuned copy and keep its health report."""
         tuned, masks, report = self._tuned(model, x, y)
-        self.health = health_report(model, tuned, x, y, masks, self._removals(x, masks), report)
+        self.health = health_report(
+            model,
+            tuned,
+            x,
+            y,
+            masks,
+            self._removals(x, masks),
+            report,
+            precision=self.execution.precision,
+        )
         return tuned
 
     @property

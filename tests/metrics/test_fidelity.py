@@ -60,7 +60,7 @@ def test_clean_and_masked_rows_go_to_the_tuned_copy_only(monkeypatch, by_a_calla
     tuned = copy.deepcopy(inputs.model)
     fine_tune = (lambda model, masks: tuned) if by_a_callable else tuned
     metric = FFidelity(0.5, fine_tune=fine_tune, beta=0.1, n_samples=4)
-    monkeypatch.setattr(fidelity, "health_report", lambda *_: None)  # it asks both
+    monkeypatch.setattr(fidelity, "health_report", lambda *_, **__: None)  # it asks both
     with rows_seen(inputs.model) as original, rows_seen(tuned) as asked:
         inputs.call(metric)
     assert [len(rows) for rows in original] == [1], "one row says how many classes there are"
