@@ -113,7 +113,9 @@ def by_population(
             groups.setdefault(shared, []).append(sample)
     return [
         (
-            slice(None) if len(samples) == len(populations) else torch.tensor(samples).to(device),
+            slice(None)
+            if len(samples) == len(populations)
+            else torch.tensor(samples, device=device),
             population,
         )
         for population, samples in groups.items()
@@ -121,7 +123,7 @@ def by_population(
 
 
 def draws_of(
-    population: Population, keys: Tensor, among: Tensor
+    population: Population, keys: Tensor, among: Tensor | None = None
 ) -> Callable[[slice, slice], Tensor]:
     """Return the function that makes the masks of some draws of some samples.
 
@@ -130,22 +132,28 @@ def draws_of(
     population : Population
     keys : Tensor, int64, shape (n,)
         Of each sample, or of each cell of samples; draws of equal keys are alike.
-    among : Tensor, bool, shape (n, T)
-        Which elements of each sample the population is of, in the order of the elements.
+    among : Tensor, bool, shape (n, T), optional
+        Which elements of each sample the population is of, in the order of the elements; by
+        default all.
 
     Returns
     -------
     callable
         (samples, draws) -> bool, shape (b, d, T).
     """
-    # Elements outside are those of a further column, which no mask chooses.
-    place = (among.cumsum(1) - 1).masked_fill(~among, among.shape[1])
 
     def choose(samples: slice, draws: slice) -> Tensor:
         ranks = sampling.distinct(keys[samples], population.total, Purpose.MASK_ORDER)
-        masks = population.masks(ranks.argsort(1)[:, draws])
-        masks = F.pad(masks, (0, 1 + among.shape[1] - masks.shape[2]))
-        where = place[samples].unsqueeze(1).expand(-1, masks.shape[1], -1)
-        return masks.gather(2, where)
+        return population.masks(ranks.argsort(1)[:, draws])
 
-    return choose
+    if among is None:
+        return choose
+    # Elements outside are those of a further column, which no mask chooses.
+    place, count = (among.cumsum(1) - 1).masked_fill(~among, among.shape[1]), among.shape[1]
+
+    def choose_among(samples: slice, draws: slice) -> Tensor:
+        masks = choose(samples, draws)
+        masks = F.pad(masks, (0, 1 + count - masks.shape[2]))
+        return masks.gather(2, place[samples].unsqueeze(1).expand(-1, masks.shape[1], -1))
+
+    return choose_among

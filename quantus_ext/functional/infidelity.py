@@ -185,7 +185,7 @@ def infidelity(
     for rows, population in groups:
         choose = independent
         if population is not None:
-            choose = _listed(population, keys, elements or elements_of(x))
+            choose = _listed(population, keys, x, elements)
         cells.append(Cells(0, rows, population, n_draws, functools.partial(sum_with, choose)))
     spread = torch.zeros_like(clean)
     if tolerance is not None and max(group.limit for group in cells) > FIRST_ROUND:
@@ -357,12 +357,13 @@ def _populations(
     return [population(lengths) for lengths in axes]
 
 
-def _listed(population: Population, keys: Tensor, elements: Elements) -> Choose:
+def _listed(population: Population, keys: Tensor, x: Tensor, elements: Elements | None) -> Choose:
     """Return the masks of a population without repetition."""
+    expanded = elements or elements_of(x)
 
     def of_rows(rows: Rows) -> Sampler:
-        own = elements.take(rows)
-        listed = draws_of(population, keys[rows], own.present)
+        own = expanded.take(rows)
+        listed = draws_of(population, keys[rows], None if elements is None else own.present)
         return lambda samples, draws, _: own.expand(listed(samples, draws), samples)
 
     return of_rows
