@@ -109,9 +109,12 @@ def draw_keys(keys: Tensor, start: int, stop: int) -> Tensor:
 
 def bits(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
     """Return ``count`` random 64-bit integers a draw, shape (\\*keys.shape, count)."""
+    return _bits_of(torch.arange(count, device=keys.device), keys, purpose)
+
+
+def _bits_of(elements: Tensor, keys: Tensor, purpose: Purpose) -> Tensor:
     stream = _mix(keys ^ int(purpose))
-    elements = torch.arange(1, count + 1, device=keys.device)
-    return _mix(stream.unsqueeze(-1) + elements * _GAMMA)
+    return _mix(stream.unsqueeze(-1) + (elements + 1) * _GAMMA)
 
 
 def uniform(
@@ -169,10 +172,14 @@ def distinct(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
     The lowest bits carry the element's index: two elements can tie in the random bits, never in
     all of them, so ranks are a permutation and subsets have exact sizes.
     """
+    return _distinct_of(torch.arange(count, device=keys.device), keys, count, purpose)
+
+
+def _distinct_of(elements: Tensor, keys: Tensor, count: int, purpose: Purpose) -> Tensor:
     tail = (1 << max(count - 1, 1).bit_length()) - 1
-    numbers = bits(keys, count, purpose)
+    numbers = _bits_of(elements, keys, purpose)
     numbers &= ~tail
-    numbers |= torch.arange(count, device=keys.device)
+    numbers |= elements
     return numbers
 
 
@@ -186,8 +193,9 @@ def subsets(keys: Tensor, count: int, size: int | Tensor, among: Tensor | None =
         Elements in all.
     size : int, or Tensor of shape (n or 1, d or 1, 1)
         Elements chosen, 0 to as many as there are to choose from.
-    among : Tensor, bool, shape (n, count), optional
-        Elements to choose from, by default all.
+    among : Tensor, optional
+        Elements to choose from, by default all: bool, shape (n, count); or their indices, int64,
+        shape (n, m), where all draws choose from as many, which is faster.
 
     Returns
     -------
@@ -195,19 +203,28 @@ def subsets(keys: Tensor, count: int, size: int | Tensor, among: Tensor | None =
     """
     if isinstance(size, int) and size == 0:
         return torch.zeros(*keys.shape, count, dtype=torch.bool, device=keys.device)
-    largest = torch.iinfo(torch.int64).max
-    # What is not among them comes last; taking a maximum is faster than filling by a mask.
-    least = None if among is None else torch.where(among, -largest - 1, largest).unsqueeze(1)
+    indices = torch.arange(count, device=keys.device)
+    least = None
+    if among is not None and among.dtype == torch.bool:
+        largest = torch.iinfo(torch.int64).max
+        # What is not among them comes last; taking a maximum is faster than filling by a mask.
+        least = torch.where(among, -largest - 1, largest).unsqueeze(1)
+    elif among is not None:
+        indices = among.unsqueeze(1)
     sizes = size if isinstance(size, int) else size.expand(*keys.shape, 1)
-    at_once = max(_NUMBERS_AT_ONCE // max(len(keys) * count, 1), 1)
+    at_once = max(_NUMBERS_AT_ONCE // max(len(keys) * indices.shape[-1], 1), 1)
     parts = []
     for first in range(0, keys.shape[1], at_once):
         draws = slice(first, first + at_once)
-        ranks = distinct(keys[:, draws], count, Purpose.SUBSET)
+        ranks = _distinct_of(indices, keys[:, draws], count, Purpose.SUBSET)
         if least is not None:
             torch.maximum(ranks, least, out=ranks)
         parts.append(ranks <= _nth(ranks, sizes if isinstance(sizes, int) else sizes[:, draws]))
-    return torch.cat(parts, 1)
+    chosen = torch.cat(parts, 1)
+    if indices.ndim == 1:
+        return chosen
+    mask = torch.zeros(*keys.shape, count, dtype=torch.bool, device=keys.device)
+    return mask.scatter_(2, indices.expand_as(chosen), chosen)
 
 
 def _nth(ranks: Tensor, size: int | Tensor) -> Tensor:

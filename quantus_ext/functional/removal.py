@@ -56,6 +56,12 @@ class Region:
         return self.removed[0] if len(set(self.removed)) == 1 else None
 
     @property
+    def span(self) -> slice | None:
+        """Its ranks, where they are the same for all samples."""
+        same = len(set(self.first)) == len(set(self.past)) == 1
+        return slice(self.first[0], self.past[0]) if same else None
+
+    @property
     def subsets(self) -> list[Subsets | None]:
         """What can go of each sample, None where nothing does."""
         bounds = zip(self.first, self.past, self.removed, strict=True)
@@ -277,6 +283,12 @@ def _sum_answers(
     def sum_rows(rows: Rows, start: int, stop: int) -> Tensor:
         targets, grouping = y[rows], elements.take(rows)
         inside = (ranks[rows] >= first[rows]) & (ranks[rows] < past[rows])
+        members = inside
+        if region.span is not None:
+            # The inverse of ranks is an order.
+            places = torch.arange(elements.largest, device=x.device).expand_as(inside)
+            order = torch.empty_like(places).scatter_(1, ranks[rows], places)
+            members = order[:, region.span]
         counts = removed[rows].unsqueeze(2)
         listed = None if population is None else draws_of(population, keys[rows], inside)
 
@@ -288,7 +300,7 @@ def _sum_answers(
                 chosen = among.unsqueeze(1).expand(-1, block_keys.shape[1], -1)
             else:
                 size = counts[samples] if region.size is None else region.size
-                chosen = sampling.subsets(block_keys, elements.largest, size, among)
+                chosen = sampling.subsets(block_keys, elements.largest, size, members[samples])
             return grouping.expand(chosen, samples)
 
         def statistic(block: Block) -> Tensor:

@@ -335,3 +335,19 @@ def test_fresh_seeds_differ_and_leave_the_global_generators_alone():
 def test_snapped_floor_of_every_two_digit_share():
     for percent, total in itertools.product(range(101), range(2001)):
         assert sampling.snapped_floor(percent / 100 * total) == percent * total // 100
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 60), draws=st.integers(1, 9), data=st.data())
+def test_subsets_of_members_are_those_of_their_mask(count, draws, data):
+    n = 3
+    members = data.draw(st.integers(1, count))
+    size = data.draw(st.integers(0, members))
+    keys = sampling.draw_keys(sampling.sample_keys(4, torch.arange(n)), 0, draws)
+    indices = sampling.distinct(keys[:, 0], count, Purpose.TIE).argsort(1)[:, :members]
+    mask = torch.zeros(n, count, dtype=torch.bool).scatter_(1, indices, True)
+    for sizes in (size, torch.full((1, 1, 1), size)):
+        chosen = sampling.subsets(keys, count, sizes, indices)
+        assert torch.equal(chosen, sampling.subsets(keys, count, sizes, mask))
+        assert (chosen.sum(2) == size).all()
+        assert not (chosen & ~mask.unsqueeze(1)).any()
