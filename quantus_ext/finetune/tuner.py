@@ -292,7 +292,7 @@ def resolve_tuned_model(
         Training data with settings, a ready model, or any ``(model, mask_sampler) -> model``,
         which gets a copy of the model that it may change, with seeded global generators.
     model : nn.Module
-        The model explained. Where it comes :class:`~quantus_ext.engine.forward.WithKeywords`,
+        The model explained. Where it comes :class:`~quantus_ext.engine.modules.WithKeywords`,
         a callable gets the model itself, and its or the ready model is called with the keywords.
     mask_sampler : MaskSampler
 
