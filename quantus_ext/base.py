@@ -153,9 +153,10 @@ class TorchMetric(Metric[list[float]]):
     chunk_size : int, optional
         Rows a forward pass. By default chosen from the widest activation of the model.
     plan : Plan or "calibrate", optional
-        How many rows a forward pass takes and in which layout: a :class:`quantus_ext.engine.plan.Plan`, or
-        measured once for each model and shape of inputs, which takes a few seconds. The rule used
-        by default does not look at the clock, so that the same call gives the same bits.
+        How many rows a forward pass takes and in which layout: a
+        :class:`~quantus_ext.engine.plan.Plan`, or measured once for each model and shape of inputs,
+        which takes a few seconds. The rule used by default does not look at the clock, so that the
+        same call gives the same bits.
     precision : {"float32", "bfloat16", "float16", "auto"}, default "float32"
         Of the forward passes, by autocast; auto is bfloat16 where the device computes in it.
         Scores then differ by its rounding, also with the number of rows a pass.

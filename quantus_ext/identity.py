@@ -137,9 +137,13 @@ class _Digester:
                     yield self.of(attribute)
 
     def _module(self, model: nn.Module) -> Iterator[Any]:
-        for name, module in model.named_modules():
+        first_names: dict[nn.Module, str] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
             yield name
-            if isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
+            if first_names.setdefault(module, name) != name:
+                # Used again: its content has been told, its place has not.
+                yield first_names[module]
+            elif isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
                 yield str(module.code)
             else:
                 yield self.of([type(module), own_attributes(module)])

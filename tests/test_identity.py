@@ -269,3 +269,17 @@ def test_content_that_holds_itself():
         return n * factorial(n - 1) if n else 1
 
     assert content_key(factorial) == content_key(factorial)
+
+
+def test_modules_that_are_used_again_tell_models_apart():
+    first, second, middle = nn.Linear(3, 3), nn.Linear(3, 3), nn.Tanh()
+    orders = [
+        (first, middle, second),
+        (first, middle, second, middle),
+        (first, middle, second, middle, first),
+        (first, second, first, second),
+        (first, second, second, first),
+    ]
+    keys = [content_key(nn.Sequential(*order)) for order in orders]
+    assert len(set(keys)) == len(orders)
+    assert keys == [content_key(copy.deepcopy(nn.Sequential(*order))) for order in orders]

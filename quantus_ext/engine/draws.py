@@ -87,6 +87,7 @@ def sum_draws(
     Tensor, float64, shape (n, k)
     """
     apply = perturbation.prepare(x)
+    forward.settle(x)
     # The plan as it is now: when memory runs out on the way, `forward` splits rows by itself.
     chunks = max(_BLOCK_BYTES // (forward.chunk_size * x[0].numel() * x.element_size()), 1)
     rows_at_once = chunks * forward.chunk_size

@@ -24,6 +24,7 @@ from quantus_ext.engine.plan import (
     Layout,
     Plan,
     calibrate,
+    out_of_memory,
     rule,
 )
 from quantus_ext.identity import content_key
@@ -42,7 +43,7 @@ class Remembered(NamedTuple):
     plan: Plan
     writes_to_input: bool
     held: list[Any]
-    """Kept alive, because the key has their identity."""
+    """Kept alive, where the key has their identity."""
 
 
 class _Sharing(NamedTuple):
@@ -222,12 +223,18 @@ class Forward:
         if sharing is None or self._asked is None:
             return self._clean(x)
         asked, memory = self._asked, sharing.memory
-        model = id(asked.model) if sharing.by_identity else asked.content
-        key = content_key(model, list(map(id, asked.hooks)), asked.softmax, self.execution, x)
+        device, model = x.device, asked.content
+        if sharing.by_identity:
+            model = content_key(id(asked.model), list(map(id, asked.hooks)))
+        surroundings = (
+            str(device),
+            torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type),
+        )
+        key = content_key(model, asked.softmax, self.execution, surroundings, x)
         known = memory.get(key)
         if known is None:
             outputs = self._clean(x)
-            held = [asked.model, *asked.hooks]
+            held = [asked.model, *asked.hooks] if sharing.by_identity else []
             memory.put(key, Remembered(outputs, self._require_plan(), self._writes_to_input, held))
         else:
             outputs = known.outputs
@@ -260,7 +267,7 @@ class Forward:
         try:
             outputs = self._checked(rows)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error) or len(rows) == 1:
+            if not out_of_memory(error) or len(rows) == 1:
                 raise
         else:
             self.n_evaluations += len(rows)
@@ -276,6 +283,13 @@ class Forward:
         )
         return torch.cat([self(part) for part in rows.split(half)])
 
+    def settle(self, x: Tensor) -> None:
+        """Settle the plan on some samples, where :meth:`clean` has not been called."""
+        if self.plan is None:
+            before = self.n_evaluations
+            self._clean(x[:_FIRST_CHUNK])
+            self.n_evaluations = before
+
     @property
     def chunk_size(self) -> int:
         """Rows a forward pass, as planned on the first one."""
@@ -289,7 +303,7 @@ class Forward:
 
     def _require_plan(self) -> Plan:
         if self.plan is None:
-            raise RuntimeError("call clean() first: it settles the chunk plan")
+            raise RuntimeError("call clean() or settle() first: they settle the chunk plan")
         return self.plan
 
     def _in_chunks(self, x: Tensor) -> Tensor:
@@ -309,8 +323,6 @@ class Forward:
                     f"'channels_last' for samples of shape {tuple(x.shape[1:])}"
                 )
             self.plan = given
-            # Whether the model writes to its input is found out on a copy.
-            self._checked(given.laid_out(x[: given.chunk_size]))
             self._compile(x)
             return None
         before = self.n_evaluations
@@ -371,9 +383,10 @@ class Forward:
             key, self._compiled = compiled.find(model, rows)
             if self._compiled is not None:
                 return
-            begin = time.perf_counter()
-            self._checked(rows)
+            before, begin = self.n_evaluations, time.perf_counter()
+            self(rows)
             seconds = (time.perf_counter() - begin) / len(rows) * (self._n_rows or 0)
+            self.n_evaluations, rows = before, rows[: self.chunk_size]
             if self._n_rows is not None and seconds < 2 * compiled.SECONDS_OF_COMPILING:
                 warnings.warn(
                     f"compile=True will not pay: without it all {self._n_rows:,} evaluations take "
@@ -390,13 +403,15 @@ class Forward:
         return nullcontext() if dtype is None else torch.autocast(rows.device.type, dtype)
 
     def _checked(self, rows: Tensor) -> Tensor:
-        version = rows._version
+        # In inference mode tensors don't tell whether they were changed.
+        self._writes_to_input |= rows.is_inference()
+        version = 0 if self._writes_to_input else rows._version
         predict = self._compiled or self.predict
         with torch.no_grad(), self._precision(rows):
             outputs = predict(rows.clone() if self._writes_to_input else rows)
         # The rows are compared with the inputs afterwards, so a model that works in place (a
         # first ReLU, a normalisation) gets copies. The first pass, on a copy anyway, finds it out.
-        self._writes_to_input |= rows._version != version
+        self._writes_to_input = self._writes_to_input or rows._version != version
         if not isinstance(outputs, Tensor):
             raise TypeError(f"model must return a tensor, returned {type(outputs).__name__}")
         if outputs.ndim != 2 or len(outputs) != len(rows):
@@ -425,7 +440,9 @@ class _Asked:
     def resolved(self, rows: Tensor) -> nn.Module:
         """Return the module that answers, for which a few rows are needed at first."""
         if self._resolved is None:
-            self._resolved = resolve_softmax(self.model, bool(self.softmax), rows)
+            # In full precision: what is compared differs by little.
+            with torch.autocast(rows.device.type, enabled=False):
+                self._resolved = resolve_softmax(self.model, bool(self.softmax), rows)
         return self._resolved
 
     @cached_property
@@ -441,9 +458,4 @@ class _Asked:
     @cached_property
     def content(self) -> str:
         """The key of the model, which stays as it is for as long as a call takes."""
-        return content_key(self.model)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # The processor's allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+        return content_key(self.model, self.hooks)

@@ -96,7 +96,7 @@ def _write(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) -> Te
     return torch.where(mask, values, original, out=buffer)
 
 
-_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _write_bits(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) -> Tensor:

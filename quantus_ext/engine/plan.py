@@ -192,7 +192,12 @@ def calibrate(
         rows = plan.laid_out(x[torch.arange(plan.chunk_size, device=x.device) % len(x)])
         _wait(x.device)
         begin = time.perf_counter()
-        run(rows)
+        try:
+            run(rows)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return math.inf
         _wait(x.device)
         return (time.perf_counter() - begin) / plan.chunk_size
 
@@ -208,7 +213,7 @@ def calibrate(
             plan = Plan(size, layout)
             if size == start.chunk_size:
                 seconds_a_row(plan)
-            elif size * min(known.values()) > _SECONDS / 8:
+            elif not size * min(known.values()) <= _SECONDS / 8:
                 continue
             known[plan] = seconds_a_row(plan)
     for _ in range(_ROUNDS):
@@ -218,7 +223,15 @@ def calibrate(
                 break
             if least <= limit:
                 known[plan] = min(least, seconds_a_row(plan))
-    return min(known, key=lambda plan: known[plan])
+    best = min(known, key=lambda plan: known[plan])
+    # Where memory never sufficed the engine halves chunks until it does.
+    return best if known[best] < math.inf else start
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether smaller chunks may help."""
+    # The processor's allocator raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def _wait(device: torch.device) -> None:

@@ -22,11 +22,14 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.sampling import Purpose
 
+Lister = Callable[[Tensor], Tensor]
+"""Numbers of masks, int64 -> the masks, bool, shape (\\*numbers, elements)."""
+
 FEW = 1024
 """As many masks, at most, are listed."""
 
 _KEPT = 64
-"""Lists of subsets that are kept, each of 1 MiB at most."""
+"""Lists of subsets that are kept, most of 1 MiB at most."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,10 @@ class Subsets:
         least = math.comb(self.count, min(self.size, self.count - self.size, 2))
         return least <= FEW and self.total <= FEW
 
-    def masks(self, numbers: Tensor) -> Tensor:
-        """Return those with these numbers, in lexicographic order, shape (\\*numbers, count)."""
-        return torch.tensor(_subsets(self.count, self.size), device=numbers.device)[numbers]
+    def lister(self, device: torch.device) -> Lister:
+        """Return the function from numbers to masks, in lexicographic order."""
+        table = torch.tensor(_subsets(self.count, self.size), device=device)
+        return lambda numbers: table[numbers]
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,20 @@ class Windows:
         """Whether there are few enough to be listed."""
         return self.total <= FEW
 
-    def masks(self, numbers: Tensor) -> Tensor:
-        """Return those with these numbers, by first position, shape (\\*numbers, positions)."""
-        fits = [length - self.side + 1 for length in self.lengths]
-        start = torch.stack(torch.unravel_index(numbers, fits), -1)
-        return sampling.windows_at(start, self.side, self.lengths).flatten(numbers.ndim)
+    def lister(self, device: torch.device) -> Lister:
+        """Return the function from numbers to masks, in the order of their first positions."""
+
+        def masks(numbers: Tensor) -> Tensor:
+            start: list[Tensor] = []
+            rest = numbers
+            for length in reversed(self.lengths):
+                fits = length - self.side + 1
+                start.insert(0, rest % fits)
+                rest = rest // fits
+            windows = sampling.windows_at(torch.stack(start, -1), self.side, self.lengths)
+            return windows.flatten(numbers.ndim)
+
+        return masks
 
 
 Population = Subsets | Windows
@@ -139,10 +152,11 @@ def draws_of(
     callable
         (samples, draws) -> bool, shape (b, d, T).
     """
+    masks_of = population.lister(keys.device)
 
     def all_of(samples: slice, draws: slice) -> Tensor:
         ranks = sampling.distinct(keys[samples], population.total, Purpose.MASK_ORDER)
-        return population.masks(ranks.argsort(1)[:, draws])
+        return masks_of(ranks.argsort(1)[:, draws])
 
     if among is None:
         return all_of

@@ -162,6 +162,9 @@ def integers(keys: Tensor, bounds: Sequence[int] | Tensor, purpose: Purpose) -> 
     -------
     Tensor, int64, shape (n, d, m)
     """
+    if not isinstance(bounds, Tensor) and len(set(bounds)) == 1:
+        # A number costs no copy from the host.
+        return (uniform(keys, len(bounds), purpose) * bounds[0]).long()
     limits = bounds if isinstance(bounds, Tensor) else torch.tensor(bounds, device=keys.device)
     return (uniform(keys, limits.shape[-1], purpose) * limits).long()
 
@@ -263,6 +266,9 @@ def windows(keys: Tensor, shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
     -------
     Tensor, bool, shape (n, d, \\*shape)
     """
+    if len(sizes) == 1:
+        fitting = [length - sizes[0] + 1 for length in shape]
+        return windows_at(integers(keys, fitting, Purpose.PATCH_OFFSET), sizes[0], shape)
     choice = integers(keys, [len(sizes)], Purpose.PATCH_SIZE)
     side = torch.tensor(list(sizes), device=keys.device)[choice]
     fits = torch.tensor(list(shape), device=keys.device) - side + 1

@@ -34,7 +34,7 @@ from quantus_ext.finetune.training import (
 )
 from quantus_ext.identity import content_key, own_attributes
 
-_VERSION = 2
+_VERSION = 3
 """Part of the cache's key: to be raised when the same settings give other weights."""
 
 

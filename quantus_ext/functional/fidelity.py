@@ -200,15 +200,20 @@ def fidelity(
     return Scores(means[score], squared.sum(1).sqrt() / len(sparsity), details)
 
 
+_FEW_SIZES = 4
+
+
 def _next_sizes(n_sizes: int) -> list[list[int]] | None:
     """Return for each column, plus and minus in turn, those of the next smaller and larger size.
 
-    Their draws are others, so that no cell's mean is bent by what decides on its draws.
+    Their draws are others, so that no cell's mean is bent by what decides on its draws. Where
+    sizes are few they may be too unlike, and the cell's own count beside them.
     """
     if n_sizes == 1:
         return None
+    nearest = (-1, 1) if n_sizes > _FEW_SIZES else (-1, 0, 1)
     return [
-        [2 * near + sign for near in (size - 1, size + 1) if 0 <= near < n_sizes]
+        [2 * (size + step) + sign for step in nearest if 0 <= size + step < n_sizes]
         for size in range(n_sizes)
         for sign in (0, 1)
     ]

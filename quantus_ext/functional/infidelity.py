@@ -143,6 +143,8 @@ def infidelity(
     """
     forward = forward if isinstance(forward, Forward) else Forward(forward)
     perturbation = perturbation or replace_by("black")
+    # Sums of draws are no place to keep a graph.
+    x, a = x.detach(), a.detach()
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     checks.positive_integer("n_draws", n_draws)
@@ -158,7 +160,12 @@ def infidelity(
 
     def sum_with(choose: Choose, rows: Rows, start: int, stop: int) -> Tensor:
         predicted = _predicted_change(
-            x[rows], a[rows], perturbation, multiply_by_inputs, inputs_baseline
+            x[rows],
+            a[rows],
+            perturbation,
+            multiply_by_inputs,
+            inputs_baseline,
+            alike=elements is None or elements.mask_shape != x.shape[1:],
         )
         targets, original = y[rows], clean[rows]
 
@@ -192,7 +199,10 @@ def infidelity(
         # How far apart losses can plausibly be: what perturbing everything at once does.
         extreme = sum_with(_sampler("all", x, patch_sizes, 1.0, elements), slice(None), 0, 1)
         moments = _Moments(extreme, torch.ones_like(extreme[:, 0]))
-        spread = torch.maximum(moments.product(2, 0), moments.product(0, 2)).unsqueeze(1)
+        spread = moments.product(0, 2).unsqueeze(1)
+        if not rescale:
+            # Rescaled, a map of zeros is as good as any other can be bad.
+            spread = spread.maximum(moments.product(2, 0).unsqueeze(1))
     drawn = sum_until_known(
         cells,
         shape=(len(x), 1, _SUMS),
@@ -385,6 +395,7 @@ def _sampler_of_elements(
         present, t, place = own.present, own.counts, torch.arange(own.largest).to(own.counts)
         shares = [_subset_size(subset_fraction, n) for n in own.totals()]
         share = torch.tensor(shares, device=t.device)
+        sides = torch.tensor(list(patch_sizes), device=t.device)
 
         def choose(samples: slice, keys: Tensor) -> Tensor:
             total = t[samples][:, None, None]
@@ -393,7 +404,6 @@ def _sampler_of_elements(
             if scheme == "subset":
                 size = share[samples][:, None, None]
                 return sampling.subsets(keys, own.largest, size, present[samples])
-            sides = torch.tensor(list(patch_sizes), device=t.device)
             choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
             side = sides[choice].minimum(total)
             if not ordered:
@@ -412,12 +422,18 @@ def _predicted_change(
     perturbation: Perturbation,
     multiply_by_inputs: bool,
     inputs_baseline: float,
+    *,
+    alike: bool,
 ) -> Callable[[Block], Tensor]:
-    """Return the function from a block to ``I·Φ``, shape (b, d)."""
+    """Return the function from a block to ``I·Φ``, shape (b, d).
+
+    ``alike`` says that masks treat channels alike, as all do but those of single channel values.
+    """
     by_mask = multiply_by_inputs and perturbation.replaces
+    one_channel = alike and x.ndim > 2
     # A map summed over the channels counts once an element, so it is spread evenly over them;
     # a mask treats channels alike, so there it is their sum that counts.
-    if by_mask and x.ndim > 2:
+    if by_mask and one_channel:
         phi = a.sum(1, keepdim=True)
     else:
         phi = a if a.shape == x.shape else a.expand_as(x) / x.shape[1]
@@ -431,11 +447,14 @@ def _predicted_change(
 
     fixed = None if by_mask else perturbation.fixed(x)
     if by_mask or fixed is not None:
-        # What an element adds is known before it is drawn. A mask's one channel stands for all.
-        added = phi if fixed is None else interpreted(x - fixed, x) * phi
-        if x.ndim > 2:
+        # What an element adds is known before it is drawn. In double precision, for the quotient
+        # of an element that is never drawn must not overflow either.
+        added = phi.double()
+        if fixed is not None:
+            added = interpreted(x.double() - fixed.double(), x.double()) * added
+        if one_channel:
             added = added.sum(1, keepdim=True)
-        added = added.flatten(1).unsqueeze(2).double()
+        added = added.flatten(1).unsqueeze(2)
 
         def summed(block: Block) -> Tensor:
             # As bytes, which are converted several times as fast as truth values.

@@ -146,6 +146,7 @@ def answers_without(
     Answers
     """
     perturbation = perturbation or replace_by(0.0)
+    x, a = x.detach(), a.detach()
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     ranks = elements.ranks(a, keys)

@@ -193,9 +193,9 @@ def test_what_the_fake_device_refuses(change, error, message):
 
 
 def test_a_sampler_on_the_host_is_refused(monkeypatch):
-    def on_host(keys, count, purpose):
-        return torch.zeros((*keys.shape, count), dtype=torch.long)
+    def on_host(elements, keys, purpose):
+        return torch.zeros((*keys.shape, elements.shape[-1]), dtype=torch.long)
 
-    monkeypatch.setattr(sampling, "bits", on_host)
+    monkeypatch.setattr(sampling, "_bits_of", on_host)
     with pytest.raises((RuntimeError, AssertionError), match="device"):
         score(scheme="subset")

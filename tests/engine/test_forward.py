@@ -174,7 +174,7 @@ def test_a_chosen_chunk_size_is_the_most_rows_of_a_pass(chunk_size):
 
 
 def test_no_plan_before_the_first_pass():
-    with pytest.raises(RuntimeError, match=r"call clean\(\) first"):
+    with pytest.raises(RuntimeError, match=r"call clean\(\) or settle\(\) first"):
         Forward(OutOfMemory(1)).buffer(torch.zeros(1, 4), 1)
 
 

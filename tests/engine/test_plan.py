@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import json
 import time
 import warnings
+import weakref
 from collections import OrderedDict
 from dataclasses import asdict
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import quantus_ext
-from quantus_ext import Infidelity, Plan, RFidelity
+from quantus_ext import Deletion, Infidelity, Plan, RFidelity
 from quantus_ext.engine import compiled, forward, plan
 from quantus_ext.engine.forward import Forward, clean_outputs_shared
 from quantus_ext.engine.plan import Execution, calibrate
@@ -352,15 +354,19 @@ def test_a_real_compiler_gives_the_same_scores():
 # Clean outputs that are shared
 
 
-def test_clean_outputs_are_shared_by_content(inputs):
+def test_clean_outputs_are_shared_by_content(inputs, monkeypatch):
     metrics = [Infidelity(n_perturb_samples=3), Infidelity(n_perturb_samples=3, seed=1)]
     alone = [inputs.call(metric) for metric in metrics]
     counts = [metric.n_evaluations for metric in metrics]
-    with rows_seen(inputs.model) as seen, clean_outputs_shared():
+    asked = []
+    clean = Forward._clean
+    monkeypatch.setattr(Forward, "_clean", lambda self, x: asked.append(len(x)) or clean(self, x))
+    with clean_outputs_shared():
         shared = [inputs.call(metric) for metric in metrics]
-    np.testing.assert_array_equal(shared, alone)
+        copied = inputs.call(metrics[1], model=copy.deepcopy(inputs.model))
+    np.testing.assert_array_equal([*shared, copied], [*alone, alone[1]])
     assert [metric.n_evaluations for metric in metrics] == counts
-    assert sum(map(len, seen)) == sum(counts) - 6
+    assert asked == [6]
 
 
 def test_a_changed_model_or_precision_is_asked_again(inputs):
@@ -375,3 +381,95 @@ def test_a_changed_model_or_precision_is_asked_again(inputs):
             assert metric.n_evaluations == 24
             with clean_outputs_shared():
                 np.testing.assert_array_equal(shared, inputs.call(metric, model=model))
+
+
+def test_what_a_hook_reads_and_the_callers_autocast_count(inputs):
+    state = [1.0]
+    handle = inputs.model.register_forward_hook(lambda *call: call[2] * state[0])
+    metric = Deletion(2)
+    with clean_outputs_shared():
+        inputs.call(metric, softmax=False)
+        state[0] = 0.0
+        inputs.call(metric, softmax=False)
+        assert (metric.details["original_score"] == 0).all()
+        handle.remove()
+        with torch.autocast("cpu", torch.bfloat16):
+            inputs.call(metric, softmax=False)
+            low = metric.details["original_score"]
+        inputs.call(metric, softmax=False)
+    full = metric.details["original_score"]
+    assert (low != full).any()
+    inputs.call(metric, softmax=False)
+    np.testing.assert_array_equal(full, metric.details["original_score"])
+
+
+def test_shared_outputs_keep_no_model_alive(inputs):
+    with clean_outputs_shared():
+        model = copy.deepcopy(inputs.model)
+        alive = weakref.ref(model)
+        inputs.call(Infidelity(n_perturb_samples=2), model=model)
+        del model
+        gc.collect()
+        assert alive() is None
+
+
+# What is asked for
+
+
+class Attention(nn.Module):
+    """Has a softmax inside, registered last, and small outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.end, self.softmax = nn.Linear(8, 8), nn.Linear(8, 100), nn.Softmax(-1)
+        with torch.no_grad():
+            self.end.weight.mul_(0.05)
+            self.end.bias.mul_(0.05)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.end(rows * self.softmax(self.gate(rows)))
+
+
+def test_low_precision_leaves_no_softmax_out():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Attention().eval(), torch.rand(5, 8)
+    expected = model(x).detach()
+    outputs = Forward.of_module(model, CPU, precision="bfloat16").clean(x)
+    torch.testing.assert_close(outputs, expected, atol=2e-3, rtol=0.05)
+
+
+class Bounded:
+    """A model that fits so many rows in memory."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if len(rows) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows.flatten(1)[:, :2]
+
+
+@pytest.mark.parametrize("how", ["calibrate", Plan(64)])
+@pytest.mark.parametrize("most", [20, 5000])
+def test_memory_may_run_out_however_the_plan_was_chosen(how, most):
+    x = torch.rand(100, 4)
+    runner = Forward(Bounded(most), plan=how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        assert torch.equal(runner.clean(x), x[:, :2])
+        assert torch.equal(runner(x.repeat(60, 1)), x[:, :2].repeat(60, 1))
+    assert runner.n_evaluations == 6100
+    assert runner.chunk_size <= most
+
+
+def test_in_inference_mode_models_may_work_in_place():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).eval()
+    shy = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)).eval()
+    x, y = torch.linspace(-1, 1, 20).reshape(5, 4), torch.tensor([0, 1, 0, 1, 0])
+    for each in (model, shy):
+        metric = Infidelity(n_perturb_samples=9, perturb_patch_sizes=[2])
+        expected = metric(each, x, y, x)
+        with torch.inference_mode():
+            assert metric(each, x.clone(), y, x.clone()) == expected

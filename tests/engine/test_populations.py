@@ -28,7 +28,7 @@ ERROR_RATE = 1e-6
 
 
 def listed(population: Population) -> Tensor:
-    return population.masks(torch.arange(population.total))
+    return population.lister(torch.device("cpu"))(torch.arange(population.total))
 
 
 def drawn(population: Population, n: int, among: Tensor | None = None) -> Tensor:

@@ -410,3 +410,31 @@ def test_removed_values_take_the_baseline_on_all_channels():
     assert (without_top == 9).sum() == 16 * 3
     assert (only_top == 9).sum() == 48 * 3
     assert torch.equal((without_top == 9).any(0), (only_top != 9).any(0))
+
+
+def test_few_sizes_that_are_unlike_reach_the_tolerance_too():
+    # The label turns where six of twelve are left, which one size sees and the other does not.
+    x, a = torch.ones(50, 40), torch.arange(40.0).flip(0).expand(50, 40)
+    ones = torch.zeros(40)
+    ones[:12] = 1
+    model = lambda rows: torch.stack([(rows @ ones) - 5.5, 5.5 - (rows @ ones)], 1)  # noqa: E731
+    result = fidelity(
+        model,
+        x,
+        a,
+        torch.zeros(50, dtype=torch.long),
+        sparsity=[0.1, 0.4],
+        alpha=(0.5, 0.5),
+        n_draws=2000,
+        tolerance=0.02,
+    )
+    assert (result.standard_error**2).mean().sqrt() < 1.1 * 0.02
+
+
+def test_inputs_of_one_byte():
+    x = torch.randint(0, 9, (3, 1, 4, 4), generator=torch.Generator().manual_seed(0))
+    settings = {"sparsity": [0.5], "alpha": (0.5, 0.5), "n_draws": 8}
+    model = lambda rows: rows.flatten(1)[:, :3].double()  # noqa: E731
+    y, a = torch.zeros(3, dtype=torch.long), x.double()
+    wide, narrow = (fidelity(model, each, a, y, **settings) for each in (x, x.to(torch.uint8)))
+    assert torch.equal(wide.score, narrow.score)

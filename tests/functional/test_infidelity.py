@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,7 +16,13 @@ from torch import Tensor
 
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import blur, gaussian_noise, replace_by
+from quantus_ext.engine.perturb import (
+    blur,
+    gaussian_noise,
+    replace_by,
+    shift_by,
+    uniform_noise,
+)
 from quantus_ext.functional import infidelity
 from quantus_ext.functional.scores import Scores
 from tests.harness import make_inputs, rows_seen
@@ -414,3 +421,61 @@ def test_samples_draw_as_many_windows_as_they_have():
     assert (whole.standard_error == 0).all()
     for n in range(3):
         torch.testing.assert_close(ask(slice(n, n + 1)).score[0], whole.score[n])
+
+
+def linear(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda rows: rows.flatten(1) @ torch.stack([weight, -weight], 1)
+
+
+@pytest.mark.parametrize("multiply_by_inputs", [False, True])
+def test_single_channel_values_of_a_linear_model(multiply_by_inputs):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 4, 4, generator=generator, dtype=torch.float64)
+    weight = torch.randn(32, generator=generator, dtype=torch.float64)
+    a = weight.reshape(1, 2, 4, 4).expand_as(x) * (x if multiply_by_inputs else 1)
+    result = infidelity(
+        linear(weight),
+        x,
+        a,
+        torch.zeros(3, dtype=torch.long),
+        perturbation=replace_by(0.0),
+        scheme="subset",
+        elements=elements_of(x, "channel_value"),
+        multiply_by_inputs=multiply_by_inputs,
+    )
+    assert (result.score < 1e-24).all()
+
+
+def test_elements_that_cannot_be_divided_by_cost_no_other_draw():
+    x = torch.tensor([[1e-40, 1.0, 2.0]])
+    settings = {"perturbation": shift_by(1.0), "multiply_by_inputs": True, "scheme": "subset"}
+    result = infidelity(linear(torch.ones(3)), x, x, torch.tensor([0]), **settings)
+    assert result.score.isfinite().all()
+
+
+def test_draws_of_a_rescaled_map_do_not_depend_on_its_scale():
+    x = torch.randn(4, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.linspace(-1, 1, 12, dtype=torch.float64)
+    counts = []
+    for factor in (0.01, 1.0, 100.0):
+        result = infidelity(
+            lambda rows: torch.tanh(linear(weight)(rows)),
+            x,
+            x.flip(1) * factor,
+            torch.zeros(4, dtype=torch.long),
+            perturbation=uniform_noise(-1.0, 1.0),
+            rescale=True,
+            n_draws=4000,
+            tolerance=0.02,
+        )
+        counts.append(result.details["n_draws"].tolist())
+    assert counts[0] == counts[1] == counts[2]
+    assert max(counts[0]) < 4000
+
+
+def test_clean_outputs_may_be_known_and_graphs_are_not_kept():
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    model, y = linear(torch.ones(6)), torch.zeros(3, dtype=torch.long)
+    known = infidelity(model, x, x, y, clean=model(x.detach()))
+    assert not known.score.requires_grad
+    torch.testing.assert_close(known.score, infidelity(model, x, x, y).score)
