@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -104,10 +105,12 @@ class Elements:
         Tensor, int64, shape (n, T)
         """
         scores = self.scores(a)
-        # A stable sort of a random order leaves tied elements in random order.
-        shuffled = sampling.distinct(keys, self.largest, Purpose.TIE).argsort(1)
-        by_score = scores.gather(1, shuffled).sort(stable=True, dim=1, descending=True).indices
-        order = shuffled.gather(1, by_score)
+        if scores.device.type == "cpu":
+            order, tied = _order_and_ties(scores)
+            if len(tied):
+                order[tied] = _random_among_ties(scores[tied], keys[tied])
+        else:
+            order = _random_among_ties(scores, keys)
         places = torch.arange(self.largest, device=order.device).expand_as(order)
         return torch.empty_like(order).scatter_(1, order, places)
 
@@ -130,6 +133,27 @@ class Elements:
         shared = self.group is None or len(self.group) == 1
         group = self.group if shared or self.group is None else self.group[rows]
         return replace(self, group=group, counts=self.counts[rows])
+
+
+def _random_among_ties(scores: Tensor, keys: Tensor) -> Tensor:
+    """Return the elements from the highest score down, tied ones in random order."""
+    # A stable sort of a random order leaves tied elements in random order.
+    shuffled = sampling.distinct(keys, scores.shape[1], Purpose.TIE).argsort(1)
+    by_score = scores.gather(1, shuffled).sort(stable=True, dim=1, descending=True).indices
+    return shuffled.gather(1, by_score)
+
+
+def _order_and_ties(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the elements from the highest score down, and the samples where scores tie.
+
+    Numpy's sort is several times as fast as torch's on a processor, and the random order that
+    breaks ties takes the rest of the time.
+    """
+    values = -scores.numpy()
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    tied = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(1))
+    return torch.from_numpy(order), torch.from_numpy(tied)
 
 
 def elements_of(
