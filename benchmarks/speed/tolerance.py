@@ -17,7 +17,7 @@ TOLERANCE, DRAWS, TRUTH = 0.02, 50, 5000
 def tolerance(scale: Scale) -> Section:
     """Compare evaluations, rankings and means, and single scores with what many draws give."""
     data = digits()
-    n, n_known, truth_draws = (8, 2, 200) if scale.quick else (100, 40, TRUTH)
+    n, n_known, truth_draws = (8, 2, 200) if scale.quick else (100, 20, TRUTH)
     model = trained_convolutions(data, epochs=1 if scale.quick else 12)
     tuned = data.tuner(epochs=1 if scale.quick else 10).fine_tune(model)
     scored = data.scored(model, n)

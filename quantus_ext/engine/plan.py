@@ -23,7 +23,7 @@ LAYOUTS: dict[Layout, torch.memory_format] = {
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 
 _MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
-_LEAST_CHUNK = 64
+_LEAST_CHUNK = 32
 """Narrower passes leave a processor's units idle, however wide the activations are."""
 WORKING_SET = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
 """Bytes that a chunk's widest activation should fit: on a processor about its second cache, wider

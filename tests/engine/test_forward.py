@@ -155,8 +155,8 @@ def test_the_chunk_follows_the_widest_activation():
         forward = Forward.of_module(model, CPU)
         forward.clean(torch.randn(8, 4))
         chunks[width] = forward.chunk_size
-    # As many rows of 4096 numbers as fit the working set; never below 64, never above 4096.
-    assert chunks == {1: 4096, 64: WORKING_SET["cpu"] // (4 * 4096), 4096: 64}
+    # As many rows of 4096 numbers as fit the working set; never below 32, never above 4096.
+    assert chunks == {1: 4096, 64: WORKING_SET["cpu"] // (4 * 4096), 4096: 32}
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 1000])
