@@ -47,24 +47,16 @@ class Page:
         command = " ".join([f"python -m benchmarks.{module}", *sys.argv[1:]])
         versions = environment(("torch", "numpy", "scipy", "quantus", *packages))
         self._sections = [f"`{command}`", versions]
-        self._head = len(self._sections)
         self._start = time.perf_counter()
 
     def add(self, title: str, *paragraphs: str) -> None:
         """Print a section and keep it."""
         self.text("\n\n".join([f"## {title}", *paragraphs]))
 
-    def lead(self, summary: str) -> None:
-        """Print what stands before the first section, and keep it."""
-        self._write(summary, self._head)
-
     def text(self, section: str) -> None:
         """Print a section without a title of its own, and keep it."""
-        self._write(section, len(self._sections))
-
-    def _write(self, section: str, place: int) -> None:
         print(f"{section}\n", flush=True)
-        self._sections.insert(place, section)
+        self._sections.append(section)
         if not self._quick:
             took = f"Took {time.perf_counter() - self._start:.0f} s."
             write_atomically(self._path, "\n\n".join([*self._sections, took]) + "\n")

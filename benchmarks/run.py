@@ -2,8 +2,8 @@
 
 All calls of a comparison alternate in one process; ratios are medians of those of a round, with
 the lowest and the highest. Run ``python -m benchmarks.run --threads 1`` in the repository's root,
-on a machine that does nothing else. It writes ``run.md`` and ``run.json``, unless only a part is
-run: some sections by ``--only``, or less than a minute of them by ``--quick``.
+on a machine that does nothing else. Each section is written to ``run.json`` and ``run.md`` when it
+is done, in place of the one that is known; ``--quick`` takes a minute and writes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from benchmarks.page import Page, options, parser
+from benchmarks.page import options, parser
 from benchmarks.speed.cold import cold
 from benchmarks.speed.growth import growth
 from benchmarks.speed.naive_loops import naive_loops
@@ -43,6 +43,9 @@ SECTIONS: dict[str, Callable[[Scale], Section]] = {
 """What a run does, in this order; a section more is a line more."""
 
 
+PATH = Path(__file__).with_suffix(".json")
+
+
 def main() -> None:
     made = parser("run", __doc__)
     made.add_argument(
@@ -51,7 +54,7 @@ def main() -> None:
         choices=SECTIONS,
         metavar="NAME",
         default=[*SECTIONS],
-        help=f"sections, of {', '.join(SECTIONS)}",
+        help=f"sections, of {', '.join(SECTIONS)}; the others keep what is known of them",
     )
     made.add_argument("--repeats", type=int, default=5, help="rounds that times are taken in (5)")
     chosen = options(made)
@@ -62,23 +65,30 @@ def main() -> None:
     # The libraries compared warn at every call, and that is not what is timed here.
     warnings.simplefilter("ignore")
     scale = Scale(chosen.quick, 1 if chosen.quick else chosen.repeats)
-    partial = chosen.quick or len(chosen.only) < len(SECTIONS)
-    page = Page("run", PACKAGES, quick=partial)
-    sections: dict[str, Section] = {}
     for name in chosen.only:
-        sections[name] = SECTIONS[name](scale)
-        page.add(sections[name].title, *sections[name].to_markdown())
-    page.lead(summary([*sections.values()]))
-    if not partial:
-        results = {
-            "command": " ".join(["python -m benchmarks.run", *sys.argv[1:]]),
-            "environment": environment(("torch", "numpy", "quantus", *PACKAGES)),
-            "sections": {
-                name: [entry.to_dict() for entry in section.entries]
-                for name, section in sections.items()
-            },
-        }
-        write_atomically(Path(__file__).with_suffix(".json"), json.dumps(results, indent=1) + "\n")
+        section = SECTIONS[name](scale)
+        print("\n\n".join([f"## {section.title}", *section.to_markdown()]), end="\n\n", flush=True)
+        if not chosen.quick:
+            keep(name, section)
+
+
+def keep(name: str, section: Section) -> None:
+    """Write a section in place of the one that is known, and the page of all of them."""
+    results = json.loads(PATH.read_text()) if PATH.exists() else {}
+    command = " ".join(["python -m benchmarks.run", *sys.argv[1:]])
+    versions = environment(("torch", "numpy", "quantus", *PACKAGES))
+    results[name] = {"command": command, "environment": versions, **section.to_dict()}
+    results = {known: results[known] for known in SECTIONS if known in results}
+    write_atomically(PATH, json.dumps(results, indent=1) + "\n")
+    sections = {known: Section.of(result) for known, result in results.items()}
+    about = (
+        "What each command printed. Ratios are medians over rounds, with the lowest and highest."
+    )
+    page = [about, summary([*sections.values()])]
+    for known, each in sections.items():
+        how = f"`{results[known]['command']}`: {results[known]['environment']}"
+        page += [f"## {each.title}", how, *each.to_markdown()]
+    write_atomically(PATH.with_suffix(".md"), "\n\n".join(page) + "\n")
 
 
 if __name__ == "__main__":

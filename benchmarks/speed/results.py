@@ -63,6 +63,14 @@ class Entry:
         verdict = "reached" if self.reached else "MISSED"
         return f"**{shown}**, {'≤' if self.at_most else '≥'} {self.target:g}: {verdict}"
 
+    @classmethod
+    def of(cls, known: Mapping[str, Any]) -> Entry:
+        """Make the entry again from :meth:`to_dict`."""
+        settings = {name: value for name, value in known.items() if name != "reached"}
+        if isinstance(settings["measured"], list):
+            settings["measured"] = Ratio(*settings["measured"])
+        return cls(**settings)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings."""
         number = list(self.measured) if isinstance(self.measured, Ratio) else self.measured
@@ -76,6 +84,7 @@ class Entry:
             "seconds": {name: list(times) for name, times in self.seconds.items()},
             "rows": dict(self.rows),
             "notes": dict(self.notes),
+            "headline": self.headline,
         }
 
 
@@ -87,6 +96,21 @@ class Section:
     about: str
     entries: Sequence[Entry]
     tables: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any]) -> Section:
+        """Make the section again from :meth:`to_dict`."""
+        entries = [Entry.of(entry) for entry in known["entries"]]
+        return cls(known["title"], known["about"], entries, known["tables"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings."""
+        return {
+            "title": self.title,
+            "about": self.about,
+            "entries": [entry.to_dict() for entry in self.entries],
+            "tables": list(self.tables),
+        }
 
     def to_markdown(self) -> list[str]:
         """Return the paragraphs below the title."""

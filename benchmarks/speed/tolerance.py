@@ -55,14 +55,12 @@ def tolerance(scale: Scale) -> Section:
             ["apart, in joint standard errors", *(f"{value:.2f}" for value in apart)],
         ],
     )
-    same = all(
-        (np.argsort(means["50 draws"]) == np.argsort(means[name])).all() for name in rows
-    )
+    same = all((np.argsort(means["50 draws"]) == np.argsort(means[name])).all() for name in rows)
     return Section(
         "Tolerance",
         f"F-Fidelity's Fid⁺ of SmoothGrad² on {n} MNIST digits at {len(NOISE)} levels of noise, 19 "
-        f"sizes: {DRAWS} draws everywhere, or `tolerance={TOLERANCE}`; and {truth_draws:,} draws of "
-        f"another seed for {n_known} digits.",
+        f"sizes: {DRAWS} draws everywhere, or `tolerance={TOLERANCE}`; and {truth_draws:,} draws "
+        f"of another seed for {n_known} digits.",
         [
             Entry(
                 f"F-Fidelity at tolerance {TOLERANCE}: times fewer evaluations than N = {DRAWS}",
