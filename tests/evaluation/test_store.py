@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import quantus
 import torch
+from tqdm import tqdm
 
 from quantus_ext import FFidelity, Infidelity, MoRF
 from quantus_ext.evaluation import StoreError
@@ -57,7 +59,13 @@ def test_a_finished_store_is_read_and_not_made_again(tmp_path):
 
 def in_a_child(work) -> multiprocessing.Process:
     """Start work in a fork, which has everything imported already."""
-    child = multiprocessing.get_context("fork").Process(target=work)
+
+    def alone() -> None:
+        # Killed while it holds the lock that all forks share, it would keep this process waiting.
+        tqdm.set_lock(threading.RLock())
+        work()
+
+    child = multiprocessing.get_context("fork").Process(target=alone)
     child.start()
     return child
 
