@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from quantus_ext.engine.plan import autocast_in_force
 from quantus_ext.identity import content_key
 from quantus_ext.memory import Memory
 
@@ -33,9 +34,7 @@ def find(model: nn.Module, like: Tensor) -> tuple[str, Callable[[Tensor], Tensor
             raise ValueError(
                 f"compile must be False for a model with hooks, {name or 'the model'} has some"
             )
-    autocast = torch.is_autocast_enabled(like.device.type) and torch.get_autocast_dtype(
-        like.device.type
-    )
+    autocast = autocast_in_force(like.device)
     channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
     key = content_key(
         model, str(like.device), like.dtype, tuple(like.shape[1:]), channels_last, autocast
@@ -74,11 +73,9 @@ def compile_frozen(model: nn.Module, rows: Tensor, key: str) -> Callable[[Tensor
 
     def run(inputs: Tensor) -> Tensor:
         # One row would be a case of its own for the compiler.
-        outputs: Tensor = (
-            fast(inputs.expand(2, *inputs.shape[1:]).clone())[:1]
-            if (len(inputs) == 1)
-            else fast(inputs)
-        )
+        if len(inputs) == 1:
+            return run(inputs.repeat_interleave(2, 0))[:1]
+        outputs: Tensor = fast(inputs)
         return outputs
 
     first = torch.empty_like(rows).copy_(rows) if len(rows) > 1 else rows.repeat_interleave(2, 0)

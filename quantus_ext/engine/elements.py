@@ -111,8 +111,7 @@ class Elements:
                 order[tied] = _random_among_ties(scores[tied], keys[tied])
         else:
             order = _random_among_ties(scores, keys)
-        places = torch.arange(self.largest, device=order.device).expand_as(order)
-        return torch.empty_like(order).scatter_(1, order, places)
+        return inverse(order)
 
     def totals(self) -> list[int]:
         """Return ``counts`` on the host; only groupings that differ are read from the device."""
@@ -133,6 +132,12 @@ class Elements:
         shared = self.group is None or len(self.group) == 1
         group = self.group if shared or self.group is None else self.group[rows]
         return replace(self, group=group, counts=self.counts[rows])
+
+
+def inverse(permutations: Tensor) -> Tensor:
+    """Return the inverse of each row: ranks from an order, and an order from ranks."""
+    places = torch.arange(permutations.shape[1], device=permutations.device)
+    return torch.empty_like(permutations).scatter_(1, permutations, places.expand_as(permutations))
 
 
 def _random_among_ties(scores: Tensor, keys: Tensor) -> Tensor:

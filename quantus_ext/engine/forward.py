@@ -23,6 +23,7 @@ from quantus_ext.engine.plan import (
     ExecutionArguments,
     Layout,
     Plan,
+    autocast_in_force,
     calibrate,
     out_of_memory,
     rule,
@@ -226,10 +227,7 @@ class Forward:
         device, model = x.device, asked.content
         if sharing.by_identity:
             model = content_key(id(asked.model), list(map(id, asked.hooks)))
-        surroundings = (
-            str(device),
-            torch.is_autocast_enabled(device.type) and torch.get_autocast_dtype(device.type),
-        )
+        surroundings = str(device), autocast_in_force(device)
         key = content_key(model, asked.softmax, self.execution, surroundings, x)
         known = memory.get(key)
         if known is None:

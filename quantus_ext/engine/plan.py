@@ -228,6 +228,12 @@ def calibrate(
     return best if known[best] < math.inf else start
 
 
+def autocast_in_force(device: torch.device) -> torch.dtype | None:
+    """Return the type that autocast, whoever switched it on, makes layers compute in."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if on else None
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether smaller chunks may help."""
     # The processor's allocator raises a plain RuntimeError.

@@ -23,7 +23,7 @@ from quantus_ext.engine.draws import (
     sum_draws,
     sum_until_known,
 )
-from quantus_ext.engine.elements import Elements, Rows
+from quantus_ext.engine.elements import Elements, Rows, inverse
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import Perturbation, replace_by
 from quantus_ext.engine.populations import Population, Subsets, by_population, draws_of
@@ -150,6 +150,7 @@ def answers_without(
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     ranks = elements.ranks(a, keys)
+    order = inverse(ranks)
     original = answer(forward.clean(x) if clean is None else clean, y, output)
     fixed = {
         region: number
@@ -177,6 +178,7 @@ def answers_without(
                 x,
                 y,
                 ranks,
+                order,
                 region,
                 population,
                 elements,
@@ -268,6 +270,7 @@ def _sum_answers(
     x: Tensor,
     y: Tensor,
     ranks: Tensor,
+    order: Tensor,
     region: Region,
     population: Population | None,
     elements: Elements,
@@ -284,12 +287,7 @@ def _sum_answers(
     def sum_rows(rows: Rows, start: int, stop: int) -> Tensor:
         targets, grouping = y[rows], elements.take(rows)
         inside = (ranks[rows] >= first[rows]) & (ranks[rows] < past[rows])
-        members = inside
-        if region.span is not None:
-            # The inverse of ranks is an order.
-            places = torch.arange(elements.largest, device=x.device).expand_as(inside)
-            order = torch.empty_like(places).scatter_(1, ranks[rows], places)
-            members = order[:, region.span]
+        members = inside if region.span is None else order[rows][:, region.span]
         counts = removed[rows].unsqueeze(2)
         listed = None if population is None else draws_of(population, keys[rows], inside)
 
