@@ -192,12 +192,14 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     Examples
     --------
     >>> import numpy as np, torch, quantus_ext
-    >>> model = torch.nn.Linear(4, 2).eval()
+    >>> weights = np.array([[0, 0, 0, 0], [4, 3, 2, 1]], dtype="float32")
+    >>> model = torch.nn.Linear(4, 2, bias=False).eval()
+    >>> model.load_state_dict({"weight": torch.from_numpy(weights)})
+    <All keys matched successfully>
     >>> x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
-    >>> weights = np.tile(model.weight.detach().numpy()[1], (8, 1))
     >>> evaluation = quantus_ext.evaluate(
     ...     {"MoRF": quantus_ext.MoRF(4)},
-    ...     {"right": weights * x, "wrong": -weights * x},
+    ...     {"right": weights[1] * x, "wrong": -weights[1] * x},
     ...     model,
     ...     x,
     ...     np.ones(8, dtype=int),

@@ -196,6 +196,6 @@ def test_a_sampler_on_the_host_is_refused(monkeypatch):
     def on_host(elements, keys, purpose):
         return torch.zeros((*keys.shape, elements.shape[-1]), dtype=torch.long)
 
-    monkeypatch.setattr(sampling, "_bits_of", on_host)
+    monkeypatch.setattr(sampling, "bits_of", on_host)
     with pytest.raises((RuntimeError, AssertionError), match="device"):
         score(scheme="subset")
