@@ -14,7 +14,7 @@ from torch import Tensor
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.perturb import Perturbation, changeable
 from quantus_ext.engine.populations import Population
 
 Sampler = Callable[[slice, slice, Tensor], Tensor]
@@ -58,6 +58,7 @@ beside the model is shared by them, and they are still in the cache when the mod
 def sum_draws(
     forward: Forward,
     x: Tensor,
+    clean: Tensor,
     keys: Tensor,
     *,
     sampler: Sampler,
@@ -68,13 +69,17 @@ def sum_draws(
 ) -> Tensor:
     """Evaluate draws ``start`` to ``stop - 1`` of every sample and sum a statistic over them.
 
-    Memory is that of one block, a few chunks, whatever the number of draws.
+    Memory is that of one block, a few chunks, whatever the number of draws. On a processor draws
+    that change nothing, as when black pixels become black, are not sent through the model; on
+    a GPU it would have to wait to hear of them.
 
     Parameters
     ----------
     forward : Forward
         Its plan gives the chunk size.
     x : Tensor, shape (n, \\*sample)
+    clean : Tensor, shape (n, classes)
+        The model's outputs for ``x``.
     keys : Tensor, int64, shape (n,)
         From :func:`quantus_ext.engine.sampling.sample_keys`.
     sampler, perturbation, statistic
@@ -87,6 +92,7 @@ def sum_draws(
     Tensor, float64, shape (n, k)
     """
     apply = perturbation.prepare(x)
+    differs = changeable(perturbation, x) if x.device.type == "cpu" else None
     forward.settle(x)
     # The plan as it is now: when memory runs out on the way, `forward` splits rows by itself.
     chunks = max(_BLOCK_BYTES // (forward.chunk_size * x[0].numel() * x.element_size()), 1)
@@ -103,12 +109,32 @@ def sum_draws(
             b, d = block_keys.shape
             rows = buffer[: b * d]
             perturbed = apply(samples, mask, block_keys, rows.unflatten(0, (b, d)))
-            outputs = forward(rows).unflatten(0, (b, d))
+            changed = None if differs is None else _changed(mask, differs[samples])
+            outputs = _outputs(forward, rows, clean[samples], changed).unflatten(0, (b, d))
             part = statistic(Block(samples, draws, mask, perturbed, outputs))
             total = part if total is None else total + part
         if total is not None:
             sums.append(total)
     return torch.cat(sums)
+
+
+def _changed(mask: Tensor, differs: Tensor) -> Tensor:
+    """Return which draws, bool (b, d), choose anything (b, \\*sample) that differs when chosen."""
+    if differs.ndim > 2 and mask.shape[2] == 1:
+        differs = differs.any(1, keepdim=True)
+    # The largest byte is found many times as fast as whether any truth value is true.
+    return (mask & differs.unsqueeze(1)).flatten(2).view(torch.int8).amax(2).bool()
+
+
+def _outputs(forward: Forward, rows: Tensor, clean: Tensor, changed: Tensor | None) -> Tensor:
+    """Return the outputs for rows, those of the unchanged known: ``clean`` is (b, classes)."""
+    if changed is None or bool(changed.all()):
+        return forward(rows)
+    outputs = clean.repeat_interleave(changed.shape[1], 0)
+    if bool(changed.any()):
+        which = changed.flatten()
+        outputs[which] = forward(rows[which])
+    return outputs
 
 
 def _blocks(n: int, n_draws: int, most: int) -> list[tuple[slice, list[tuple[int, int]]]]:

@@ -114,6 +114,19 @@ def _write_bits(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) 
     return plain if plain is buffer else buffer.copy_(plain)
 
 
+def changeable(perturbation: Perturbation, x: Tensor) -> Tensor | None:
+    """Return which values become others when they are chosen, bool, shape of ``x``.
+
+    None where that is all of them, or not known. The bits decide, as they do for a model.
+    """
+    values = perturbation.fixed(x)
+    if values is None:
+        return None
+    words = _WORDS[x.element_size()]
+    differs = x.view(words) != values.to(x.dtype).view(words)
+    return None if bool(differs.all()) else differs
+
+
 @dataclass(frozen=True)
 class Sparing:
     """A perturbation that neither sees nor changes padding.

@@ -156,7 +156,8 @@ def infidelity(
         listed=equally_likely and not perturbation.random,
         device=x.device,
     )
-    clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
+    clean = forward.clean(x) if clean is None else clean
+    known = clean.gather(1, y[:, None])
 
     def sum_with(choose: Choose, rows: Rows, start: int, stop: int) -> Tensor:
         predicted = _predicted_change(
@@ -167,7 +168,7 @@ def infidelity(
             inputs_baseline,
             alike=elements is None or elements.mask_shape != x.shape[1:],
         )
-        targets, original = y[rows], clean[rows]
+        targets, original = y[rows], known[rows]
 
         def statistic(block: Block) -> Tensor:
             labels = targets[block.samples][:, None, None].expand(*block.outputs.shape[:2], 1)
@@ -177,6 +178,7 @@ def infidelity(
         return sum_draws(
             forward,
             x[rows],
+            clean[rows],
             keys[rows],
             sampler=choose(rows),
             perturbation=perturbation,
@@ -194,7 +196,7 @@ def infidelity(
         if population is not None:
             choose = _listed(population, keys, elements or elements_of(x))
         cells.append(Cells(0, rows, population, n_draws, functools.partial(sum_with, choose)))
-    spread = torch.zeros_like(clean)
+    spread = torch.zeros_like(known)
     if tolerance is not None and max(group.limit for group in cells) > FIRST:
         # How far apart losses can plausibly be: what perturbing everything at once does.
         extreme = sum_with(_sampler("all", x, patch_sizes, 1.0, elements), slice(None), 0, 1)
@@ -483,28 +485,45 @@ def _cumulative_changes(
     perturb_func: Callable[..., Any],
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return ``I·Φ`` and ``f(x) - f(x̃)`` as patch after patch is perturbed, each (n, patches)."""
+    """Return ``I·Φ`` and ``f(x) - f(x̃)`` as patch after patch is perturbed, each (n, patches).
+
+    States that a patch leaves as they were are not evaluated again.
+    """
     rows, columns = _grid(x, size)
     positions = np.arange(x[0].numel()).reshape(x.shape[1], rows, size, columns, size)
     original = x.detach().cpu().numpy().reshape(len(x), -1)
     phi = a.expand_as(x).cpu().numpy().reshape(len(x), -1)
     state = original.copy()
-    patches = list(np.ndindex(rows, columns))
-    at_once = min(max(forward.chunk_size // len(x), 1), len(patches))
-    buffer = forward.buffer(x, at_once * len(x))
-    predicted, outputs = [], []
-    for first in range(0, len(patches), at_once):
-        chunk = patches[first : first + at_once]
-        # Patch by patch, the same samples after one another.
-        states = buffer[: len(chunk) * len(x)].unflatten(0, (len(chunk), len(x)))
-        for slot, (row, column) in zip(states, chunk, strict=True):
-            indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
-            state = np.asarray(perturb_func(arr=state, indices=indices))
-            slot.copy_(torch.from_numpy(state).reshape(x.shape))
-            predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
-        answers = forward(buffer[: len(chunk) * len(x)])
-        outputs.append(answers.gather(1, y.repeat(len(chunk))[:, None]).reshape(-1, len(x)).T)
-    changed = clean - torch.cat(outputs, 1)
+    buffer = forward.buffer(x, max(forward.chunk_size, len(x)))
+    labels = y.new_empty(len(buffer))
+    # The answers that are known, and of each state the place of its own among them.
+    answers, place, places = [clean], torch.arange(len(x), device=x.device), []
+    waiting, known = 0, len(x)
+    predicted = []
+
+    def ask() -> None:
+        outputs = forward(buffer[:waiting])
+        answers.append(outputs.gather(1, labels[:waiting, None]))
+
+    for row, column in np.ndindex(rows, columns):
+        indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
+        before = state.copy()
+        state = np.asarray(perturb_func(arr=state, indices=indices))
+        predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
+        new = np.flatnonzero((state != before).any(1))
+        if waiting + len(new) > len(buffer):
+            ask()
+            waiting = 0
+        slots = slice(waiting, waiting + len(new))
+        buffer[slots] = torch.from_numpy(state[new]).reshape(-1, *x.shape[1:]).to(buffer)
+        which = torch.from_numpy(new).to(x.device)
+        labels[slots] = y[which]
+        place = place.index_copy(0, which, torch.arange(known, known + len(new)).to(place))
+        places.append(place)
+        waiting, known = waiting + len(new), known + len(new)
+    if waiting:
+        ask()
+    changed = clean - torch.cat(answers)[torch.stack(places, 1), 0]
     return torch.stack(predicted, 1), changed.cpu()
 
 

@@ -151,7 +151,8 @@ def answers_without(
     keys = sampling.sample_keys(seed, index)
     ranks = elements.ranks(a, keys)
     order = inverse(ranks)
-    original = answer(forward.clean(x) if clean is None else clean, y, output)
+    clean = forward.clean(x) if clean is None else clean
+    original = answer(clean, y, output)
     fixed = {
         region: number
         for number, region in enumerate(
@@ -165,7 +166,7 @@ def answers_without(
     known = torch.empty(0)
     if fixed:
         known = _answers_in_one_pass(
-            forward, x, y, ranks, list(fixed), elements, perturbation, keys, output
+            forward, x, clean, y, ranks, list(fixed), elements, perturbation, keys, output
         )
     groups = [
         Cells(
@@ -176,6 +177,7 @@ def answers_without(
             _sum_answers(
                 forward,
                 x,
+                clean,
                 y,
                 ranks,
                 order,
@@ -213,6 +215,7 @@ def answers_without(
 def _answers_in_one_pass(
     forward: Forward,
     x: Tensor,
+    clean: Tensor,
     y: Tensor,
     ranks: Tensor,
     regions: list[Region],
@@ -256,6 +259,7 @@ def _answers_in_one_pass(
     return sum_draws(
         forward,
         x,
+        clean,
         keys,
         sampler=sampler,
         perturbation=perturbation,
@@ -268,6 +272,7 @@ def _answers_in_one_pass(
 def _sum_answers(
     forward: Forward,
     x: Tensor,
+    clean: Tensor,
     y: Tensor,
     ranks: Tensor,
     order: Tensor,
@@ -309,6 +314,7 @@ def _sum_answers(
         return sum_draws(
             forward,
             x[rows],
+            clean[rows],
             keys[rows],
             sampler=sampler,
             perturbation=perturbation,

@@ -16,7 +16,7 @@ from torch import Tensor
 from quantus_ext.engine import draws, sampling
 from quantus_ext.engine.draws import Block, Cells, Drawn, Target, sum_draws, sum_until_known
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import gaussian_noise
+from quantus_ext.engine.perturb import blur, changeable, gaussian_noise, replace_by
 from quantus_ext.engine.populations import Windows, by_population
 
 DTYPE = torch.float64
@@ -42,6 +42,7 @@ def summed(
     return sum_draws(
         forward,
         x,
+        x[:, :2] ** 2,
         sampling.sample_keys(0, torch.arange(n)),
         sampler=sampler,
         perturbation=gaussian_noise(std=0.5),
@@ -104,6 +105,73 @@ def test_a_block_is_consistent():
         return block.outputs.sum(1)
 
     summed(5, 0, 13, 8, check)
+
+
+# Draws that change nothing
+
+
+def asked_of(x: Tensor, value: float, clean: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+    """Replace pairs of elements by a value; return sums of outputs, and the rows asked for."""
+    seen: list[Tensor] = []
+
+    def predict(rows: Tensor) -> Tensor:
+        seen.append(rows.clone())
+        return rows.flatten(1)[:, :3] ** 2
+
+    forward = Forward(predict, chunk_size=7)
+    forward.settle(x)
+    seen.clear()
+    count = math.prod(shape)
+    sums = sum_draws(
+        forward,
+        x,
+        clean,
+        sampling.sample_keys(0, torch.arange(len(x))),
+        sampler=lambda samples, draws, keys: sampling.subsets(keys, count, 2).unflatten(2, shape),
+        perturbation=replace_by(value),
+        statistic=lambda block: block.outputs.sum(1),
+        start=0,
+        stop=20,
+    )
+    return [sums, torch.cat([x[:0], *seen])]
+
+
+@pytest.mark.parametrize(("sample", "mask"), [((8,), (8,)), ((3, 8), (1, 8)), ((3, 8), (3, 8))])
+def test_what_changes_nothing_is_not_asked_for(sample, mask):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 2, (6, *sample), generator=generator).to(DTYPE)
+    x[0], x[1] = 0, 1
+    sums, rows = asked_of(x, 0.0, x.flatten(1)[:, :3] ** 2, mask)
+    everything, all_rows = asked_of(x, 0.5, x.flatten(1)[:, :3] ** 2, mask)
+    # A value that none has leaves nothing as it was.
+    assert len(all_rows) == 6 * 20
+    assert not torch.equal(sums, everything)
+    keys = sampling.draw_keys(sampling.sample_keys(0, torch.arange(6)), 0, 20)
+    chosen = sampling.subsets(keys, math.prod(mask), 2).unflatten(2, mask)
+    perturbed = torch.where(chosen, 0.0, x.unsqueeze(1))
+    assert torch.equal(sums, (perturbed.flatten(2)[..., :3] ** 2).sum(1))
+    unchanged = (perturbed == x.unsqueeze(1)).flatten(2).all(2)
+    assert unchanged[0].all()
+    assert not unchanged[1].any()
+    assert torch.equal(rows, perturbed[~unchanged])
+    # What is not asked for is taken from the clean outputs.
+    other = asked_of(x, 0.0, torch.full((6, 3), 100, dtype=DTYPE), mask)[0] - sums
+    assert torch.equal(other, 100 * unchanged.sum(1, keepdim=True) - known(x, unchanged))
+
+
+def known(x: Tensor, unchanged: Tensor) -> Tensor:
+    return x.flatten(1)[:, :3] ** 2 * unchanged.sum(1, keepdim=True)
+
+
+def test_bits_decide_what_changes():
+    x = torch.tensor([[0.0, -0.0, torch.nan, torch.inf, 1.0]])
+    assert changeable(replace_by(0.0), x).tolist() == [[False, True, True, True, True]]
+    assert changeable(replace_by(0.5), x) is None
+    assert changeable(gaussian_noise(), x) is None
+    assert changeable(replace_by("uniform"), x) is None
+    assert changeable(blur(1), torch.ones(1, 1, 4)).any().item() is False
+    tokens = torch.tensor([[5, 0, 7]])
+    assert changeable(replace_by(0), tokens).tolist() == [[True, False, True]]
 
 
 # Draws until enough is known

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import quantus
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from quantus_ext import FFidelity, Infidelity, MoRF
 from quantus_ext.evaluation import StoreError
@@ -55,6 +55,16 @@ def test_a_finished_store_is_read_and_not_made_again(tmp_path):
     np.testing.assert_array_equal(again.seconds, first.seconds)
     for one, other in zip(first.cases, again.cases, strict=True):
         np.testing.assert_array_equal(one.maps["noise"], other.maps["noise"])
+
+
+def failures(store: Path) -> list[str]:
+    """What the cells of finished shards say went wrong."""
+    found = []
+    for path in (store / "shards").glob("*.npz"):
+        with np.load(path) as arrays:
+            cells = json.loads(str(arrays["about"]))["cells"]
+        found += [cell["traceback"] for cell in cells if cell["failure"] is not None]
+    return found
 
 
 def in_a_child(work) -> multiprocessing.Process:
@@ -96,6 +106,7 @@ def test_killed_twenty_times_and_resumed(tmp_path):
         time.sleep(generator.uniform(0.01, 0.3))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
+        assert not failures(store)
         times = shard_files(store) if store.exists() else {}
         started += len(times) > 0
         finished += len(times) == 12

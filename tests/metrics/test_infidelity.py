@@ -60,6 +60,22 @@ def test_quantus_scheme_follows_the_baseline(images: Inputs, baseline):
     np.testing.assert_allclose(images.call(ours), images.call(theirs), rtol=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_quantus_scheme_asks_for_no_state_twice(images: Inputs, batch_size):
+    x = images.x.copy()
+    # The dark frame of a digit, a dark stripe, and a wholly dark image.
+    x[:, :, :4], x[:2, ..., 20:] = 0, 0
+    x[3] = 0
+    dark = Inputs(images.model, x, images.y, images.a)
+    theirs = dark.call(quantus.Infidelity(perturb_baseline="black", n_perturb_samples=1))
+    ours = Infidelity(perturb_baseline="black", scheme="quantus")
+    np.testing.assert_allclose(dark.call(ours, batch_size=batch_size), theirs, rtol=1e-4)
+    patches = x.reshape(4, -1, 7, 4, 7, 4).max((1, 3, 5)) > 0
+    # Once all is dark nothing is left to be asked for.
+    assert ours.n_evaluations == 4 + patches.sum()
+    assert patches.sum(axis=(1, 2)).tolist() == [30, 30, 42, 0]
+
+
 def test_quantus_scheme_takes_any_loss(images: Inputs):
     def lopsided(a: np.ndarray, b: np.ndarray, batched: bool) -> np.ndarray:
         assert batched
