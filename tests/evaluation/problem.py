@@ -140,6 +140,11 @@ def run(**settings: object) -> Evaluation:
     return evaluate(**{**given, **settings})
 
 
+def run_counted(counter: Path, **settings: object) -> Evaluation:
+    """Evaluate it with a model whose rows are counted in a file."""
+    return run(model=network(counter), **settings)
+
+
 def assert_same(first: Evaluation, second: Evaluation) -> None:
     np.testing.assert_array_equal(first.scores, second.scores)
     np.testing.assert_array_equal(first.standard_errors, second.standard_errors)
