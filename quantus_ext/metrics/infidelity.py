@@ -17,7 +17,7 @@ from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import Batch, CommonArguments, TorchMetric
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.functional.infidelity import cumulative_infidelity
+from quantus_ext.functional.cumulative_infidelity import cumulative_infidelity
 from quantus_ext.functional.scores import Scores
 
 Scheme = Literal["patch", "subset", "all", "quantus"]

@@ -1,0 +1,147 @@
+"""The number that Quantus 0.6 calls Infidelity, for comparison with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quantus_ext.engine import sampling
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.functional.infidelity_moments import Moments, power_sums
+from quantus_ext.functional.scores import Scores
+
+
+def cumulative_infidelity(
+    forward: Forward,
+    x: Tensor,
+    a: Tensor,
+    y: Tensor,
+    *,
+    perturb_func: Callable[..., Any],
+    loss_func: Callable[..., Any],
+    patch_sizes: Sequence[int] = (4,),
+    n_repeats: int = 10,
+    is_random: bool = False,
+    seed: int = 0,
+    index: Tensor | None = None,
+    clean: Tensor | None = None,
+) -> Scores:
+    """Compute the number that ``quantus.Infidelity`` 0.6 computes, for comparison with it.
+
+    There the patches of a fixed grid are perturbed one after the other and stay perturbed, and
+    the loss is averaged over them. Repeats of deterministic work are left out.
+
+    Parameters
+    ----------
+    forward : Forward
+        The model.
+    x : Tensor, shape (n, C, H, W)
+    a : Tensor, shape of ``x``, or with one channel, which then counts for each channel
+    y : Tensor, int64, shape (n,)
+    perturb_func : callable
+        Takes ``arr`` (n, values) and ``indices`` (n, count), as Quantus calls it.
+    loss_func : callable
+        Takes ``a`` and ``b`` (n, patches) and ``batched=True``; gives n losses.
+    patch_sizes : sequence of int
+        Sides of the grid's patches; each must divide height and width.
+    n_repeats : int
+        Repeats that are averaged where ``perturb_func`` is random.
+    is_random : bool
+        Whether it is.
+    seed, index, clean
+        As for :func:`quantus_ext.functional.infidelity`.
+
+    Returns
+    -------
+    Scores
+        ``details`` as for :func:`quantus_ext.functional.infidelity`, over patches instead of draws.
+    """
+    index = torch.arange(len(x), device=x.device) if index is None else index
+    keys = sampling.sample_keys(seed, index)
+    clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
+    repeats = n_repeats if is_random else 1
+    # A random function is given one sample at a time, so that its numbers do not depend on which
+    # other samples are in the batch; a deterministic one sees them all at once.
+    groups = [slice(i, i + 1) for i in range(len(x))] if is_random else [slice(0, len(x))]
+    losses, sums = [], []
+    with isolated_random_state():
+        for rows in groups:
+            repeated, total = [], torch.zeros(())
+            for key in sampling.draw_keys(keys[rows][:1], 0, repeats)[0].tolist():
+                seed_global_generators(key & (2**32 - 1))
+                for size in patch_sizes:
+                    predicted, changed = _cumulative_changes(
+                        forward, x[rows], a[rows], y[rows], clean[rows], perturb_func, size
+                    )
+                    loss = loss_func(a=changed.numpy(), b=predicted.numpy(), batched=True)
+                    repeated.append(torch.as_tensor(np.asarray(loss), dtype=torch.float64))
+                    total = total + power_sums(predicted, changed)
+            losses.append(torch.stack(repeated, 1).unflatten(1, (repeats, len(patch_sizes))))
+            sums.append(total)
+    patches = sum(_grid(x, size)[0] * _grid(x, size)[1] for size in patch_sizes)
+    counts = torch.full((len(x),), float(repeats * patches), dtype=torch.float64)
+    details = Moments(torch.cat(sums), counts).details()
+    per_repeat = torch.cat(losses).mean(2)
+    score = per_repeat.mean(1)
+    error = per_repeat.std(1) / repeats**0.5 if is_random else torch.zeros_like(score)
+    return Scores(score, error, details)
+
+
+def _cumulative_changes(
+    forward: Forward,
+    x: Tensor,
+    a: Tensor,
+    y: Tensor,
+    clean: Tensor,
+    perturb_func: Callable[..., Any],
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Return ``I·Φ`` and ``f(x) - f(x̃)`` as patch after patch is perturbed, each (n, patches).
+
+    States that a patch leaves as they were are not evaluated again.
+    """
+    rows, columns = _grid(x, size)
+    positions = np.arange(x[0].numel()).reshape(x.shape[1], rows, size, columns, size)
+    original = x.detach().cpu().numpy().reshape(len(x), -1)
+    phi = a.expand_as(x).cpu().numpy().reshape(len(x), -1)
+    state = original.copy()
+    buffer = forward.buffer(x, max(forward.chunk_size, len(x)))
+    labels = y.new_empty(len(buffer))
+    # The answers that are known, and of each state the place of its own among them.
+    answers, place, places = [clean], torch.arange(len(x), device=x.device), []
+    waiting, known = 0, len(x)
+    predicted = []
+
+    def ask() -> None:
+        outputs = forward(buffer[:waiting])
+        answers.append(outputs.gather(1, labels[:waiting, None]))
+
+    for row, column in np.ndindex(rows, columns):
+        indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
+        before = state.copy()
+        state = np.asarray(perturb_func(arr=state, indices=indices))
+        predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
+        new = np.flatnonzero((state != before).any(1))
+        if waiting + len(new) > len(buffer):
+            ask()
+            waiting = 0
+        slots = slice(waiting, waiting + len(new))
+        buffer[slots] = torch.from_numpy(state[new]).reshape(-1, *x.shape[1:]).to(buffer)
+        which = torch.from_numpy(new).to(x.device)
+        labels[slots] = y[which]
+        place = place.index_copy(0, which, torch.arange(known, known + len(new)).to(place))
+        places.append(place)
+        waiting, known = waiting + len(new), known + len(new)
+    if waiting:
+        ask()
+    changed = clean - torch.cat(answers)[torch.stack(places, 1), 0]
+    return torch.stack(predicted, 1), changed.cpu()
+
+
+def _grid(x: Tensor, size: int) -> tuple[int, int]:
+    return x.shape[2] // size, x.shape[3] // size
