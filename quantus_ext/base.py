@@ -6,8 +6,7 @@ import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +19,18 @@ from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import Adapter, adapter_of, input_dtype
+from quantus_ext.adapters.base import adapter_of, input_dtype
+from quantus_ext.batch import (
+    Batch,
+    Explainer,
+    counted,
+    features_of,
+    features_of_rows,
+    laid_out,
+    map_dtype,
+    segmentations_of,
+    tensor_of,
+)
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import with_keywords
@@ -42,89 +52,6 @@ class CommonArguments(ExecutionArguments, total=False):
     disable_warnings: bool
     display_progressbar: bool
     seed: int | None
-
-
-@dataclass(frozen=True)
-class Explainer:
-    """The explanation function of a call, called as Quantus does, on a copy of its keywords."""
-
-    function: Callable[..., Any] | None
-    keywords: Mapping[str, Any]
-
-    @classmethod
-    def of_call(
-        cls,
-        function: Callable[..., Any] | None,
-        keywords: Mapping[str, Any] | None,
-        device: str | torch.device | None,
-    ) -> Explainer:
-        """Take the arguments of a metric's call."""
-        given = {} if device is None else {"device": device}
-        return cls(function, {**given, **(keywords or {})})
-
-    def require(self) -> Callable[..., Any]:
-        """Return the function, or raise TypeError if there is none."""
-        if not callable(self.function):
-            raise TypeError(f"explain_func must be callable, is {self.function!r}")
-        return self.function
-
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Explain ``y`` of ``x``, both on the model's device."""
-        explained = self.require()(
-            # Copies, because functions may write into what they are given.
-            model=model,
-            inputs=x.cpu().numpy().copy(),
-            targets=y.cpu().numpy().copy(),
-            **self.keywords,
-        )
-        return _tensor("a_batch", explained, x.device, _map_dtype(x))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some samples of a call: checked tensors on the model's device.
-
-    Attributes
-    ----------
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
-        Inputs.
-    y : Tensor, int64, shape (n,)
-        Explained classes.
-    a : Tensor, shape of ``x`` or with one channel
-        Attributions, normalised and absolute if asked.
-    s : array or tensor, optional
-        What the call has as ``s_batch`` for these samples.
-    clean : Tensor, shape (n, classes)
-        The model's outputs for ``x``.
-    index : Tensor, int64, shape (n,)
-        Global sample indices.
-    seed : int
-    model : torch.nn.Module
-        The explained model.
-    explain : Explainer
-        Explains other models as this one was explained.
-    features : Tensor, int64, shape (n or 1, \\*spatial), or None
-        What the model's adapter says of its inputs; see
-        :class:`quantus_ext.adapters.Adapter`.
-    """
-
-    x: Tensor
-    y: Tensor
-    a: Tensor
-    s: np.ndarray | Tensor | None
-    clean: Tensor
-    index: Tensor
-    seed: int
-    model: nn.Module
-    explain: Explainer
-    features: Tensor | None
-
-    @property
-    def counted(self) -> Tensor:
-        """Which values may count, bool; broadcasts to the attributions. Not so padding."""
-        if self.features is None:
-            return torch.ones((), dtype=torch.bool, device=self.x.device)
-        return _counted(self.features, self.x)
 
 
 class TorchMetric(Metric[list[float]]):
@@ -267,7 +194,7 @@ class TorchMetric(Metric[list[float]]):
         batch_size = checks.positive_integer("batch_size", batch_size)
         checks.on_device("x_batch", x_batch, torch_device)
         adapter = adapter_of(model)
-        inputs = _tensor("x_batch", x_batch, torch_device, input_dtype(model))
+        inputs = tensor_of("x_batch", x_batch, torch_device, input_dtype(model))
         checks.inputs(inputs)
         if channel_first is None:
             channel_first = adapter.channel_first
@@ -276,7 +203,7 @@ class TorchMetric(Metric[list[float]]):
         x = inputs if channel_first or inputs.ndim == 2 else inputs.movedim(-1, 1)
         n = len(x)
         adapter.check_inputs(x)
-        features = _features(adapter, x)
+        features = features_of(adapter, x)
         embedded = adapter.over_embeddings() if self.over_embeddings else None
         # What is explained stays x; what is perturbed may be its embeddings.
         scored = x if embedded is None else embedded.embed(x)
@@ -288,11 +215,11 @@ class TorchMetric(Metric[list[float]]):
         a = None
         if a_batch is not None:
             checks.on_device("a_batch", a_batch, torch_device)
-            a = _tensor("a_batch", a_batch, torch_device, self._map_dtype(scored))
+            a = tensor_of("a_batch", a_batch, torch_device, self._map_dtype(scored))
             if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
-            a = self._prepared(_laid_out(a, embedded), scored, features=features)
-        segments = _segmentations(s_batch)
+            a = self._prepared(laid_out(a, embedded), scored, features=features)
+        segments = segmentations_of(s_batch)
         explain = Explainer.of_call(explain_func, explain_func_kwargs, device)
         if a is None:
             # Before anything is trained or evaluated.
@@ -346,10 +273,10 @@ class TorchMetric(Metric[list[float]]):
                 y=labels,
                 a=(
                     self._prepared(
-                        _laid_out(explain(model, x[rows], labels), embedded),
+                        laid_out(explain(model, x[rows], labels), embedded),
                         scored[rows],
                         first=start,
-                        features=_of_rows(features, rows),
+                        features=features_of_rows(features, rows),
                     )
                     if a is None
                     else a[rows]
@@ -360,7 +287,7 @@ class TorchMetric(Metric[list[float]]):
                 seed=seed,
                 model=model,
                 explain=explain,
-                features=_of_rows(features, rows),
+                features=features_of_rows(features, rows),
             )
             batches.append(self.evaluate_batch(forward, batch))
         return self._finish(batches, forward)
@@ -469,7 +396,7 @@ class TorchMetric(Metric[list[float]]):
 
     def _map_dtype(self, x: Tensor) -> torch.dtype | None:
         """Return the type of the attributions that are passed, None for whatever they have."""
-        return _map_dtype(x)
+        return map_dtype(x)
 
     def _prepared(
         self, a: Tensor, x: Tensor, first: int = 0, features: Tensor | None = None
@@ -481,7 +408,7 @@ class TorchMetric(Metric[list[float]]):
         """
         a = checks.attributions(a, x, first=first)
         if features is not None:
-            a = a.where(_counted(features, x), 0.0)
+            a = a.where(counted(features, x), 0.0)
         if self.normalise and self.normalise_func is not None:
             # One sample at a time: Quantus's functions divide by the maximum of what they get.
             maps = a.cpu().numpy()
@@ -534,18 +461,6 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
 }
 
 
-def _segmentations(s: Any) -> np.ndarray | Tensor | None:
-    """Make an array of the list that MetaQuantus passes, None of its list of None."""
-    if isinstance(s, list):
-        missing = [i for i, each in enumerate(s) if each is None]
-        if 0 < len(missing) < len(s):
-            raise ValueError(
-                f"s_batch must hold all segmentations or none, is None at {missing[0]}"
-            )
-        return None if missing else np.stack(s)
-    return cast("np.ndarray | Tensor | None", s)
-
-
 def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:
     """Raise ValueError unless a model answers over embeddings as it does over ids."""
     with torch.no_grad():
@@ -558,61 +473,3 @@ def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tens
             "than in what `embedding` names, or looks at ids besides (an end token's, say), so "
             "only perturbations of ids are possible"
         )
-
-
-def _features(adapter: Adapter, x: Tensor) -> Tensor | None:
-    """Return the adapter's feature mask of the inputs, with an element in each sample."""
-    if adapter.feature_mask is None:
-        return None
-    features = adapter.feature_mask(x)
-    spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
-    if features.shape[1:] != spatial or len(features) not in (1, len(x)):
-        raise ValueError(
-            f"the adapter's feature mask must have shape {(len(x), *spatial)} or {(1, *spatial)}, "
-            f"has {tuple(features.shape)}"
-        )
-    empty = ~(features >= 0).flatten(1).any(1)
-    if bool(empty.any()):
-        raise ValueError(
-            "x_batch must hold something that can be removed, holds padding or special tokens "
-            f"only in sample {int(empty.nonzero()[0, 0])}"
-        )
-    return features
-
-
-def _of_rows(features: Tensor | None, rows: slice) -> Tensor | None:
-    return features if features is None or len(features) == 1 else features[rows]
-
-
-def _counted(features: Tensor, x: Tensor) -> Tensor:
-    """Return which values of ``x`` are in an element, bool, broadcasting to attributions."""
-    counted = features >= 0
-    return counted if x.ndim == 2 else counted.unsqueeze(1)
-
-
-def _laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
-    """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
-    return a if embedded is None or a.ndim != 3 else a.movedim(-1, 1)
-
-
-def _map_dtype(x: Tensor) -> torch.dtype:
-    """Return the type of attributions: the inputs', at least single precision; double for ids."""
-    if not x.is_floating_point():
-        return torch.float64
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _tensor(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:
-    if isinstance(values, Tensor):
-        tensor = values.detach()
-    else:
-        try:
-            tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
-    if dtype == torch.int64:
-        return checks.token_ids(tensor, name).to(device)
-    if dtype is None:
-        # In single precision not every integer is itself.
-        dtype = tensor.dtype if tensor.is_floating_point() else torch.float64
-    return tensor.to(device, dtype)

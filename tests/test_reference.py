@@ -16,7 +16,8 @@ import quantus_ext
 
 ROOT = Path(__file__).parents[1]
 FURTHER = {
-    "quantus_ext.base": ["Batch", "Explainer", "TorchMetric"],
+    "quantus_ext.base": ["TorchMetric"],
+    "quantus_ext.batch": ["Batch", "Explainer"],
     "quantus_ext.engine.elements": ["Elements", "elements_of"],
     "quantus_ext.engine.forward": ["Forward"],
     "quantus_ext.engine.perturb": ["Perturbation", "replace_by"],

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
-from quantus_ext.base import Batch
+from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import without_keywords
 from quantus_ext.finetune import (

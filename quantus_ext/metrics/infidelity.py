@@ -14,7 +14,8 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks, functional, perturbation
 from quantus_ext.adapters.base import adapter_of, default_removal, sparing
-from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.batch import Batch
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.cumulative_infidelity import cumulative_infidelity

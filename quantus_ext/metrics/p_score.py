@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional
-from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.scores import Scores
 from quantus_ext.identity import content_key

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks
-from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.batch import Batch
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward

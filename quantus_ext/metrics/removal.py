@@ -15,7 +15,8 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks, perturbation
 from quantus_ext.adapters.base import adapter_of, default_removal, sparing
-from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.batch import Batch
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
 from quantus_ext.engine.perturb import Perturbation
 

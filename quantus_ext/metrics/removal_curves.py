@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.columns import GroupedColumns
-from quantus_ext.base import Batch
+from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.removal_curves import CurveScore
 from quantus_ext.functional.scores import Scores

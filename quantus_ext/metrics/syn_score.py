@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from quantus_ext import checks, functional
-from quantus_ext.base import Batch, CommonArguments, TorchMetric
+from quantus_ext.base import CommonArguments, TorchMetric
+from quantus_ext.batch import Batch
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.scores import Scores

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import quantus_ext
 from quantus_ext import Evaluation, evaluate
-from quantus_ext.base import Batch
+from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.scores import Scores
 from tests.harness import gradients

@@ -14,7 +14,7 @@ import torch
 import quantus_ext
 from quantus_ext import FFidelity, FineTuner, Infidelity, MoRF, evaluate
 from quantus_ext.adapters import TokenIds
-from quantus_ext.base import Batch
+from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.evaluation import Estimate
 from quantus_ext.functional.scores import Scores

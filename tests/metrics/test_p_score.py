@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from quantus_ext import QGE, PScore
-from quantus_ext.base import Explainer
+from quantus_ext.batch import Explainer
 from quantus_ext.functional import p_score
 from quantus_ext.metrics import p_score as p_score_module
 from tests.harness import MODALITIES, Inputs, gradients, make_inputs

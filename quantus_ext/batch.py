@@ -1,0 +1,175 @@
+"""What a metric gets of a call: checked tensors on the model's device, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantus_ext import checks
+from quantus_ext.adapters.base import Adapter
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """The explanation function of a call, called as Quantus does, on a copy of its keywords."""
+
+    function: Callable[..., Any] | None
+    keywords: Mapping[str, Any]
+
+    @classmethod
+    def of_call(
+        cls,
+        function: Callable[..., Any] | None,
+        keywords: Mapping[str, Any] | None,
+        device: str | torch.device | None,
+    ) -> Explainer:
+        """Take the arguments of a metric's call."""
+        given = {} if device is None else {"device": device}
+        return cls(function, {**given, **(keywords or {})})
+
+    def require(self) -> Callable[..., Any]:
+        """Return the function, or raise TypeError if there is none."""
+        if not callable(self.function):
+            raise TypeError(f"explain_func must be callable, is {self.function!r}")
+        return self.function
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Explain ``y`` of ``x``, both on the model's device."""
+        explained = self.require()(
+            # Copies, because functions may write into what they are given.
+            model=model,
+            inputs=x.cpu().numpy().copy(),
+            targets=y.cpu().numpy().copy(),
+            **self.keywords,
+        )
+        return tensor_of("a_batch", explained, x.device, map_dtype(x))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of a call: checked tensors on the model's device.
+
+    Attributes
+    ----------
+    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        Inputs.
+    y : Tensor, int64, shape (n,)
+        Explained classes.
+    a : Tensor, shape of ``x`` or with one channel
+        Attributions, normalised and absolute if asked.
+    s : array or tensor, optional
+        What the call has as ``s_batch`` for these samples.
+    clean : Tensor, shape (n, classes)
+        The model's outputs for ``x``.
+    index : Tensor, int64, shape (n,)
+        Global sample indices.
+    seed : int
+    model : torch.nn.Module
+        The explained model.
+    explain : Explainer
+        Explains other models as this one was explained.
+    features : Tensor, int64, shape (n or 1, \\*spatial), or None
+        What the model's adapter says of its inputs; see
+        :class:`quantus_ext.adapters.Adapter`.
+    """
+
+    x: Tensor
+    y: Tensor
+    a: Tensor
+    s: np.ndarray | Tensor | None
+    clean: Tensor
+    index: Tensor
+    seed: int
+    model: nn.Module
+    explain: Explainer
+    features: Tensor | None
+
+    @property
+    def counted(self) -> Tensor:
+        """Which values may count, bool; broadcasts to the attributions. Not so padding."""
+        if self.features is None:
+            return torch.ones((), dtype=torch.bool, device=self.x.device)
+        return counted(self.features, self.x)
+
+
+def segmentations_of(s: Any) -> np.ndarray | Tensor | None:
+    """Make an array of the list that MetaQuantus passes, None of its list of None."""
+    if isinstance(s, list):
+        missing = [i for i, each in enumerate(s) if each is None]
+        if 0 < len(missing) < len(s):
+            raise ValueError(
+                f"s_batch must hold all segmentations or none, is None at {missing[0]}"
+            )
+        return None if missing else np.stack(s)
+    return cast("np.ndarray | Tensor | None", s)
+
+
+def features_of(adapter: Adapter, x: Tensor) -> Tensor | None:
+    """Return the adapter's feature mask of the inputs, with an element in each sample."""
+    if adapter.feature_mask is None:
+        return None
+    features = adapter.feature_mask(x)
+    spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
+    if features.shape[1:] != spatial or len(features) not in (1, len(x)):
+        raise ValueError(
+            f"the adapter's feature mask must have shape {(len(x), *spatial)} or {(1, *spatial)}, "
+            f"has {tuple(features.shape)}"
+        )
+    empty = ~(features >= 0).flatten(1).any(1)
+    if bool(empty.any()):
+        raise ValueError(
+            "x_batch must hold something that can be removed, holds padding or special tokens "
+            f"only in sample {int(empty.nonzero()[0, 0])}"
+        )
+    return features
+
+
+def features_of_rows(features: Tensor | None, rows: slice) -> Tensor | None:
+    """Return the feature mask of some samples; one for all stays."""
+    return features if features is None or len(features) == 1 else features[rows]
+
+
+def counted(features: Tensor, x: Tensor) -> Tensor:
+    """Return which values of ``x`` are in an element, bool, broadcasting to attributions."""
+    inside = features >= 0
+    return inside if x.ndim == 2 else inside.unsqueeze(1)
+
+
+def laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
+    """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
+    return a if embedded is None or a.ndim != 3 else a.movedim(-1, 1)
+
+
+def map_dtype(x: Tensor) -> torch.dtype:
+    """Return the type of attributions: the inputs', at least single precision; double for ids."""
+    if not x.is_floating_point():
+        return torch.float64
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    """Return an argument as a tensor; without a type in its own, integers in double precision.
+
+    Raises
+    ------
+    TypeError
+        If it holds no numbers.
+    """
+    if isinstance(values, Tensor):
+        tensor = values.detach()
+    else:
+        try:
+            tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
+    if dtype == torch.int64:
+        return checks.token_ids(tensor, name).to(device)
+    if dtype is None:
+        # In single precision not every integer is itself.
+        dtype = tensor.dtype if tensor.is_floating_point() else torch.float64
+    return tensor.to(device, dtype)
