@@ -26,12 +26,17 @@ def power_sums(a: Tensor, b: Tensor) -> Tensor:
     Tensor, float64, shape (n, N_SUMS)
     """
     a, b = a.double(), b.double()
-    orders = torch.arange(_ORDERS, device=a.device)
-    products = torch.einsum(
-        "ndp,ndq->npq", a.unsqueeze(-1) ** orders, b.unsqueeze(-1) ** orders
-    ).flatten(1)
+    products = torch.einsum("npd,nqd->npq", _powers(a), _powers(b)).flatten(1)
     squared = (a - b) ** 2
     return torch.cat([products, squared.sum(1, True), (squared**2).sum(1, True)], 1)
+
+
+def _powers(values: Tensor) -> Tensor:
+    """Return the powers 0 to 4 of values (n, d), shape (n, 5, d)."""
+    square = values * values
+    return torch.stack(
+        [torch.ones_like(values), values, square, square * values, square * square], 1
+    )
 
 
 class Moments:
