@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.models import Case
 from benchmarks.timing import alternate
 
-CHUNKS = (16, 32, 64, 128, 256, 512, 1024, 2048)
+CHUNKS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 class Bare(NamedTuple):

@@ -25,6 +25,7 @@ from quantus_ext.engine.plan import (
     Plan,
     autocast_in_force,
     calibrate,
+    keep_freed_memory,
     out_of_memory,
     rule,
 )
@@ -313,6 +314,8 @@ class Forward:
 
         Their outputs are returned if they went that way already.
         """
+        if x.device.type == "cpu":
+            keep_freed_memory()
         given = self.execution.plan
         if isinstance(given, Plan):
             if given.memory_format == "channels_last" and x.ndim != 4:

@@ -23,11 +23,14 @@ LAYOUTS: dict[Layout, torch.memory_format] = {
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 
 _MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
-_LEAST_CHUNK = 32
-"""Narrower passes leave a processor's units idle, however wide the activations are."""
-WORKING_SET = {"cpu": 2 * 2**20, "cuda": 512 * 2**20}
-"""Bytes that a chunk's widest activation should fit: on a processor about its second cache, wider
-chunks paying for fresh memory, plenty for a GPU to be busy."""
+_ENOUGH_ROWS = 64
+"""Fewer leave a processor's units idle, more are of no use to it beyond the working set."""
+WORKING_SET = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
+"""Bytes that a chunk's widest activation should fit: on a processor some of its caches, plenty for
+a GPU to be busy."""
+KEPT_BLOCK = 25 * 2**20
+"""Bytes of blocks two of which glibc's allocator keeps when they are freed. Larger ones come from
+the system and are cleared anew each time, which can take longer than the layer that fills them."""
 
 _SECONDS = 3.0
 """About as long as a calibration may take, once the plain way and the rule's were measured."""
@@ -163,8 +166,19 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
 def rule(widest: int, device: torch.device, layout: Layout, chunk_size: int | None) -> Plan:
     """Return the plan for a model whose widest activation takes so many bytes a row."""
     kind = "cpu" if device.type == "cpu" else "cuda"
-    fits = WORKING_SET[kind] // max(widest, 1)
-    return Plan(chunk_size or min(max(fits, _LEAST_CHUNK), _MAX_CHUNK[kind]), layout)
+    rows = WORKING_SET[kind] // max(widest, 1)
+    if kind == "cpu":
+        rows = max(rows, min(_ENOUGH_ROWS, KEPT_BLOCK // max(widest, 1)))
+    return Plan(chunk_size or min(max(rows, 1), _MAX_CHUNK[kind]), layout)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep blocks up to 32 MiB for the next layer when they are freed.
+
+    It does so from the first time that one so large was freed; until then it gives them back to
+    the system, and asks for them again, layer by layer. Other allocators don't notice.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def calibrate(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import platform
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -150,13 +154,43 @@ def test_channels_last_where_the_model_convolves_and_accepts_it(model, layout):
 
 def test_the_chunk_follows_the_widest_activation():
     chunks = {}
-    for width in (1, 64, 4096):
+    for width in (1, 64, 4096, 2**17):
         model = nn.Sequential(nn.Linear(4, 64 * width), nn.ReLU(), nn.Linear(64 * width, 3)).eval()
         forward = Forward.of_module(model, CPU)
         forward.clean(torch.randn(8, 4))
         chunks[width] = forward.chunk_size
-    # As many rows of 4096 numbers as fit the working set; never below 32, never above 4096.
-    assert chunks == {1: 4096, 64: WORKING_SET["cpu"] // (4 * 4096), 4096: 32}
+    # As many rows of 4096 numbers as fit the working set, never above 4096; below 64 only where
+    # the allocator would not keep them, and never none.
+    assert chunks == {1: 4096, 64: WORKING_SET["cpu"] // (4 * 4096), 4096: 25, 2**17: 1}
+
+
+FAULTS = """
+import resource, sys, torch
+from quantus_ext.engine.plan import KEPT_BLOCK, keep_freed_memory
+
+def fill():
+    blocks = [torch.ones(KEPT_BLOCK, dtype=torch.uint8) for _ in range(2)]
+
+torch.set_num_threads(1)
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(3):
+    fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+fill()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do otherwise")
+def test_freed_memory_is_kept():
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    faults = {
+        way: int(subprocess.check_output([sys.executable, "-c", FAULTS, way], env=plain))
+        for way in ("keep", "give back")
+    }
+    # A page is 4 KiB, so two blocks are 12,800 of them, or 25 huge ones.
+    assert faults["keep"] < 10 < faults["give back"]
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 1000])
