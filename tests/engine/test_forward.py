@@ -174,7 +174,7 @@ def fill():
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for _ in range(3):
+for _ in range(8):
     fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 fill()
