@@ -165,19 +165,19 @@ def test_the_chunk_follows_the_widest_activation():
 
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from quantus_ext.engine.plan import KEPT_BLOCK, keep_freed_memory
 
 def fill():
     blocks = [torch.ones(KEPT_BLOCK, dtype=torch.uint8) for _ in range(2)]
 
 torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+keep_freed_memory()
 for _ in range(8):
     fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-fill()
+for _ in range(8):
+    fill()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -185,12 +185,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do otherwise")
 def test_freed_memory_is_kept():
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    faults = {
-        way: int(subprocess.check_output([sys.executable, "-c", FAULTS, way], env=plain))
-        for way in ("keep", "give back")
-    }
-    # A page is 4 KiB, so two blocks are 12,800 of them, or 25 huge ones.
-    assert faults["keep"] < 10 < faults["give back"]
+    faults = int(subprocess.check_output([sys.executable, "-c", FAULTS], env=plain))
+    # Without it they are 102,144 in most processes, of pages of 4 KiB, and none where the heap
+    # happens to lie well.
+    assert faults < 100
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64, 1000])
