@@ -17,6 +17,7 @@ import torch
 
 import quantus_ext
 from quantus_ext.base import TorchMetric
+from quantus_ext.engine import draws
 from quantus_ext.engine.forward import Forward
 from tests.cases import CASES
 from tests.harness import Case, Inputs, make_inputs, planted, rows_seen, sorted_rows
@@ -78,6 +79,19 @@ def test_scores_and_draws_do_not_depend_on_batches_and_chunks(case, modality, dt
         )
         if case.counts_every_row:
             np.testing.assert_array_equal(rows, results[0][2])
+
+
+@case_and_modality
+def test_draws_that_change_nothing_score_as_if_asked_for(case, modality, monkeypatch):
+    inputs = make_inputs(modality)
+    # Half of all values are what they would be replaced by.
+    inputs.x[:] = np.maximum(inputs.x, 0)
+    metric, asking = case.metric(), case.metric()
+    scores = inputs.call(metric)
+    monkeypatch.setattr(draws, "changeable", lambda perturbation, x: None)
+    np.testing.assert_allclose(inputs.call(asking), scores, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(asking.standard_errors, metric.standard_errors, atol=1e-9)
+    assert metric.n_evaluations <= asking.n_evaluations
 
 
 @each_case

@@ -70,8 +70,8 @@ def sum_draws(
     """Evaluate draws ``start`` to ``stop - 1`` of every sample and sum a statistic over them.
 
     Memory is that of one block, a few chunks, whatever the number of draws. On a processor draws
-    that change nothing, as when black pixels become black, are not sent through the model; on
-    a GPU it would have to wait to hear of them.
+    that change nothing, as when black pixels become black, are not sent through the model, which
+    is taken to answer equal rows equally; on a GPU it would have to wait to hear of them.
 
     Parameters
     ----------
@@ -133,7 +133,10 @@ def _outputs(forward: Forward, rows: Tensor, clean: Tensor, changed: Tensor | No
     outputs = clean.repeat_interleave(changed.shape[1], 0)
     if bool(changed.any()):
         which = changed.flatten()
-        outputs[which] = forward(rows[which])
+        found = forward(rows[which])
+        # A caller's clean outputs may be of another type.
+        outputs = outputs.to(torch.promote_types(outputs.dtype, found.dtype))
+        outputs[which] = found.to(outputs.dtype)
     return outputs
 
 

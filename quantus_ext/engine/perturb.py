@@ -117,14 +117,19 @@ def _write_bits(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) 
 def changeable(perturbation: Perturbation, x: Tensor) -> Tensor | None:
     """Return which values become others when they are chosen, bool, shape of ``x``.
 
-    None where that is all of them, or not known. The bits decide, as they do for a model.
+    None where that is all of them, or not known.
     """
     values = perturbation.fixed(x)
     if values is None:
         return None
-    words = _WORDS[x.element_size()]
-    differs = x.view(words) != values.to(x.dtype).view(words)
+    differs = differing_bits(x, values.to(x.dtype))
     return None if bool(differs.all()) else differs
+
+
+def differing_bits(a: Tensor, b: Tensor) -> Tensor:
+    """Return where values of one type are not the same, as a model sees them: 0 is not -0."""
+    words = _WORDS[a.element_size()]
+    return a.view(words) != b.view(words)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +24,8 @@ LAYOUTS: dict[Layout, torch.memory_format] = {
 PRECISIONS = ("float32", "bfloat16", "float16", "auto")
 
 _MAX_CHUNK = {"cpu": 4096, "cuda": 16384}
-_ENOUGH_ROWS = 64
-"""Fewer leave a processor's units idle, more are of no use to it beyond the working set."""
+_ENOUGH_ROWS = {"cpu": 64, "cuda": 32}
+"""Fewer leave units idle, however wide the activations are."""
 WORKING_SET = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 """Bytes that a chunk's widest activation should fit: on a processor some of its caches, plenty for
 a GPU to be busy."""
@@ -166,19 +167,21 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
 def rule(widest: int, device: torch.device, layout: Layout, chunk_size: int | None) -> Plan:
     """Return the plan for a model whose widest activation takes so many bytes a row."""
     kind = "cpu" if device.type == "cpu" else "cuda"
-    rows = WORKING_SET[kind] // max(widest, 1)
+    least = _ENOUGH_ROWS[kind]
     if kind == "cpu":
-        rows = max(rows, min(_ENOUGH_ROWS, KEPT_BLOCK // max(widest, 1)))
-    return Plan(chunk_size or min(max(rows, 1), _MAX_CHUNK[kind]), layout)
+        least = max(min(least, KEPT_BLOCK // max(widest, 1)), 1)
+    rows = max(WORKING_SET[kind] // max(widest, 1), least)
+    return Plan(chunk_size or min(rows, _MAX_CHUNK[kind]), layout)
 
 
+@functools.cache
 def keep_freed_memory() -> None:
     """Have glibc keep blocks up to 32 MiB for the next layer when they are freed.
 
     It does so from the first time that one so large was freed; until then it gives them back to
     the system, and asks for them again, layer by layer. Other allocators don't notice.
     """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def calibrate(

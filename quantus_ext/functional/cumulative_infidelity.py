@@ -12,6 +12,7 @@ from torch import Tensor
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.engine.perturb import differing_bits
 from quantus_ext.functional.infidelity_moments import Moments, power_sums
 from quantus_ext.functional.scores import Scores
 
@@ -110,7 +111,8 @@ def _cumulative_changes(
     original = x.detach().cpu().numpy().reshape(len(x), -1)
     phi = a.expand_as(x).cpu().numpy().reshape(len(x), -1)
     state = original.copy()
-    buffer = forward.buffer(x, max(forward.chunk_size, len(x)))
+    before = torch.tensor(original)
+    buffer = forward.buffer(x, min(max(forward.chunk_size, len(x)), len(x) * rows * columns))
     labels = y.new_empty(len(buffer))
     # The answers that are known, and of each state the place of its own among them.
     answers, place, places = [clean], torch.arange(len(x), device=x.device), []
@@ -123,16 +125,18 @@ def _cumulative_changes(
 
     for row, column in np.ndindex(rows, columns):
         indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
-        before = state.copy()
         state = np.asarray(perturb_func(arr=state, indices=indices))
         predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
-        new = np.flatnonzero((state != before).any(1))
+        # A copy, because the function may work in place.
+        given = torch.tensor(state, dtype=x.dtype)
+        new = differing_bits(given, before).any(1).nonzero().squeeze(1)
+        before = given
         if waiting + len(new) > len(buffer):
             ask()
             waiting = 0
         slots = slice(waiting, waiting + len(new))
-        buffer[slots] = torch.from_numpy(state[new]).reshape(-1, *x.shape[1:]).to(buffer)
-        which = torch.from_numpy(new).to(x.device)
+        buffer[slots] = given[new].reshape(-1, *x.shape[1:]).to(x.device)
+        which = new.to(x.device)
         labels[slots] = y[which]
         place = place.index_copy(0, which, torch.arange(known, known + len(new)).to(place))
         places.append(place)

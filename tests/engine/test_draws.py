@@ -159,6 +159,15 @@ def test_what_changes_nothing_is_not_asked_for(sample, mask):
     assert torch.equal(other, 100 * unchanged.sum(1, keepdim=True) - known(x, unchanged))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_clean_outputs_of_another_type(dtype):
+    x = torch.zeros(4, 8, dtype=DTYPE)
+    x[:, ::3] = 1
+    sums, rows = asked_of(x, 0.0, x[:, :3].to(dtype) ** 2, (8,))
+    assert 0 < len(rows) < 80
+    assert torch.equal(sums, asked_of(x, 0.0, x[:, :3] ** 2, (8,))[0])
+
+
 def known(x: Tensor, unchanged: Tensor) -> Tensor:
     return x.flatten(1)[:, :3] ** 2 * unchanged.sum(1, keepdim=True)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import resolve_softmax
-from quantus_ext.engine.plan import LAYOUTS, WORKING_SET
+from quantus_ext.engine.plan import LAYOUTS, WORKING_SET, rule
 
 CPU = torch.device("cpu")
 
@@ -154,14 +154,20 @@ def test_channels_last_where_the_model_convolves_and_accepts_it(model, layout):
 
 def test_the_chunk_follows_the_widest_activation():
     chunks = {}
-    for width in (1, 64, 4096, 2**17):
+    for width in (1, 64, 4096):
         model = nn.Sequential(nn.Linear(4, 64 * width), nn.ReLU(), nn.Linear(64 * width, 3)).eval()
         forward = Forward.of_module(model, CPU)
         forward.clean(torch.randn(8, 4))
         chunks[width] = forward.chunk_size
     # As many rows of 4096 numbers as fit the working set, never above 4096; below 64 only where
-    # the allocator would not keep them, and never none.
-    assert chunks == {1: 4096, 64: WORKING_SET["cpu"] // (4 * 4096), 4096: 25, 2**17: 1}
+    # the allocator would not keep them.
+    assert chunks == {1: 4096, 64: WORKING_SET["cpu"] // (4 * 4096), 4096: 25}
+
+
+@pytest.mark.parametrize(("device", "fewest"), [("cpu", 1), ("cuda", 32)])
+def test_the_rule_never_gives_no_rows(device, fewest):
+    assert rule(2**33, torch.device(device), "contiguous", None).chunk_size == fewest
+    assert rule(2**33, torch.device(device), "contiguous", 5).chunk_size == 5
 
 
 FAULTS = """

@@ -61,7 +61,7 @@ def test_quantus_scheme_follows_the_baseline(images: Inputs, baseline):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_quantus_scheme_asks_for_no_state_twice(images: Inputs, batch_size):
+def test_quantus_scheme_does_not_ask_for_what_a_patch_leaves(images: Inputs, batch_size):
     x = images.x.copy()
     # The dark frame of a digit, a dark stripe, and a wholly dark image.
     x[:, :, :4], x[:2, ..., 20:] = 0, 0
