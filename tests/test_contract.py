@@ -88,7 +88,7 @@ def test_draws_that_change_nothing_score_as_if_asked_for(case, modality, monkeyp
     inputs.x[:] = np.maximum(inputs.x, 0)
     metric, asking = case.metric(), case.metric()
     scores = inputs.call(metric)
-    monkeypatch.setattr(draws, "changeable", lambda perturbation, x: None)
+    monkeypatch.setattr(draws, "changeable", lambda fixed, x: None)
     np.testing.assert_allclose(inputs.call(asking), scores, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(asking.standard_errors, metric.standard_errors, atol=1e-9)
     assert metric.n_evaluations <= asking.n_evaluations

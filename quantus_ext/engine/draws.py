@@ -91,8 +91,8 @@ def sum_draws(
     -------
     Tensor, float64, shape (n, k)
     """
-    apply = perturbation.prepare(x)
-    differs = changeable(perturbation, x) if x.device.type == "cpu" else None
+    apply, fixed = perturbation.prepare(x)
+    differs = changeable(fixed, x) if x.device.type == "cpu" else None
     forward.settle(x)
     # The plan as it is now: when memory runs out on the way, `forward` splits rows by itself.
     chunks = max(_BLOCK_BYTES // (forward.chunk_size * x[0].numel() * x.element_size()), 1)

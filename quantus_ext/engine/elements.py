@@ -155,12 +155,12 @@ def _order_on_processor(scores: Tensor, keys: Tensor) -> Tensor:
         # One number says which run of equal scores first, and then at random.
         width = np.uint64(order.shape[1].bit_length())
         run = begins[tied].cumsum(1, dtype=np.uint64)
-        elements = torch.from_numpy(order[tied])
-        numbers = sampling.distinct_of(elements, keys[tied], order.shape[1], Purpose.TIE).numpy()
+        elements = order[tied]
+        numbers = sampling.bits_of(torch.from_numpy(elements), keys[tied], Purpose.TIE).numpy()
         # Signed numbers in their order as unsigned ones.
         numbers = numbers.view(np.uint64) ^ np.uint64(2**63)
         at_random = np.argsort(run << (np.uint64(64) - width) | numbers >> width, axis=1)
-        order[tied] = np.take_along_axis(order[tied], at_random, axis=1)
+        order[tied] = np.take_along_axis(elements, at_random, axis=1)
     return torch.from_numpy(order)
 
 

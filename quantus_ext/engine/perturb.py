@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,23 @@ from quantus_ext.engine.sampling import Purpose
 Apply = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
 """(samples, mask (b, d, \\*mask), keys (b, d), buffer (b, d, \\*sample)) -> perturbed, same shape
 as the buffer, and usually the buffer itself."""
+
+
+class Prepared(NamedTuple):
+    """What depends on the samples alone, computed once.
+
+    Attributes
+    ----------
+    apply : callable
+        See :data:`Apply`.
+    fixed : Tensor, optional
+        What elements become when they are chosen, where that is known; it broadcasts to the
+        samples.
+    """
+
+    apply: Apply
+    fixed: Tensor | None
+
 
 Replacement = Callable[[slice, Tensor], Tensor]
 """(samples, keys (b, d)) -> values that broadcast to (b, d, \\*sample)."""
@@ -43,14 +60,8 @@ class Perturbation(Protocol):
     def uses_mask(self) -> bool:
         """Whether it matters which elements are chosen."""
 
-    def prepare(self, x: Tensor) -> Apply:
+    def prepare(self, x: Tensor) -> Prepared:
         """Compute once what depends on the samples ``x``, shape (n, \\*sample), alone."""
-
-    def fixed(self, x: Tensor) -> Tensor | None:
-        """Return what elements of ``x`` become when they are chosen, None if that is not known.
-
-        It broadcasts to ``x``.
-        """
 
 
 @dataclass(frozen=True)
@@ -74,21 +85,16 @@ class Native:
         """See :class:`Perturbation`."""
         return True
 
-    def prepare(self, x: Tensor) -> Apply:
+    def prepare(self, x: Tensor) -> Prepared:
         """See :class:`Perturbation`."""
         values = self.replacement(x)
+        fixed = None if self.random else values(slice(None), torch.empty(0)).squeeze(1)
         write = _write_bits if x.device.type == "cpu" else _write
 
         def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
             return write(mask, values(samples, keys), x[samples].unsqueeze(1), buffer)
 
-        return apply
-
-    def fixed(self, x: Tensor) -> Tensor | None:
-        """See :class:`Perturbation`."""
-        if self.random:
-            return None
-        return self.replacement(x)(slice(None), torch.empty(0)).squeeze(1)
+        return Prepared(apply, fixed)
 
 
 def _write(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) -> Tensor:
@@ -114,15 +120,14 @@ def _write_bits(mask: Tensor, values: Tensor, original: Tensor, buffer: Tensor) 
     return plain if plain is buffer else buffer.copy_(plain)
 
 
-def changeable(perturbation: Perturbation, x: Tensor) -> Tensor | None:
+def changeable(fixed: Tensor | None, x: Tensor) -> Tensor | None:
     """Return which values become others when they are chosen, bool, shape of ``x``.
 
-    None where that is all of them, or not known.
+    None where that is all of them, or not known. For ``fixed`` see :class:`Prepared`.
     """
-    values = perturbation.fixed(x)
-    if values is None:
+    if fixed is None:
         return None
-    differs = differing_bits(x, values.to(x.dtype))
+    differs = differing_bits(x, fixed.to(x.dtype))
     return None if bool(differs.all()) else differs
 
 
@@ -161,7 +166,7 @@ class Sparing:
         """See :class:`Perturbation`."""
         return self.inner.uses_mask
 
-    def prepare(self, x: Tensor) -> Apply:
+    def prepare(self, x: Tensor) -> Prepared:
         """See :class:`Perturbation`."""
         padding = self.padding(x).unsqueeze(1)
         # No number, so that no statistic counts it.
@@ -169,7 +174,7 @@ class Sparing:
         inner = self.inner.prepare(seen)
 
         def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
-            perturbed = inner(samples, mask, keys, buffer)
+            perturbed = inner.apply(samples, mask, keys, buffer)
             beyond = padding[samples].unsqueeze(1)
             rows = buffer.copy_(torch.where(beyond, x[samples].unsqueeze(1), perturbed))
             found = self.padding(rows.flatten(0, 1)).reshape(*keys.shape, *beyond.shape[3:])
@@ -180,13 +185,8 @@ class Sparing:
                 )
             return rows
 
-        return apply
-
-    def fixed(self, x: Tensor) -> Tensor | None:
-        """See :class:`Perturbation`."""
-        padding = self.padding(x).unsqueeze(1)
-        values = self.inner.fixed(x.masked_fill(padding, torch.nan))
-        return None if values is None else torch.where(padding, x, values)
+        fixed = None if inner.fixed is None else torch.where(padding, x, inner.fixed)
+        return Prepared(apply, fixed)
 
 
 def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> T
     mask : Tensor, bool, shape (n, 1, \\*mask)
     keys : Tensor, int64, shape (n, 1)
     """
-    apply = perturbation.prepare(x)
+    apply = perturbation.prepare(x).apply
     return apply(slice(None), mask, keys, torch.empty_like(x).unsqueeze(1)).squeeze(1)
 
 
@@ -502,7 +502,7 @@ class Bridge:
         """See :class:`Perturbation`."""
         return self.convention not in ("whole", "whole_batch")
 
-    def prepare(self, x: Tensor) -> Apply:
+    def prepare(self, x: Tensor) -> Prepared:
         """See :class:`Perturbation`."""
         arrays = x.detach().cpu().numpy()
 
@@ -518,11 +518,7 @@ class Bridge:
                     buffer[row, draw] = torch.from_numpy(perturbed)
             return buffer
 
-        return apply
-
-    def fixed(self, x: Tensor) -> Tensor | None:
-        """See :class:`Perturbation`."""
-        return None
+        return Prepared(apply, None)
 
     def _call(self, arr: np.ndarray, mask: np.ndarray) -> np.ndarray:
         arguments = self._arguments(arr, mask)

@@ -188,11 +188,10 @@ def distinct(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
     The lowest bits carry the element's index: two elements can tie in the random bits, never in
     all of them, so ranks are a permutation and subsets have exact sizes.
     """
-    return distinct_of(torch.arange(count, device=keys.device), keys, count, purpose)
+    return _distinct_of(torch.arange(count, device=keys.device), keys, count, purpose)
 
 
-def distinct_of(elements: Tensor, keys: Tensor, count: int, purpose: Purpose) -> Tensor:
-    """Return what :func:`distinct` gives some elements (\\*keys.shape or 1, m) of each draw."""
+def _distinct_of(elements: Tensor, keys: Tensor, count: int, purpose: Purpose) -> Tensor:
     tail = (1 << max(count - 1, 1).bit_length()) - 1
     numbers = bits_of(elements, keys, purpose)
     numbers &= ~tail
@@ -233,7 +232,7 @@ def subsets(keys: Tensor, count: int, size: int | Tensor, among: Tensor | None =
     parts = []
     for first in range(0, keys.shape[1], at_once):
         draws = slice(first, first + at_once)
-        ranks = distinct_of(indices, keys[:, draws], count, Purpose.SUBSET)
+        ranks = _distinct_of(indices, keys[:, draws], count, Purpose.SUBSET)
         if least is not None:
             torch.maximum(ranks, least, out=ranks)
         parts.append(ranks <= _nth(ranks, sizes if isinstance(sizes, int) else sizes[:, draws]))

@@ -220,7 +220,7 @@ def _predicted_change(
         factor = original - inputs_baseline
         return torch.where(factor == 0, 0.0, change / factor)
 
-    fixed = None if by_mask else perturbation.fixed(x)
+    fixed = None if by_mask else perturbation.prepare(x).fixed
     if by_mask or fixed is not None:
         # What an element adds is known before it is drawn. In double precision, for the quotient
         # of an element that is never drawn must not overflow either.

@@ -159,7 +159,7 @@ class _Case(NamedTuple):
         chosen = (elements.ranks(ranked, keys) < top).unsqueeze(1)
         mask = elements.expand(chosen, slice(None))
         buffer = x.new_empty((1, *x.shape))
-        masked = replace_by(baseline).prepare(x)(slice(None), mask, keys[:, None], buffer)
+        masked = replace_by(baseline).prepare(x).apply(slice(None), mask, keys[:, None], buffer)
         positions = x.shape[1:] if x.ndim == 2 else x.shape[2:]
         return cls(
             x[0].numpy(),

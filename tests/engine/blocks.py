@@ -39,4 +39,4 @@ def apply(
     keys = sampling.sample_keys(seed, torch.arange(len(x)))[rows]
     draws = sampling.draw_keys(keys, first, first + mask.shape[1])
     buffer = torch.full((*draws.shape, *x.shape[1:]), torch.nan, dtype=x.dtype)
-    return perturbation.prepare(x)(rows, mask, draws, buffer)
+    return perturbation.prepare(x).apply(rows, mask, draws, buffer)

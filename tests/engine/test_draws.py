@@ -110,7 +110,9 @@ def test_a_block_is_consistent():
 # Draws that change nothing
 
 
-def asked_of(x: Tensor, value: float, clean: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+def asked_of(
+    x: Tensor, value: float, clean: Tensor, shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
     """Replace pairs of elements by a value; return sums of outputs, and the rows asked for."""
     seen: list[Tensor] = []
 
@@ -133,7 +135,7 @@ def asked_of(x: Tensor, value: float, clean: Tensor, shape: tuple[int, ...]) -> 
         start=0,
         stop=20,
     )
-    return [sums, torch.cat([x[:0], *seen])]
+    return sums, torch.cat([x[:0], *seen])
 
 
 @pytest.mark.parametrize(("sample", "mask"), [((8,), (8,)), ((3, 8), (1, 8)), ((3, 8), (3, 8))])
@@ -174,13 +176,16 @@ def known(x: Tensor, unchanged: Tensor) -> Tensor:
 
 def test_bits_decide_what_changes():
     x = torch.tensor([[0.0, -0.0, torch.nan, torch.inf, 1.0]])
-    assert changeable(replace_by(0.0), x).tolist() == [[False, True, True, True, True]]
-    assert changeable(replace_by(0.5), x) is None
-    assert changeable(gaussian_noise(), x) is None
-    assert changeable(replace_by("uniform"), x) is None
-    assert changeable(blur(1), torch.ones(1, 1, 4)).any().item() is False
-    tokens = torch.tensor([[5, 0, 7]])
-    assert changeable(replace_by(0), tokens).tolist() == [[True, False, True]]
+    assert changeable(replace_by(0.0).prepare(x).fixed, x).tolist() == [
+        [False, True, True, True, True]
+    ]
+    assert changeable(replace_by(0.5).prepare(x).fixed, x) is None
+    assert changeable(gaussian_noise().prepare(x).fixed, x) is None
+    assert changeable(replace_by("uniform").prepare(x).fixed, x) is None
+    flat, tokens = torch.ones(1, 1, 4), torch.tensor([[5, 0, 7]])
+    assert changeable(blur(1).prepare(flat).fixed, flat).any().item() is False
+    found = changeable(replace_by(0).prepare(tokens).fixed, tokens)
+    assert found.tolist() == [[True, False, True]]
 
 
 # Draws until enough is known

@@ -73,7 +73,9 @@ def test_the_layout_of_the_buffer_does_not_matter(name):
     x, mask = samples((3, 5, 6)), masks((3, 5, 6))
     keys = torch.arange(6).reshape(2, 3)
     plain, last = (
-        NATIVES[name].prepare(x)(
+        NATIVES[name]
+        .prepare(x)
+        .apply(
             slice(None),
             mask,
             keys,
