@@ -247,6 +247,7 @@ class TorchMetric(Metric[list[float]]):
         # What is tuned or trained in its place takes the same keywords.
         answering = with_keywords(embedded or model, model_predict_kwargs)
         forward = forward_of(answering)
+        adapter.check_answers(x, model_predict_kwargs or {})
         if embedded is not None:
             _check_embedded(with_keywords(model, model_predict_kwargs), answering, x, scored)
         known = None
