@@ -464,8 +464,13 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
 
 def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:
     """Raise ValueError unless a model answers over embeddings as it does over ids."""
+    cause = None
     with torch.no_grad():
-        expected, found = model(x[:2]), embedded(rows[:2])
+        expected = model(x[:2])
+        try:
+            found = embedded(rows[:2])
+        except (IndexError, RuntimeError, ValueError) as error:
+            found, cause = torch.full_like(expected, torch.inf), error
     if not torch.allclose(
         expected, found, rtol=1e-2, atol=torch.finfo(expected.dtype).eps ** 0.5, equal_nan=True
     ):
@@ -473,4 +478,4 @@ def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tens
             "model must answer over embeddings as over ids, does not: it embeds tokens elsewhere "
             "than in what `embedding` names, or looks at ids besides (an end token's, say), so "
             "only perturbations of ids are possible"
-        )
+        ) from cause

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.adapters.token_checks import check_text_model
 from quantus_ext.engine.modules import with_submodule
 
 Removal = Literal["mask", "pad", "delete", "zero"]
@@ -53,9 +53,9 @@ class TokenIds(Adapter):
     no tokens, ``perturb_baseline=TokenIds.REMOVED`` removes as here.
 
     What a model reads off ids besides embeddings is that of the whole text: a removed token keeps
-    its position, and a decoder is asked where the whole text ends, padded left or right. A model
-    that does otherwise is refused once it is asked, as is one that answers a text padded otherwise
-    than alone, where the side or the id of the padding is why.
+    its position, and a decoder is asked where the whole text ends, padded left or right. Metrics
+    ask for a text or two first, and refuse a model that does otherwise, or that answers a text
+    padded otherwise than alone because of the side or the id of the padding.
 
     Parameters
     ----------
@@ -77,6 +77,10 @@ class TokenIds(Adapter):
         The part of ``model`` that embeds tokens; by default what its ``get_input_embeddings``
         returns, or else its only ``nn.Embedding``. A model without any gets the padding's id for
         a token removed by "pad" or "delete".
+    padding_side : {"left", "right"}, optional
+        Where the model has padding: what stands elsewhere is moved there before it is asked, as
+        for encoders, whose first token answers, where texts are padded on the left. By default
+        it stays where it is.
 
     Raises
     ------
@@ -115,6 +119,7 @@ class TokenIds(Adapter):
         *,
         removal: Removal = "mask",
         embedding: nn.Embedding | None = None,
+        padding_side: Literal["left", "right"] | None = None,
     ) -> None:
         super().__init__(model)
         self.takes_ids, self.removed = True, REMOVED
@@ -125,6 +130,9 @@ class TokenIds(Adapter):
         self.pad_id = checks.natural("pad_id", pad_id)
         self.special_ids = tuple(checks.natural("special_ids", each) for each in special_ids)
         self.removal = removal
+        if padding_side is not None:
+            checks.one_of("padding_side", padding_side, ("left", "right"))
+        self.padding_side = padding_side
         parameters = _parameters(model)
         self.takes_attention = "attention_mask" in parameters
         self.takes_decoder_attention = "decoder_attention_mask" in parameters
@@ -169,86 +177,12 @@ class TokenIds(Adapter):
             )
 
     def check_answers(self, x: Tensor, keywords: Mapping[str, Any]) -> None:
-        """Ask for one text in other words, and alone.
+        """See :meth:`quantus_ext.adapters.Adapter.check_answers`."""
+        check_text_model(self, x, keywords)
 
-        Raises
-        ------
-        ValueError
-            If the model reads more off the ids of words than their embeddings and is to be asked
-            by embeddings; or if it answers a text padded otherwise than alone, and the side or the
-            id of the padding is why.
-
-        Warns
-        -----
-        UserWarning
-            If it answers so for another reason.
-        """
-        # That with most padding before its last token, or else with most.
-        padding = x == self.pad_id
-        before = padding & ~padding.flip(1).cumprod(1).flip(1).bool()
-        row = int((before.sum(1) * x.shape[1] + padding.sum(1)).argmax())
-        ids, text = x[row : row + 1], ~padding[row]
-        with torch.no_grad():
-            # Not by a call: these are none of the rows that a hook of the caller's may count.
-            found = self.forward(ids, **keywords)
-            coded, cause = (
-                self._coded(ids, found, keywords) if self._by_embeddings else (True, None)
-            )
-            alone = self._alone(ids[:, text], keywords) if self.takes_attention else None
-            padded = alone is None or _alike(found, alone)
-            if (coded and padded) or not _alike(found, self.forward(ids, **keywords)):
-                return  # the last: there is chance in the model
-        if not coded:
-            raise ValueError(
-                f"removal={self.removal!r} needs a model that reads nothing off the ids of words "
-                "but their embeddings; this one does (an end token's place, or another "
-                "embedding): name such ids in special_ids, or take removal='mask' with a mask "
-                "token of its own"
-            ) from cause
-        if bool(text.all()):
-            raise ValueError(
-                "model must answer alike without position_ids and with those that count from 0, "
-                "does not: wrap it in a module whose forward has no parameter position_ids"
-            )
-        config = getattr(self.model, "config", None)
-        if config is not None and getattr(config, "pad_token_id", self.pad_id) != self.pad_id:
-            raise ValueError(
-                f"pad_id must be the padding's id for the model too, which has "
-                f"config.pad_token_id={config.pad_token_id}, is {self.pad_id}: sample {row} is "
-                "answered otherwise than without its padding; set that of the config"
-            )
-        if bool(before[row].any()):
-            raise ValueError(
-                f"x_batch must be padded on the right, sample {row} has padding before its text "
-                "and is answered otherwise than without it; or give the model's forward "
-                "parameters attention_mask and position_ids"
-            )
-        warnings.warn(
-            f"sample {row} is answered otherwise than without its padding, so that scores depend "
-            "on how far texts are padded: give texts of equal length together",
-            UserWarning,
-            stacklevel=4,
-        )
-
-    def _coded(
-        self, ids: Tensor, found: Tensor, keywords: Mapping[str, Any]
-    ) -> tuple[bool, Exception | None]:
-        """Return whether words are known to the model by their embeddings alone, and an error."""
-        removable = RemovableTokens(self.pad_id, self.special_ids)(ids) >= 0
-        own = self.require_embedding()(ids)
-        try:
-            return _alike(found, self.ask_embeddings(own, ids, removable, **keywords)), None
-        except (IndexError, RuntimeError, ValueError) as error:
-            return False, error
-
-    def _alone(self, ids: Tensor, keywords: Mapping[str, Any]) -> Tensor | None:
-        """Return the model's own answer to a text, None if it takes no texts of that length."""
-        try:
-            output = self.model(ids, attention_mask=torch.ones_like(ids), **keywords)
-        except (IndexError, RuntimeError, ValueError):
-            return None
-        scores: Tensor = getattr(output, "logits", output)
-        return scores
+    def removable(self, ids: Tensor) -> Tensor:
+        """Return where ids (n, L) are neither padding nor special tokens, bool."""
+        return RemovableTokens(self.pad_id, self.special_ids)(ids) >= 0
 
     @property
     def vocabulary(self) -> int | None:
@@ -272,7 +206,7 @@ class TokenIds(Adapter):
         removed = ids == REMOVED
         text = ids != self.pad_id
         attended = text & ~removed if self.removal == "delete" else text
-        if not self._by_embeddings:
+        if not self.by_embeddings:
             stand_in = self.mask_id if self.removal == "mask" else self.pad_id
             assert stand_in is not None
             return self.ask(ids.masked_fill(removed, stand_in), text, attended, **keywords)
@@ -281,7 +215,7 @@ class TokenIds(Adapter):
         for path, part in self._places():
             filled = part(ids.new_tensor([self.pad_id]))
             given = torch.zeros_like(filled) if self.removal == "zero" else filled
-            model = with_submodule(model, path, _Given(part, given))
+            model = with_submodule(model, path, _Given(part, given, self.pad_id))
         return self.ask(tokens, text, attended, model, **keywords)
 
     def ask(
@@ -303,6 +237,10 @@ class TokenIds(Adapter):
         **keywords
             Passed to the model.
         """
+        if self.padding_side is not None:
+            right = self.padding_side == "right"
+            order = text.long().argsort(dim=1, descending=right, stable=True)
+            tokens, text, attended = (each.gather(1, order) for each in (tokens, text, attended))
         if self.takes_attention:
             if "attention_mask" in keywords:
                 raise ValueError(
@@ -330,7 +268,7 @@ class TokenIds(Adapter):
         rows, model = embeddings.reshape(-1, embeddings.shape[-1]), self.model
         # Shallow twins, so that nothing hangs on the caller's model, in any thread.
         for path, part in self._places():
-            model = with_submodule(model, path, _Given(part, rows))
+            model = with_submodule(model, path, _Given(part, rows, self.pad_id))
         text = tokens != self.pad_id
         return self.ask(
             torch.where(given, _FIRST_CODE - codes, tokens), text, text, model, **keywords
@@ -347,7 +285,7 @@ class TokenIds(Adapter):
                 yield name.split("."), each
 
     @property
-    def _by_embeddings(self) -> bool:
+    def by_embeddings(self) -> bool:
         """Whether removed tokens are asked for by embeddings, not by the id of another token."""
         if self.embedding_name is None:
             return False
@@ -450,6 +388,7 @@ class TextClassifier(TokenIds):
     tokenizer : transformers.PreTrainedTokenizerBase
         Names the ids of mask, padding and special tokens. An unknown word counts as a word.
     removal : {"mask", "pad", "delete", "zero"}, default "mask"
+    padding_side : {"left", "right"}, optional
         See :class:`TokenIds`.
 
     Raises
@@ -461,7 +400,14 @@ class TextClassifier(TokenIds):
     # Encoding texts leaves traces in it.
     unread: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, removal: Removal = "mask") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        removal: Removal = "mask",
+        padding_side: Literal["left", "right"] | None = None,
+    ) -> None:
         if tokenizer.pad_token_id is None:
             raise ValueError("tokenizer must have a padding token: set its pad_token")
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.pad_token_id}
@@ -471,6 +417,7 @@ class TextClassifier(TokenIds):
             tokenizer.pad_token_id,
             sorted(special),
             removal=removal,
+            padding_side=padding_side,
         )
         self.tokenizer = tokenizer
 
@@ -521,10 +468,10 @@ class _Given(nn.Module):
     By ids, not by places: models shift tokens, for a decoder, and pad them.
     """
 
-    def __init__(self, embedding: nn.Module, rows: Tensor) -> None:
+    def __init__(self, embedding: nn.Module, rows: Tensor, pad_id: int) -> None:
         super().__init__()
         self.__dict__["embedding"] = embedding  # no submodule
-        self.rows = rows
+        self.rows, self.pad_id = rows, pad_id
         self.eval()
 
     def __getattr__(self, name: str) -> Any:
@@ -533,7 +480,7 @@ class _Given(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         given = tokens <= _FIRST_CODE
-        own: Tensor = self.__dict__["embedding"](tokens.masked_fill(given, 0))
+        own: Tensor = self.__dict__["embedding"](tokens.masked_fill(given, self.pad_id))
         rows = self.rows[(_FIRST_CODE - tokens).clamp(min=0)]
         return torch.where(given.unsqueeze(-1), rows, own)
 
@@ -593,9 +540,3 @@ def _alibi_from_attention(model: nn.Module) -> bool:
     """Return whether a model has linear biases that it makes from its attention mask."""
     chosen = getattr(getattr(model, "config", None), "alibi", True)
     return chosen is not False and _has(model, "build_alibi_tensor")
-
-
-def _alike(found: Tensor, again: Tensor) -> bool:
-    """Return whether outputs are equal but for rounding."""
-    rounding = torch.finfo(found.dtype).eps ** 0.5 * float(found.abs().max().clamp(min=1e-3))
-    return torch.allclose(found, again, rtol=0.0, atol=rounding, equal_nan=True)
