@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from quantus_ext.adapters.tokens import TokenIds
@@ -58,7 +59,8 @@ def _check_words(model: TokenIds, ids: Tensor, keywords: _Keywords) -> None:
     found, cause = model.forward(ids, **keywords), None
     own = model.require_embedding()(ids)
     try:
-        again = model.ask_embeddings(own, ids, model.removable(ids), **keywords)
+        with NoCodes():
+            again = model.ask_embeddings(own, ids, model.removable(ids), **keywords)
     except _ERRORS as error:
         again, cause = torch.full_like(found, torch.inf), error
     if not _alike(found, again) and _steady(model, ids, keywords):
@@ -67,6 +69,23 @@ def _check_words(model: TokenIds, ids: Tensor, keywords: _Keywords) -> None:
             "their embeddings; this one does (an end token's place, or another embedding): name "
             "such ids in special_ids, or take removal='mask' with a mask token of its own"
         ) from cause
+
+
+class NoCodes(TorchFunctionMode):
+    """Raises IndexError where an id below 0 is looked up, which would end a GPU's whole process."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Do what was asked for, but for that."""
+        ids = args[0] if func is nn.functional.embedding else None
+        if isinstance(ids, Tensor) and bool((ids < 0).any()):
+            raise IndexError("ids of tokens are looked up in another table")
+        return func(*args, **(kwargs or {}))
 
 
 def _check_deletion(model: TokenIds, x: Tensor, keywords: _Keywords) -> None:

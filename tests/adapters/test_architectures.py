@@ -282,6 +282,27 @@ def small(make: Callable[[], nn.Module]) -> nn.Module:
         return make().double().eval()
 
 
+class TwoTables(Reader):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds = nn.Embedding(VOCABULARY, 2)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.states(ids, attention_mask, torch.arange(ids.shape[1])[None])
+        return states[:, -1] + self.kinds(ids).sum(1)
+
+
+def test_ids_that_stand_for_embeddings_are_looked_up_nowhere():
+    # On a GPU they would end the process.
+    with pytest.raises(ValueError, match="reads nothing off the ids of words") as caught:
+        call(TokenIds(small(TwoTables), MASK, PAD, [START], removal="pad"))
+    assert "looked up in another table" in str(caught.value.__cause__)
+    box = TokenIds(small(TwoTables), MASK, PAD, [START])
+    with pytest.raises(ValueError, match="must answer over embeddings as over ids") as caught:
+        Deletion(4, perturb_baseline=0.0)(box, np.array([TEXT]), np.array([1]), np.ones((1, 6)))
+    assert "looked up in another table" in str(caught.value.__cause__)
+
+
 @pytest.mark.parametrize("removal", ["pad", "delete", "zero"])
 def test_a_model_that_makes_places_and_masks_of_ids(removal: str):
     model = small(FromIds)
