@@ -20,6 +20,7 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of, input_dtype
+from quantus_ext.adapters.token_checks import NoCodes
 from quantus_ext.batch import (
     Batch,
     Explainer,
@@ -247,6 +248,7 @@ class TorchMetric(Metric[list[float]]):
         # What is tuned or trained in its place takes the same keywords.
         answering = with_keywords(embedded or model, model_predict_kwargs)
         forward = forward_of(answering)
+        adapter.check_answers(x, model_predict_kwargs or {})
         if embedded is not None:
             _check_embedded(with_keywords(model, model_predict_kwargs), answering, x, scored)
         known = None
@@ -463,8 +465,14 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
 
 def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:
     """Raise ValueError unless a model answers over embeddings as it does over ids."""
+    cause = None
     with torch.no_grad():
-        expected, found = model(x[:2]), embedded(rows[:2])
+        expected = model(x[:2])
+        try:
+            with NoCodes():
+                found = embedded(rows[:2])
+        except (IndexError, RuntimeError, ValueError) as error:
+            found, cause = torch.full_like(expected, torch.inf), error
     if not torch.allclose(
         expected, found, rtol=1e-2, atol=torch.finfo(expected.dtype).eps ** 0.5, equal_nan=True
     ):
@@ -472,4 +480,4 @@ def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tens
             "model must answer over embeddings as over ids, does not: it embeds tokens elsewhere "
             "than in what `embedding` names, or looks at ids besides (an end token's, say), so "
             "only perturbations of ids are possible"
-        )
+        ) from cause

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,19 @@ class Adapter(nn.Module):
         """Raise ValueError for inputs, channels first, that the model does not take."""
         if self._inner is not None:
             self._inner.check_inputs(x)
+
+    def check_answers(self, x: Tensor, keywords: Mapping[str, Any]) -> None:
+        """Ask the model for a few inputs; raise ValueError if it does not do what it must.
+
+        Parameters
+        ----------
+        x : Tensor
+            Inputs that :meth:`check_inputs` passed.
+        keywords : mapping
+            Passed to the model.
+        """
+        if self._inner is not None:
+            self._inner.check_answers(x, keywords)
 
     def over_embeddings(self) -> Adapter | None:
         """Return the same model over the embeddings of its inputs, None where it has none."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,12 +14,17 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.adapters.token_checks import check_text_model
 from quantus_ext.engine.modules import with_submodule
 
 Removal = Literal["mask", "pad", "delete", "zero"]
 
 REMOVED = -1
 """The id that stands for a removed token in the rows that metrics make."""
+
+_FIRST_CODE = -1000
+"""Ids from here downwards stand for embeddings that are given. Nothing else has them: libraries
+mean something by -1 and -100."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,18 @@ class TokenIds(Adapter):
     Infidelity on embeddings needs attributions over them. In Quantus's own metrics, which know
     no tokens, ``perturb_baseline=TokenIds.REMOVED`` removes as here.
 
+    What a model reads off ids besides embeddings is that of the whole text: a removed token keeps
+    its position, and a decoder is asked where the whole text ends, padded left or right. Metrics
+    ask for a text or two first, and refuse a model that does otherwise, or that answers a text
+    padded otherwise than alone because of the side or the id of the padding.
+
     Parameters
     ----------
     model : torch.nn.Module
         From ids (n, L), and a mask of the tokens to attend to where its ``forward`` has a
-        parameter ``attention_mask``, to scores (n, classes), or something with ``logits``.
+        parameter ``attention_mask``, to scores (n, classes), or something with ``logits``. Where
+        it has ``position_ids`` too, it is told places in the text, from 0, that do not count
+        padding, unless it makes its own from the ids, as RoBERTa does.
     mask_id : int or None
         The mask token's id; None only with another ``removal`` than "mask".
     pad_id : int
@@ -62,7 +75,12 @@ class TokenIds(Adapter):
         attended to, as padding; or has a zero embedding.
     embedding : torch.nn.Embedding, optional
         The part of ``model`` that embeds tokens; by default what its ``get_input_embeddings``
-        returns, or else its only ``nn.Embedding``.
+        returns, or else its only ``nn.Embedding``. A model without any gets the padding's id for
+        a token removed by "pad" or "delete".
+    padding_side : {"left", "right"}, optional
+        Where the model has padding: what stands elsewhere is moved there before it is asked, as
+        for encoders, whose first token answers, where texts are padded on the left. By default
+        it stays where it is.
 
     Raises
     ------
@@ -101,6 +119,7 @@ class TokenIds(Adapter):
         *,
         removal: Removal = "mask",
         embedding: nn.Embedding | None = None,
+        padding_side: Literal["left", "right"] | None = None,
     ) -> None:
         super().__init__(model)
         self.takes_ids, self.removed = True, REMOVED
@@ -111,13 +130,31 @@ class TokenIds(Adapter):
         self.pad_id = checks.natural("pad_id", pad_id)
         self.special_ids = tuple(checks.natural("special_ids", each) for each in special_ids)
         self.removal = removal
-        self.takes_attention = "attention_mask" in _parameters(model)
+        if padding_side is not None:
+            checks.one_of("padding_side", padding_side, ("left", "right"))
+        self.padding_side = padding_side
+        parameters = _parameters(model)
+        self.takes_attention = "attention_mask" in parameters
+        self.takes_decoder_attention = "decoder_attention_mask" in parameters
+        self.takes_positions = (
+            self.takes_attention
+            and "position_ids" in parameters
+            and not _has(model, "create_position_ids_from_input_ids")
+        )
         if removal == "delete" and not self.takes_attention:
             raise ValueError(
                 "removal='delete' needs a model whose forward has a parameter attention_mask"
             )
+        if removal == "delete" and not self.takes_positions and _alibi_from_attention(model):
+            raise ValueError(
+                "removal='delete' would move tokens: the model counts places in its attention mask "
+                "(ALiBi); take 'mask', 'pad' or 'zero'"
+            )
         self.embedding_name = _embedding_name(model, embedding)
         if removal == "zero":
+            self.require_embedding()
+        several = sum(isinstance(part, nn.Embedding) for part in model.modules()) > 1
+        if removal in ("pad", "delete") and self.embedding_name is None and several:
             self.require_embedding()
         for name in ("mask_id", "pad_id"):
             value = getattr(self, name)
@@ -139,6 +176,14 @@ class TokenIds(Adapter):
                 f"holds {int(x[sample].max())}"
             )
 
+    def check_answers(self, x: Tensor, keywords: Mapping[str, Any]) -> None:
+        """See :meth:`quantus_ext.adapters.Adapter.check_answers`."""
+        check_text_model(self, x, keywords)
+
+    def removable(self, ids: Tensor) -> Tensor:
+        """Return where ids (n, L) are neither padding nor special tokens, bool."""
+        return RemovableTokens(self.pad_id, self.special_ids)(ids) >= 0
+
     @property
     def vocabulary(self) -> int | None:
         """How many tokens the model embeds, None where that is not known."""
@@ -159,39 +204,94 @@ class TokenIds(Adapter):
         """
         ids = ids.round().long() if ids.is_floating_point() else ids
         removed = ids == REMOVED
-        attended = ids != self.pad_id
-        if self.removal == "delete":
-            attended = attended & ~removed
-        stand_in = self.pad_id
-        if self.removal == "mask" and self.mask_id is not None:
-            stand_in = self.mask_id
-        tokens = ids.masked_fill(removed, stand_in)
-        if self.removal == "zero":
-            embeddings = self.require_embedding()(tokens).masked_fill(removed.unsqueeze(-1), 0.0)
-            return self.ask(tokens, attended, embeddings, **keywords)
-        return self.ask(tokens, attended, **keywords)
+        text = ids != self.pad_id
+        attended = text & ~removed if self.removal == "delete" else text
+        if not self.by_embeddings:
+            stand_in = self.mask_id if self.removal == "mask" else self.pad_id
+            assert stand_in is not None
+            return self.ask(ids.masked_fill(removed, stand_in), text, attended, **keywords)
+        # An id that is neither padding nor any other token, for what is read off ids besides.
+        tokens, model = ids.masked_fill(removed, _FIRST_CODE), self.model
+        for path, part in self._places():
+            filled = part(ids.new_tensor([self.pad_id]))
+            given = torch.zeros_like(filled) if self.removal == "zero" else filled
+            model = with_submodule(model, path, _Given(part, given, self.pad_id))
+        return self.ask(tokens, text, attended, model, **keywords)
 
     def ask(
         self,
         tokens: Tensor,
+        text: Tensor,
         attended: Tensor,
-        embeddings: Tensor | None = None,
+        model: nn.Module | None = None,
         **keywords: Any,
     ) -> Tensor:
-        """Ask the model, with other embeddings (n, L, D) in place of the tokens' own if given."""
-        model: nn.Module = self.model
-        if embeddings is not None:
-            # A shallow twin, so that nothing hangs on the caller's model, in any thread.
-            part = self.require_embedding()
-            given = _Given(part, embeddings)
-            for name, each in self.model.named_modules(remove_duplicate=False):
-                if each is part:
-                    model = with_submodule(model, name.split("."), given)
+        """Ask the model or a twin of it, with what it takes besides tokens.
+
+        Parameters
+        ----------
+        tokens : Tensor of int64, shape (n, L)
+        text, attended : Tensor of bool, shape (n, L)
+            Where the whole text is, and what of it is attended to.
+        model : torch.nn.Module, optional
+        **keywords
+            Passed to the model.
+        """
+        if self.padding_side is not None:
+            right = self.padding_side == "right"
+            order = text.long().argsort(dim=1, descending=right, stable=True)
+            tokens, text, attended = (each.gather(1, order) for each in (tokens, text, attended))
         if self.takes_attention:
-            keywords = {**keywords, "attention_mask": attended.long()}
-        output = model(tokens, **keywords)
+            if "attention_mask" in keywords:
+                raise ValueError(
+                    "model_predict_kwargs must not hold attention_mask: the adapter makes it for "
+                    "each row, of what is not padding and not removed; leave it out"
+                )
+            keywords["attention_mask"] = attended.long()
+        if self.takes_decoder_attention:
+            # Decoders of classifiers read the text one place later, after a start token.
+            keywords.setdefault(
+                "decoder_attention_mask",
+                nn.functional.pad(attended[:, :-1], (1, 0), value=1).long(),
+            )
+        if self.takes_positions:
+            keywords.setdefault("position_ids", (text.long().cumsum(1) - 1).clamp(min=0))
+        output = (self.model if model is None else model)(tokens, **keywords)
         scores: Tensor = getattr(output, "logits", output)
         return scores
+
+    def ask_embeddings(
+        self, embeddings: Tensor, tokens: Tensor, given: Tensor, **keywords: Any
+    ) -> Tensor:
+        """Ask the model with other embeddings (n, L, D) of the tokens that are ``given`` (n, L)."""
+        codes = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
+        rows, model = embeddings.reshape(-1, embeddings.shape[-1]), self.model
+        # Shallow twins, so that nothing hangs on the caller's model, in any thread.
+        for path, part in self._places():
+            model = with_submodule(model, path, _Given(part, rows, self.pad_id))
+        text = tokens != self.pad_id
+        return self.ask(
+            torch.where(given, _FIRST_CODE - codes, tokens), text, text, model, **keywords
+        )
+
+    def _places(self) -> Iterator[tuple[list[str], nn.Module]]:
+        """Name every place where the model embeds tokens, also by a module with tied weights."""
+        part, found = self.require_embedding(), ""
+        weight = getattr(part, "weight", None)
+        for name, each in self.model.named_modules(remove_duplicate=False):
+            tied = isinstance(each, nn.Embedding) and each.weight is weight
+            if (each is part or tied) and not (found and name.startswith(f"{found}.")):
+                found = name
+                yield name.split("."), each
+
+    @property
+    def by_embeddings(self) -> bool:
+        """Whether removed tokens are asked for by embeddings, not by the id of another token."""
+        if self.embedding_name is None:
+            return False
+        # Of these ids models read where a text ends, so that no text may gain one.
+        ends = (self.pad_id, getattr(getattr(self.model, "config", None), "eos_token_id", None))
+        return self.removal != "mask" or self.mask_id in ends
 
     def over_embeddings(self) -> EmbeddedTokens:
         """Return the same model over embeddings.
@@ -262,13 +362,11 @@ class EmbeddedTokens(Adapter):
 
     def forward(self, rows: Tensor, **keywords: Any) -> Tensor:
         """Return the scores of embeddings (n, D, L), shape (n, classes)."""
-        tokens = self.tokens
-        padding = _marked(rows)
-        ids = torch.full_like(padding, 0 if tokens.pad_id else 1, dtype=torch.int64)
-        ids = ids.masked_fill(padding, tokens.pad_id)
-        pad = tokens.require_embedding()(ids.new_tensor([tokens.pad_id])).to(rows.dtype)
-        embeddings = torch.where(padding.unsqueeze(-1), pad, rows.movedim(1, -1))
-        return tokens.ask(ids, ~padding, embeddings, **keywords)
+        text = ~_marked(rows)
+        ids = torch.full_like(text, self.tokens.pad_id, dtype=torch.int64).masked_fill(
+            text, REMOVED
+        )
+        return self.tokens.ask_embeddings(rows.movedim(1, -1), ids, text, **keywords)
 
 
 def refuse_embeddings(model: nn.Module, metric: str) -> None:
@@ -290,6 +388,7 @@ class TextClassifier(TokenIds):
     tokenizer : transformers.PreTrainedTokenizerBase
         Names the ids of mask, padding and special tokens. An unknown word counts as a word.
     removal : {"mask", "pad", "delete", "zero"}, default "mask"
+    padding_side : {"left", "right"}, optional
         See :class:`TokenIds`.
 
     Raises
@@ -301,7 +400,14 @@ class TextClassifier(TokenIds):
     # Encoding texts leaves traces in it.
     unread: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, removal: Removal = "mask") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        removal: Removal = "mask",
+        padding_side: Literal["left", "right"] | None = None,
+    ) -> None:
         if tokenizer.pad_token_id is None:
             raise ValueError("tokenizer must have a padding token: set its pad_token")
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.pad_token_id}
@@ -311,6 +417,7 @@ class TextClassifier(TokenIds):
             tokenizer.pad_token_id,
             sorted(special),
             removal=removal,
+            padding_side=padding_side,
         )
         self.tokenizer = tokenizer
 
@@ -356,12 +463,15 @@ class TextClassifier(TokenIds):
 
 
 class _Given(nn.Module):
-    """Stands where a model embeds tokens and gives what it was given."""
+    """Stands where a model embeds tokens and gives rows of its own for the ids that code them.
 
-    def __init__(self, embedding: nn.Module, embeddings: Tensor) -> None:
+    By ids, not by places: models shift tokens, for a decoder, and pad them.
+    """
+
+    def __init__(self, embedding: nn.Module, rows: Tensor, pad_id: int) -> None:
         super().__init__()
         self.__dict__["embedding"] = embedding  # no submodule
-        self.embeddings = embeddings
+        self.rows, self.pad_id = rows, pad_id
         self.eval()
 
     def __getattr__(self, name: str) -> Any:
@@ -369,7 +479,10 @@ class _Given(nn.Module):
         return getattr(self.__dict__["embedding"], name)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.embeddings
+        given = tokens <= _FIRST_CODE
+        own: Tensor = self.__dict__["embedding"](tokens.masked_fill(given, self.pad_id))
+        rows = self.rows[(_FIRST_CODE - tokens).clamp(min=0)]
+        return torch.where(given.unsqueeze(-1), rows, own)
 
 
 def _mark(rows: Tensor) -> float:
@@ -399,10 +512,31 @@ def _embedding_name(model: nn.Module, embedding: nn.Embedding | None) -> str | N
     return names[0]
 
 
-def _parameters(model: nn.Module) -> list[str]:
-    """Name the parameters of a model's forward; adapters pass theirs on."""
-    while isinstance(model, Adapter) and isinstance(
-        inner := model._modules.get("model"), nn.Module
-    ):
-        model = inner
-    return list(inspect.signature(model.forward).parameters)
+def _parameters(model: nn.Module) -> frozenset[str]:
+    """Name the parameters of a model's forward; what passes all on takes those of its one part."""
+    names: set[str] = set()
+    while True:
+        given = inspect.signature(model.forward).parameters.values()
+        names |= {each.name for each in given}
+        parts = list(model._modules.values())
+        if isinstance(model, Adapter):
+            parts = [model._modules.get("model")]
+        elif not any(each.kind is each.VAR_KEYWORD for each in given):
+            parts = []
+        if len(parts) != 1 or parts[0] is None:
+            return frozenset(names)
+        model = parts[0]
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    """Return whether a part of a model, or the file that defines it, has something so named."""
+    return any(
+        hasattr(type(part), name) or hasattr(sys.modules.get(type(part).__module__), name)
+        for part in model.modules()
+    )
+
+
+def _alibi_from_attention(model: nn.Module) -> bool:
+    """Return whether a model has linear biases that it makes from its attention mask."""
+    chosen = getattr(getattr(model, "config", None), "alibi", True)
+    return chosen is not False and _has(model, "build_alibi_tensor")
