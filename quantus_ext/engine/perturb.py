@@ -316,7 +316,7 @@ def draw_from(background: np.ndarray | Tensor) -> Native:
     ValueError
         If ``background`` has no rows, is not finite, or does not fit the samples.
     """
-    rows = torch.as_tensor(background)
+    rows = background if isinstance(background, Tensor) else torch.from_numpy(np.array(background))
     if rows.ndim < 2 or not len(rows) or not bool(rows.isfinite().all()):
         raise ValueError(
             f"background must hold at least one row of finite values, has shape {tuple(rows.shape)}"
@@ -466,7 +466,10 @@ def baseline_values(
         )
     if isinstance(baseline, (int, float)):
         return torch.full((1, *ones), baseline, dtype=x.dtype, device=x.device)
-    values = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
+    if not isinstance(baseline, Tensor):
+        # A copy, because torch takes no array that is reversed.
+        baseline = torch.from_numpy(np.array(baseline))
+    values = baseline.to(x.device, x.dtype)
     if values.ndim == 0:
         return values.reshape(1, *ones)
     if values.shape == x.shape[1:]:
@@ -662,7 +665,8 @@ class Bridge:
             )
         if not np.isfinite(result).all():
             raise ValueError(f"perturb_func {name} must return finite values, returned {result}")
-        return result.reshape(arr.shape).astype(arr.dtype, copy=False)
+        # A reversed view is none that torch takes.
+        return np.ascontiguousarray(result.reshape(arr.shape), dtype=arr.dtype)
 
     def _arguments(self, arr: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         full = np.broadcast_to(mask, arr.shape)

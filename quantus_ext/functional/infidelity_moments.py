@@ -7,8 +7,6 @@ from torch import Tensor
 
 _ORDERS = 5
 """Powers 0 to 4 of a and of b: products up to the fourth order give the standard errors."""
-_OF_EACH = ((1, 0), (0, 1))
-"""The powers of a and b that make each of them."""
 N_SUMS = _ORDERS**2 + 2
 """Numbers that :func:`power_sums` gives of a sample."""
 
@@ -59,7 +57,7 @@ class Moments:
         Of how many perturbations C they are drawn without repetition; by default infinitely many.
         N = C draws are all there is, and need no correction.
     single : Tensor, bool, shape (n,), optional
-        Where only one mask is possible, so that draws that are alike are the same one.
+        Where only one mask is possible, so that draws that are predicted alike are one.
     """
 
     def __init__(
@@ -76,8 +74,8 @@ class Moments:
         share = 0.0 if sizes is None else counts / sizes
         several = counts > 1
         if single is not None:
-            a, b = (self._variance(*powers) for powers in _OF_EACH)
-            several = several & ~(single & a.isnan() & b.isnan())
+            # One perturbation drawn again and again leaves ``a`` as it is, and ``b`` to rounding.
+            several = several & ~(single & self._variance(1, 0).isnan())
         # The variance of a mean over the draws is so many times that over the draws themselves.
         self._sampling = torch.where(several, (1 - share) / (counts - 1), torch.nan)
 
@@ -146,7 +144,7 @@ class Moments:
         """Return the correlation of a and b, NaN where one of them is constant."""
         m = self.product
         covariance = m(1, 1) - m(1, 0) * m(0, 1)
-        a, b = (self._variance(*powers) for powers in _OF_EACH)
+        a, b = self._variance(1, 0), self._variance(0, 1)
         return (covariance / (a * b).sqrt()).clamp(-1, 1)
 
     def _variance(self, p: int, q: int) -> Tensor:

@@ -137,6 +137,12 @@ class Infidelity(TorchMetric):
         self.multiply_by_inputs = multiply_by_inputs
         self.inputs_baseline = checked_baseline("inputs_baseline", inputs_baseline)
         self.rescale = rescale
+        if rescale:
+            # Declared for the class; only here is it another.
+            self.nan_reason = (  # type: ignore[misc]
+                f"{type(self).nan_reason}, or only one perturbation of them is possible, which any "
+                "map can be rescaled to fit: use a smaller perturb_patch_sizes or subset_fraction"
+            )
         self.perturb_func = perturbation.bind(
             perturb_func or batch_baseline_replacement_by_indices,
             perturb_baseline,

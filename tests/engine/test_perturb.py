@@ -260,6 +260,18 @@ def test_a_user_s_function_may_write_in_place_and_return_another_type():
     assert torch.equal(result == 0, mask.expand_as(result))
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_reversed_views_are_taken(shape):
+    x, mask = samples(shape), masks(shape)
+    flipped = apply(perturbation.resolve(lambda arr: arr[..., ::-1], {}), x, mask)
+    assert torch.equal(flipped, x.flip(-1).unsqueeze(1).expand_as(flipped))
+    reverse = x[0].numpy()[..., ::-1]
+    for made in (perturb.replace_by(reverse), perturb.draw_from(reverse[None])):
+        result = apply(made, x, mask)
+        expected = x[0].flip(-1).expand_as(result)
+        assert torch.equal(result.where(mask, expected), expected)
+
+
 def test_keywords_are_passed_and_left_alone():
     keywords = {"strength": 2.0, "table": {}}
 
