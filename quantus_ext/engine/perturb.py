@@ -698,9 +698,9 @@ class Bridge:
 class CaptumFunction:
     """A function of tensors that returns ``(I, x - I)``, as captum's infidelity takes them.
 
-    It is called with one row at a time, the processor's global random states seeded for each
-    (sample, draw) as for :class:`Bridge`, so that its draws do not depend on how many rows go
-    through the model at once.
+    It is called with one row at a time, the global random states, also of the row's device, seeded
+    for each (sample, draw) as for :class:`Bridge`, so that its draws do not depend on how many rows
+    go through the model at once.
 
     Parameters
     ----------
@@ -725,9 +725,9 @@ class CaptumFunction:
             seeds = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
             seeds = seeds & (2**32 - 1)
             interpretation = torch.empty(buffer.shape, dtype=x.dtype, device=x.device)
-            with isolated_random_state():
+            with isolated_random_state(x.device):
                 for row, draw in np.ndindex(*keys.shape):
-                    seed_global_generators(int(seeds[row, draw]))
+                    seed_global_generators(int(seeds[row, draw]), x.device)
                     pair = self._call(x[samples][row : row + 1].clone())
                     interpretation[row, draw], buffer[row, draw] = (part[0] for part in pair)
             made[:] = [interpretation]
