@@ -447,6 +447,10 @@ def test_captum_s_functions_are_called_row_by_row_with_their_own_numbers():
     state = torch.get_rng_state()
     assert torch.equal(apply(resolved, x, mask), whole)
     assert torch.equal(torch.get_rng_state(), state)
+    in_place = perturbation.from_captum(lambda inputs: (torch.ones_like(inputs), inputs.sub_(1)))
+    before = x.clone()
+    assert torch.equal(apply(in_place, x, mask), (x - 1).unsqueeze(1).expand_as(whole))
+    assert torch.equal(x, before)
     # captum itself takes it too.
     assert perturbation.from_captum(_noisy)(x)[1].shape == x.shape
 

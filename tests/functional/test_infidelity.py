@@ -642,6 +642,28 @@ def test_the_mask_is_what_is_left_where_elements_become_the_maps_own_baseline():
     assert not torch.allclose(score(a, 0.25, 0.0), mask)
 
 
+def test_a_random_replacement_is_interpreted_as_a_fixed_one():
+    # Of one row to draw from, and values among which every kind of meeting with the baseline is.
+    generator = torch.Generator().manual_seed(0)
+    x, a, row = (
+        torch.randint(-1, 2, (rows, 46), generator=generator).double() for rows in (4, 4, 1)
+    )
+    settings = {"multiply_by_inputs": True, "patch_sizes": [2], "n_draws": 50}
+    fixed, drawn = (
+        infidelity(
+            linear(torch.ones(46, dtype=torch.float64)),
+            x,
+            a,
+            zeros(4),
+            perturbation=perturbation,
+            **settings,
+        )
+        for perturbation in (replace_by(row[0]), draw_from(row))
+    )
+    assert (fixed.score > 0).all()
+    torch.testing.assert_close(drawn.score, fixed.score)
+
+
 @pytest.mark.parametrize(
     "perturbation",
     [replace_by("black"), replace_by("uniform"), gaussian_noise(), blur(3)],
