@@ -145,8 +145,9 @@ _infidelity = partial(Infidelity, n_perturb_samples=3)
 
 
 def _infidelity_by_inputs(**keywords: Any) -> Infidelity:
-    """Make one for maps whose baseline is what elements become, where that is fixed."""
-    own = keywords.get("perturb_baseline", 0.0)
+    """Make one for maps whose baseline is what elements become, where they are replaced."""
+    replacing = (None, background_replacement_by_indices)
+    own = "same" if keywords.get("perturb_func") in replacing else 0.0
     return _infidelity(multiply_by_inputs=True, inputs_baseline=own, **keywords)
 
 

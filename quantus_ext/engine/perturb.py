@@ -222,6 +222,8 @@ def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> T
 
 
 BASELINES = ("mean", "uniform", "black", "white")
+SAME = "same"
+"""Of an explainer's baseline: whatever chosen elements become."""
 Scope = Literal["sample", "channel", "value"]
 
 
@@ -288,9 +290,10 @@ def baseline_like(perturbation: Perturbation, baseline: Baseline, x: Tensor) -> 
 
 
 def checked_baseline(name: str, baseline: object) -> float | str | np.ndarray:
-    """Return a baseline that is not random: a number, a name, or a finite array."""
+    """Return an explainer's baseline: a number, a name that is not random, or a finite array."""
     if isinstance(baseline, str):
-        checks.one_of(name, baseline.lower(), [each for each in BASELINES if each != "uniform"])
+        fixed = [each for each in BASELINES if each != "uniform"]
+        checks.one_of(name, baseline.lower(), [*fixed, SAME])
         return baseline.lower()
     if isinstance(baseline, Tensor):
         baseline = baseline.detach().cpu().numpy()

@@ -20,6 +20,7 @@ from quantus_ext.engine.draws import FIRST, Block, Cells, Target, sum_draws, sum
 from quantus_ext.engine.elements import Elements, Rows, elements_of
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.perturb import (
+    SAME,
     CaptumFunction,
     Perturbation,
     baseline_like,
@@ -89,8 +90,9 @@ def infidelity(
         ``I = x - x̃``.
     inputs_baseline : float, str or array, default 0.0
         The baseline of that input factor, as a perturbation's: a number, ``"black"``, ``"white"``,
-        ``"mean"``, or an array with one value a channel or of a sample's shape. Of values equal
-        to it such attributions say nothing: replaced by another value, they have ``I = 0``.
+        ``"mean"``, or an array with one value a channel or of a sample's shape; or ``"same"``,
+        whatever chosen elements become, so that ``I`` is the mask. Of values equal to it such
+        attributions say nothing: replaced by another value, they have ``I = 0``.
     rescale : bool, default False
         Score ``E[(βa - b)²]`` with ``β = E[ab] / E[a²]`` instead.
     n_draws : int, default 200
@@ -247,6 +249,8 @@ class _InputFactor:
         perturbation: Perturbation,
         inputs_baseline: float | str | np.ndarray | Tensor,
     ) -> _InputFactor:
+        if isinstance(inputs_baseline, str) and inputs_baseline.lower() == SAME:
+            return cls(None, perturbation.replaces)
         if not x.is_floating_point() or replaces_by(perturbation, inputs_baseline):
             return cls(None, perturbation.replaces)
         baseline = baseline_like(perturbation, inputs_baseline, x).double()
@@ -341,5 +345,6 @@ _CANNOT_SPLIT = (
     "a_batch must have a value for each channel with multiply_by_inputs=True where elements become "
     "something else than inputs_baseline: I = (x - x̃) / (x - inputs_baseline) differs from channel "
     "to channel there, and a map summed over channels can't be divided among them. Pass maps that "
-    "are not summed; or let perturb_baseline and inputs_baseline both be the explainer's baseline"
+    "are not summed; or let elements become the explainer's baseline, given as perturb_baseline "
+    'and as inputs_baseline, which "same" says of any replacement'
 )

@@ -18,7 +18,7 @@ from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import checked_baseline, name_of
+from quantus_ext.engine.perturb import SAME, checked_baseline, name_of
 from quantus_ext.functional.cumulative_infidelity import cumulative_infidelity
 from quantus_ext.functional.scores import Scores
 
@@ -54,7 +54,8 @@ class Infidelity(TorchMetric):
         are summed over channels need it to be. False for gradients: ``I = x - x̃``.
     inputs_baseline : float, str or array, default 0.0
         The baseline of that input factor, as the explainer had it: given as a ``perturb_baseline``
-        is, ``"uniform"`` apart. Maps say nothing of values that are equal to it.
+        is, ``"uniform"`` apart; or ``"same"``, whatever elements become, as SHAP values have rows
+        of a background. Maps say nothing of values that are equal to it.
     rescale : bool, default False
         Score ``E[(βa - b)²]`` with the scale ``β = E[ab] / E[a²]`` that fits best.
     perturb_func : callable, optional
@@ -175,7 +176,8 @@ class Infidelity(TorchMetric):
             resolved = default_removal(batch.model)
         else:
             resolved = sparing(resolved, batch.model)
-        by_mask = self.multiply_by_inputs and resolved.replaces
+        same = isinstance(self.inputs_baseline, str) and self.inputs_baseline == SAME
+        by_mask = self.multiply_by_inputs and (resolved.replaces or same)
         embedded = adapter_of(batch.model).takes_ids and batch.x.ndim == 3
         if embedded and not by_mask and batch.a.shape[1] < batch.x.shape[1]:
             raise ValueError(

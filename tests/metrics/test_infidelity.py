@@ -291,6 +291,37 @@ def test_a_map_summed_over_channels_needs_its_own_baseline():
         Infidelity(multiply_by_inputs=True)(model, x, y, summed)
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 8), (9,)])
+def test_maps_may_have_what_elements_become_as_their_baseline(shape):
+    model, x, y, weights = _linear(shape)
+    row = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    drawn = {
+        "perturb_func": perturbation.background_replacement_by_indices,
+        "perturb_func_kwargs": {"background": row[None]},
+    }
+    every, axes = range(np.prod(shape[-2:])), [1, 2] if len(shape) > 1 else [0]
+    blurred = np.stack(
+        [perturbation.blur_replacement_by_indices(each, every, axes, 3) for each in x]
+    )
+    blur = {
+        "perturb_func": perturbation.blur_replacement_by_indices,
+        "perturb_func_kwargs": {"blur_kernel_size": 3},
+    }
+    own = {"perturb_func": lambda arr, mask: np.where(mask, arr * 0 + row, arr)}
+    for removal, base in ((drawn, row), (blur, blurred), (own, row)):
+        a = weights * (x - base)
+        for map_ in (a, a.sum(1, keepdims=True)) if x.ndim > 2 else (a,):
+            metric = Infidelity(
+                multiply_by_inputs=True,
+                inputs_baseline="same",
+                perturb_patch_sizes=[2, 3],
+                n_perturb_samples=20,
+                **removal,
+            )
+            assert max(metric(model, x, y, map_)) < 1e-9
+            assert min(metric.details["faithfulness"]) > 1 - 1e-6
+
+
 def test_one_possible_mask_is_said():
     model, x, y, weights = _linear((3, 8, 8))
     metric = Infidelity(perturb_patch_sizes=8, rescale=True)
@@ -370,7 +401,7 @@ def test_own_functions_are_called_as_the_docs_say(scheme):
         (
             "uniform",
             ValueError,
-            "inputs_baseline must be one of 'mean', 'black', 'white', is 'unif",
+            "inputs_baseline must be one of .*'white', 'same', is 'uniform'",
         ),
         ("grey", ValueError, "inputs_baseline must be one of .*, is 'grey'"),
         (np.nan, ValueError, "inputs_baseline must be finite"),
