@@ -43,7 +43,13 @@ def metrics(background: np.ndarray, fine_tune: object, draws: int) -> dict[str, 
     }
     random = {"n_samples": draws, "output": "probability", **removal}
     infidelity = partial(
-        Infidelity, n_perturb_samples=4 * draws, multiply_by_inputs=True, scheme="subset", **removal
+        Infidelity,
+        n_perturb_samples=4 * draws,
+        multiply_by_inputs=True,
+        # SHAP values are relative to the same rows.
+        inputs_baseline="same",
+        scheme="subset",
+        **removal,
     )
     return {
         "Infidelity": infidelity(),

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from quantus.functions import perturb_func as quantus_functions
 
 from quantus_ext.engine import perturb
-from quantus_ext.engine.perturb import Bridge, Convention, Perturbation
+from quantus_ext.engine.perturb import Bridge, CaptumFunction, Convention, Perturbation
 
 Keywords = Mapping[str, Any]
 
@@ -65,8 +66,18 @@ def _required(keywords: Keywords, name: str) -> Any:
     return keywords[name]
 
 
+def _quantus_blur(keywords: Keywords) -> Perturbation:
+    return perturb.blur(keywords.get("blur_kernel_size", 15), zeros_beyond=True)
+
+
 def _blur(keywords: Keywords) -> Perturbation:
     return perturb.blur(keywords.get("blur_kernel_size", 15))
+
+
+def _gaussian_blur(keywords: Keywords) -> Perturbation:
+    return perturb.gaussian_blur(
+        keywords.get("blur_kernel_size", 51), keywords.get("blur_sigma", 20.0)
+    )
 
 
 def _gaussian(keywords: Keywords) -> Perturbation:
@@ -94,7 +105,7 @@ TABLE = (
     Entry("batch_baseline_replacement_by_indices", "replace", _replace("sample")),
     Entry("baseline_replacement_by_mask", "replace", _replace("value")),
     Entry("baseline_replacement_by_shift", "shift", _shift),
-    Entry("baseline_replacement_by_blur", "blur", _blur),
+    Entry("baseline_replacement_by_blur", "blur, with zeros beyond the borders", _quantus_blur),
     Entry("gaussian_noise", "add Gaussian noise", _gaussian),
     Entry("batch_gaussian_noise", "add Gaussian noise", _gaussian),
     Entry("uniform_noise", "add uniform noise", _uniform),
@@ -154,19 +165,178 @@ def background_replacement_by_indices(
     return changed
 
 
+def blur_replacement_by_indices(
+    arr: np.ndarray,
+    indices: Sequence[int],
+    indexed_axes: Sequence[int],
+    blur_kernel_size: int | Sequence[int] = 15,
+    **_: Any,
+) -> np.ndarray:
+    """Replace chosen positions by the mean over what of a window around them is inside.
+
+    A perturbation function as Quantus has them, for its metrics and ours. Quantus's own,
+    ``baseline_replacement_by_blur``, takes zeros for what is beyond the borders.
+
+    Parameters
+    ----------
+    arr : array, shape (F,), (C, T) or (C, H, W)
+    indices : sequence of int
+        Of positions, into the flattened ``indexed_axes``.
+    indexed_axes : sequence of int
+        Those after the channels, or all.
+    blur_kernel_size : int or sequence of int, default 15
+        Sides of the window along the spatial axes.
+
+    Returns
+    -------
+    array, shape of ``arr``
+
+    Examples
+    --------
+    A constant stays what it is:
+
+    >>> import numpy as np
+    >>> from quantus_ext import Deletion
+    >>> from quantus_ext.perturbation import blur_replacement_by_indices
+    >>> image = np.ones((1, 8, 8))
+    >>> bool((blur_replacement_by_indices(image, [0, 9], [1, 2]) == 1).all())
+    True
+    >>> metric = Deletion(baseline="blur")  # is this function
+    """
+    return _replaced(perturb.blur(blur_kernel_size), arr, indices, indexed_axes)
+
+
+def gaussian_blur_replacement_by_indices(
+    arr: np.ndarray,
+    indices: Sequence[int],
+    indexed_axes: Sequence[int],
+    blur_kernel_size: int | Sequence[int] = 51,
+    blur_sigma: float = 20.0,
+    **_: Any,
+) -> np.ndarray:
+    """Replace chosen positions by a Gaussian mean, over what of its kernel is inside.
+
+    A perturbation function as Quantus has them, for its metrics and ours; the blur of deletion
+    and insertion, 51 positions wide with a standard deviation of 20.
+
+    Parameters
+    ----------
+    arr, indices, indexed_axes
+        As for :func:`blur_replacement_by_indices`.
+    blur_kernel_size : int or sequence of int, default 51
+        Sides of the kernel along the spatial axes, odd.
+    blur_sigma : float, default 20.0
+        In positions.
+
+    Returns
+    -------
+    array, shape of ``arr``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quantus_ext import Insertion
+    >>> from quantus_ext.perturbation import gaussian_blur_replacement_by_indices
+    >>> series = np.array([[0.0, 0, 1, 0, 0]])
+    >>> gaussian_blur_replacement_by_indices(series, [2], [1], 3, 1.0).round(2)
+    array([[0.  , 0.  , 0.45, 0.  , 0.  ]])
+    >>> metric = Insertion(baseline="gaussian_blur")  # is this function
+    """
+    blurred = perturb.gaussian_blur(blur_kernel_size, blur_sigma)
+    return _replaced(blurred, arr, indices, indexed_axes)
+
+
+def _replaced(
+    perturbation: Perturbation,
+    arr: np.ndarray,
+    indices: Sequence[int],
+    indexed_axes: Sequence[int],
+) -> np.ndarray:
+    """Return a copy with chosen positions replaced, by a perturbation that is fixed."""
+    fixed = perturbation.prepare(torch.from_numpy(np.array(arr)).unsqueeze(0)).fixed
+    if fixed is None:
+        raise NotImplementedError("a random perturbation has draws")
+    mask = np.zeros([arr.shape[axis] for axis in indexed_axes], dtype=bool)
+    mask.reshape(-1)[np.asarray(indices)] = True
+    return np.where(mask, fixed[0].numpy(), arr)
+
+
+def from_captum(perturb_func: Callable[..., Any]) -> CaptumFunction:
+    """Make a ``perturb_func`` of Infidelity of one that captum's ``infidelity`` takes.
+
+    Its ``I`` is taken as it is, so ``multiply_by_inputs`` and ``inputs_baseline`` are the
+    function's own matter, as in captum; and a map with one channel for several is spread evenly
+    over them, as ``I`` of each is another.
+
+    Parameters
+    ----------
+    perturb_func : callable
+        Takes inputs, a tensor of shape (rows, \\*sample), and returns ``(I, x - I)``; that is also
+        what captum's ``infidelity_perturb_func_decorator`` makes.
+
+    Returns
+    -------
+    callable
+        Called with one row at a time, with random states of its own for each.
+
+    Raises
+    ------
+    TypeError
+        If ``perturb_func`` is not callable.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext import Infidelity
+    >>> from quantus_ext.perturbation import from_captum
+    >>> def noisy(inputs):
+    ...     noise = 0.1 * torch.randn_like(inputs)
+    ...     return noise, inputs - noise
+    >>> model = torch.nn.Linear(6, 2).eval()
+    >>> x, y = torch.ones(3, 6), torch.tensor([0, 1, 0])
+    >>> metric = Infidelity(perturb_func=from_captum(noisy))
+    >>> max(metric(model, x, y, model.weight.detach()[y])) < 1e-10
+    True
+    """
+    if not callable(perturb_func):
+        raise TypeError(f"perturb_func must be callable, is {perturb_func!r}")
+    return CaptumFunction(perturb_func)
+
+
 # By identity, for a function of the user's own need not be hashable.
 _BY_FUNCTION = {id(getattr(quantus_functions, entry.name)): entry for entry in TABLE} | {
-    id(background_replacement_by_indices): Entry(
-        "background_replacement_by_indices", "replace by rows of a background", _background
+    id(function): Entry(function.__name__, does, native)
+    for function, does, native in (
+        (background_replacement_by_indices, "replace by rows of a background", _background),
+        (blur_replacement_by_indices, "blur", _blur),
+        (gaussian_blur_replacement_by_indices, "blur, Gaussian", _gaussian_blur),
     )
 }
 
 
 def bind(
-    perturb_func: Callable[..., Any], perturb_baseline: object, keywords: Keywords | None
+    perturb_func: Callable[..., Any],
+    perturb_baseline: object,
+    keywords: Keywords | None,
+    *,
+    default_baseline: object,
 ) -> functools.partial[Any]:
-    """Bind a perturbation function to its keywords, as Quantus does; errors come at once."""
-    bound = {"perturb_baseline": perturb_baseline, **(keywords or {})}
+    """Bind a perturbation function to its keywords, as Quantus does; errors come at once.
+
+    Parameters
+    ----------
+    perturb_func : callable
+    perturb_baseline : float, str, array or None
+        None where the caller gave none. The default is then bound to functions that ask for one,
+        and to no others.
+    keywords : mapping, optional
+    default_baseline : float or str
+    """
+    bound: dict[str, object] = dict(keywords or {})
+    if perturb_baseline is not None:
+        bound.setdefault("perturb_baseline", perturb_baseline)
+    elif _asks_for_baseline(perturb_func, bound):
+        bound.setdefault("perturb_baseline", default_baseline)
     resolve(perturb_func, bound)
     return functools.partial(perturb_func, **bound)
 
@@ -190,12 +360,19 @@ def resolve(
     Raises
     ------
     TypeError
-        If ``perturb_func`` is not callable.
+        If ``perturb_func`` is not callable, or has no parameter ``arr``.
     ValueError
         If its keywords do not fit.
     """
     if not callable(perturb_func):
         raise TypeError(f"perturb_func must be callable, is {perturb_func!r}")
+    if isinstance(perturb_func, CaptumFunction):
+        if keywords:
+            raise ValueError(
+                f"{', '.join(sorted(keywords))} must be left out with from_captum, whose function "
+                "takes inputs alone: bind them with functools.partial"
+            )
+        return perturb_func
     if isinstance(perturb_func, functools.partial) and not perturb_func.args:
         return resolve(perturb_func.func, {**perturb_func.keywords, **keywords})
     if perturb_func is quantus_functions.perturb_batch:
@@ -203,7 +380,7 @@ def resolve(
         return resolve(_required(keywords, "perturb_func"), inner)
     entry = _BY_FUNCTION.get(id(perturb_func))
     if entry is None:
-        return Bridge(perturb_func, _convention(perturb_func), keywords)
+        return Bridge(perturb_func, _convention(perturb_func, keywords), keywords)
     if entry.native is not None:
         return entry.native(keywords)
     if entry.convention is None:
@@ -211,13 +388,88 @@ def resolve(
     return Bridge(perturb_func, entry.convention, keywords, random=entry.is_random)
 
 
-def _convention(perturb_func: Callable[..., Any]) -> Convention:
-    parameters = inspect.signature(perturb_func).parameters
-    if "mask" in parameters:
-        return "mask"
-    if "indexed_axes" in parameters:
-        return "sample"
-    return "flat" if "indices" in parameters else "whole"
+def _parameters(perturb_func: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(perturb_func).parameters
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"perturb_func must say what it takes, {perturb_func!r} does not ({error}): write a "
+            "function of arr, and of mask or indices, that calls it"
+        ) from error
+
+
+_PASSED: dict[Convention, tuple[str, ...]] = {
+    "mask": ("arr", "mask"),
+    "sample": ("arr", "indices", "indexed_axes"),
+    "flat": ("arr", "indices"),
+    "whole": ("arr",),
+}
+"""What a function of the user's own is called with besides keywords: the first of these whose last
+parameter it has."""
+
+
+def _asks_for_baseline(perturb_func: Callable[..., Any], keywords: Keywords) -> bool:
+    """Whether a function needs a ``perturb_baseline`` or takes any keyword."""
+    asked: object = perturb_func
+    if asked is quantus_functions.perturb_batch:
+        asked = keywords.get("perturb_func", asked)
+    if not callable(asked) or isinstance(asked, CaptumFunction):
+        return False
+    parameters = _parameters(asked)
+    if "perturb_baseline" in parameters:
+        return parameters["perturb_baseline"].default is inspect.Parameter.empty
+    return any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def takes_indices(perturb_func: functools.partial[Any]) -> bool:
+    """Whether a bound function can be called as ``quantus.Infidelity`` calls it."""
+    try:
+        inspect.signature(perturb_func).bind(arr=None, indices=None)
+    except TypeError:
+        return False
+    return True
+
+
+def _convention(perturb_func: Callable[..., Any], keywords: Keywords) -> Convention:
+    parameters = _parameters(perturb_func)
+    name = perturb.name_of(perturb_func)
+    by_name = {
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    if "arr" not in by_name and not takes_any:
+        raise TypeError(
+            f"perturb_func {name} must have a parameter 'arr', one sample as an array, which is "
+            f"passed by name, has {list(parameters)}; a function of tensors that returns "
+            "(I, x - I) goes into quantus_ext.perturbation.from_captum"
+        )
+    unknown = sorted(set(keywords) - by_name)
+    if unknown and not takes_any:
+        raise ValueError(
+            f"perturb_func {name} takes no {', '.join(unknown)}, only {sorted(by_name)}: leave "
+            "it out, of perturb_baseline and perturb_func_kwargs"
+        )
+    convention: Convention = "whole"
+    for each, its in _PASSED.items():
+        if its[-1] in by_name:
+            convention = each
+            break
+    passed = _PASSED[convention]
+    missing = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and parameter.name not in (*keywords, *passed)
+    ]
+    if missing:
+        raise ValueError(
+            f"perturb_func {name} needs {', '.join(missing)} besides {', '.join(passed)}: give it "
+            "in perturb_func_kwargs"
+        )
+    return convention
 
 
 def markdown_table() -> str:

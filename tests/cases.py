@@ -100,7 +100,7 @@ CASES = {
     ),
     "Infidelity-inputs": Case(
         partial(_patches, multiply_by_inputs=True),
-        partial(infidelity.infidelity, multiply_by_inputs=True),
+        partial(infidelity.infidelity, multiply_by_inputs=True, inputs_baseline=0.0),
         exact_on=("series",),
     ),
     "Fidelity": Case(

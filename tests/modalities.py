@@ -144,6 +144,13 @@ SCHEMES: dict[str, dict[str, Any]] = {
 _infidelity = partial(Infidelity, n_perturb_samples=3)
 
 
+def _infidelity_by_inputs(**keywords: Any) -> Infidelity:
+    """Make one for maps whose baseline is what elements become, where they are replaced."""
+    replacing = (None, background_replacement_by_indices)
+    own = "same" if keywords.get("perturb_func") in replacing else 0.0
+    return _infidelity(multiply_by_inputs=True, inputs_baseline=own, **keywords)
+
+
 def _roar(modality: Modality, **keywords: Any) -> ROAR:
     x, a = (np.concatenate([each] * 2) for each in (modality.x, modality.a))
     a = a.sum(-1) if a.ndim == 3 and x.dtype == np.int64 else a
@@ -153,7 +160,7 @@ def _roar(modality: Modality, **keywords: Any) -> ROAR:
 
 METRICS: dict[str, tuple[Callable[..., TorchMetric], dict[str, dict[str, Any]]]] = {
     "Infidelity": (_infidelity, SCHEMES),
-    "Infidelity, `multiply_by_inputs`": (partial(_infidelity, multiply_by_inputs=True), SCHEMES),
+    "Infidelity, `multiply_by_inputs`": (_infidelity_by_inputs, SCHEMES),
     "Fidelity": (partial(Fidelity, [0.4]), ELEMENTS),
     "RFidelity": (partial(RFidelity, [0.4], n_samples=2), ELEMENTS),
     "FFidelity": (partial(FFidelity, [0.4], n_samples=2, fine_tune=untuned), ELEMENTS),

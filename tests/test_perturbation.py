@@ -14,6 +14,7 @@ from quantus.functions import perturb_func as quantus_functions
 from scipy import stats
 
 from quantus_ext import perturbation
+from quantus_ext.engine import perturb
 from quantus_ext.engine.perturb import Bridge
 from quantus_ext.engine.sampling import Purpose
 from tests.engine.blocks import SHAPES, apply, masks, samples
@@ -130,6 +131,33 @@ def test_one_mask_for_all_elements(name):
     keyword = {"baseline_replacement_by_shift": "input_shift"}.get(name, "perturb_baseline")
     mask = torch.ones(2, 3, 1, 1, 1, dtype=torch.bool)
     assert_as_quantus(name, samples((3, 5, 6)), mask, {keyword: 0.5})
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    ("function", "keywords"),
+    [
+        (perturbation.blur_replacement_by_indices, {}),
+        (perturbation.blur_replacement_by_indices, {"blur_kernel_size": 2}),
+        (perturbation.gaussian_blur_replacement_by_indices, {}),
+        (
+            perturbation.gaussian_blur_replacement_by_indices,
+            {"blur_kernel_size": 3, "blur_sigma": 0.7},
+        ),
+    ],
+)
+def test_our_blurs_are_the_same_in_quantus_s_metrics_and_here(function, keywords, shape):
+    x, mask = samples(shape), masks(shape)
+    resolved = perturbation.resolve(function, keywords)
+    assert not isinstance(resolved, Bridge)
+    ours = apply(resolved, x, mask).numpy()
+    for row, draw in np.ndindex(*mask.shape[:2]):
+        arr = x[row].numpy()
+        arguments = reference.sample(arr, mask[row, draw].numpy())
+        # As Quantus calls its own, keywords it does not know included.
+        theirs = function(**arguments, **keywords, perturb_baseline="black")
+        np.testing.assert_array_equal(ours[row, draw], theirs)
+        assert np.array_equal(arr, x[row].numpy())
 
 
 # Random functions with a native path: the same distribution
@@ -307,6 +335,160 @@ def test_positional_arguments_of_partial_functions_are_kept():
 
     resolved = perturbation.resolve(functools.partial(fill, 2.0), {})
     assert (apply(resolved, samples((7,)), masks((7,))) == 2).all()
+
+
+# Functions of the user's own, and what a metric binds to them
+
+
+def _bound(function: Any, baseline: Any = None, **keywords: Any) -> dict[str, Any]:
+    """What a metric whose default baseline is "black" passes besides what is perturbed."""
+    return perturbation.bind(function, baseline, keywords, default_baseline="black").keywords
+
+
+class Method:
+    def fill(self, arr, mask, strength=1.0):
+        return arr * ~mask * strength
+
+    def __call__(self, arr, indices):
+        return arr
+
+
+def _wrapped(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+OWN = {
+    "arr": (lambda arr: arr, {}),
+    "arr, mask": (lambda arr, mask: arr, {}),
+    "arr, indices": (lambda arr, indices: arr, {}),
+    "arr, indices, indexed_axes": (lambda arr, indices, indexed_axes: arr, {}),
+    "keyword only": (lambda *, arr, mask: arr, {}),
+    "defaults": (lambda arr, strength=2.0: arr * strength, {}),
+    "a required baseline": (lambda arr, perturb_baseline: arr, {"perturb_baseline": "black"}),
+    # Its own default, which the caller did not ask to change.
+    "a baseline of its own": (lambda arr, perturb_baseline=0.5: arr * perturb_baseline, {}),
+    "any keyword": (lambda arr, **kwargs: arr, {"perturb_baseline": "black"}),
+    "any keyword alone": (lambda **kwargs: kwargs["arr"], {"perturb_baseline": "black"}),
+    "a method": (Method().fill, {}),
+    "an object": (Method(), {}),
+    "a wrapper": (_wrapped(lambda arr, mask: arr), {}),
+    "a partial": (functools.partial(lambda strength, arr: arr, 2.0), {}),
+    "a partial's keyword": (
+        functools.partial(lambda arr, strength: arr, strength=2.0),
+        {"strength": 2.0},
+    ),
+    "inside Quantus's perturb_batch": (quantus_functions.perturb_batch, {}),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_functions_get_the_keywords_that_they_take(name):
+    function, expected = OWN[name]
+    inner = {"perturb_func": lambda arr: arr} if "perturb_batch" in name else {}
+    assert _bound(function, **inner) == {**expected, **inner}
+    resolved = perturbation.resolve(function, {**expected, **inner})
+    assert apply(resolved, samples((2, 9)), masks((2, 9))).isfinite().all()
+
+
+def test_what_is_given_is_passed():
+    def function(arr, perturb_baseline=0.5, strength=1.0):
+        return arr
+
+    assert _bound(function, 0.25, strength=2.0) == {"perturb_baseline": 0.25, "strength": 2.0}
+    # As in Quantus the function's keywords win.
+    assert _bound(function, 0.25, perturb_baseline=1.0) == {"perturb_baseline": 1.0}
+    assert _bound(quantus_functions.gaussian_noise, None)["perturb_baseline"] == "black"
+
+
+@pytest.mark.parametrize(
+    ("function", "keywords", "error", "message"),
+    [
+        (lambda x: x, {}, TypeError, r"must have a parameter 'arr'.*has \['x'\].*from_captum"),
+        (lambda arr, /: arr, {}, TypeError, "must have a parameter 'arr'.*passed by name"),
+        (lambda *arr: arr, {}, TypeError, "must have a parameter 'arr'"),
+        (np.roll, {}, TypeError, "perturb_func roll must have a parameter 'arr'"),
+        (np.negative, {}, TypeError, "must say what it takes, <ufunc 'negative'> does not"),
+        (max, {}, TypeError, "must say what it takes, <built-in function max> does not"),
+        (torch.relu, {}, TypeError, "must say what it takes, .*relu.* does not"),
+        (lambda arr: arr, {"strength": 1}, ValueError, r"takes no strength, only \['arr'\]"),
+        (lambda arr: arr, {"perturb_baseline": 1}, ValueError, "takes no perturb_baseline"),
+        (lambda arr, strength: arr, {}, ValueError, "needs strength besides arr: give it in pert"),
+        (lambda arr, mask, indices: arr, {}, ValueError, "needs indices besides arr, mask"),
+    ],
+)
+def test_functions_that_cannot_be_called_are_named(function, keywords, error, message):
+    with pytest.raises(error, match=message):
+        perturbation.bind(function, None, keywords, default_baseline="black")
+
+
+# Functions as captum's
+
+
+def _noisy(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    noise = torch.randn_like(inputs)
+    return noise, inputs - noise
+
+
+def test_captum_s_functions_are_called_row_by_row_with_their_own_numbers():
+    x, mask = samples((3, 5, 6)), masks((3, 5, 6))
+    resolved = perturbation.resolve(perturbation.from_captum(_noisy))
+    whole = apply(resolved, x, mask)
+    part = apply(resolved, x, mask[1:, 1:], rows=slice(1, 2), first=1)
+    assert torch.equal(part, whole[1:, 1:])
+    assert len((whole - x[:, None])[:, :, 0, 0, 0].unique()) == 6
+    apply_, _, interpretation = resolved.prepare(x)
+    keys = torch.arange(6).reshape(2, 3)
+    perturbed = apply_(slice(None), mask, keys, torch.empty(2, 3, 3, 5, 6, dtype=x.dtype))
+    torch.testing.assert_close(perturbed + interpretation(), x[:, None].expand(-1, 3, -1, -1, -1))
+    state = torch.get_rng_state()
+    assert torch.equal(apply(resolved, x, mask), whole)
+    assert torch.equal(torch.get_rng_state(), state)
+    in_place = perturbation.from_captum(lambda inputs: (torch.ones_like(inputs), inputs.sub_(1)))
+    before = x.clone()
+    assert torch.equal(apply(in_place, x, mask), (x - 1).unsqueeze(1).expand_as(whole))
+    assert torch.equal(x, before)
+    # captum itself takes it too.
+    assert perturbation.from_captum(_noisy)(x)[1].shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda x: x, r"must return \(I, x - I\), returned Tensor"),
+        (lambda x: (x, x, x), r"must return \(I, x - I\), returned tuple"),
+        (
+            lambda x: (x, x[:, :1]),
+            r"must return two tensors of shape \(1, 2, 9\), one is \(1, 1, 9\)",
+        ),
+        (lambda x: (x, x.numpy()), "must return two tensors of shape .* one is ndarray"),
+        (lambda x: (x, x / 0), "must return finite values"),
+        (lambda x: x.no_such_thing, r"failed on inputs of shape \(1, 2, 9\): 'Tensor' object has"),
+    ],
+)
+def test_what_captum_s_functions_must_return(returned, message):
+    def user_function(inputs):
+        return returned(inputs)
+
+    with pytest.raises(ValueError, match=f"perturb_func user_function {message}"):
+        apply(
+            perturbation.resolve(perturbation.from_captum(user_function)),
+            samples((2, 9)),
+            masks((2, 9)),
+        )
+
+
+def test_captum_s_functions_take_no_keywords():
+    with pytest.raises(ValueError, match="perturb_baseline must be left out with from_captum"):
+        perturbation.bind(perturbation.from_captum(_noisy), 0.5, None, default_baseline="black")
+    with pytest.raises(TypeError, match="perturb_func must be callable, is 'noise'"):
+        perturbation.from_captum("noise")
+    sparing = perturb.Sparing(perturbation.from_captum(_noisy), lambda rows: rows[:, 0] == 0)
+    with pytest.raises(ValueError, match="must be a function of arr where samples have padding"):
+        sparing.prepare(samples((2, 9)))
 
 
 class Unhashable:

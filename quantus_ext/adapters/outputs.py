@@ -15,7 +15,11 @@ from quantus_ext.adapters.base import Adapter
 
 
 class BinaryLogit(Adapter):
-    """A classifier with one logit for class 1, as one with two.
+    """A classifier with one logit z for class 1, as one with two: ``-z/2`` and ``z/2``.
+
+    Their softmax is the logit's sigmoid, and each class has an output that changes with the input.
+    A map of z itself is twice that of class 1: explain the adapter, or halve the map; what is free
+    of the map's scale, ranks and ``rescale=True``, is the same.
 
     Parameters
     ----------
@@ -33,9 +37,9 @@ class BinaryLogit(Adapter):
     """
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
-        """Return logits, shape (n, 2); that of class 0 is 0."""
-        logit = _one_column(self.model(x, **keywords), "BinaryLogit")
-        return torch.cat([torch.zeros_like(logit), logit], 1)
+        """Return logits, shape (n, 2), half of the model's and minus that."""
+        half = _one_column(self.model(x, **keywords), "BinaryLogit") / 2
+        return torch.cat([-half, half], 1)
 
 
 class Regression(Adapter):
@@ -77,7 +81,8 @@ class MultiOutput(Adapter):
     shape : tuple of int
         (\*heads, classes).
     softmax : bool, default True
-        Give probabilities of each head; False for outputs as they are.
+        Give probabilities of each head; False for outputs as they are. Heads of one output have
+        none, their softmax is 1.
 
     Raises
     ------
@@ -103,6 +108,11 @@ class MultiOutput(Adapter):
         self.shape = tuple(checks.positive_integers("shape", shape))
         if len(self.shape) < 2:
             raise ValueError(f"shape must hold heads and classes, is {self.shape}")
+        if softmax and self.shape[-1] == 1:
+            raise ValueError(
+                f"softmax must be False for heads of one output, shape is {self.shape}: of one "
+                "number it is 1"
+            )
         self.softmax = self.own_softmax = softmax
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:

@@ -37,6 +37,8 @@ class Block:
         Valid only until the next block: the buffer is reused.
     outputs : Tensor, shape (b, d, classes)
         The model's outputs for ``perturbed``.
+    interpretation : Tensor, shape of ``perturbed``, optional
+        Infidelity's ``I``, where the perturbation says itself what it is.
     """
 
     samples: slice
@@ -44,6 +46,7 @@ class Block:
     mask: Tensor
     perturbed: Tensor
     outputs: Tensor
+    interpretation: Tensor | None = None
 
 
 Statistic = Callable[[Block], Tensor]
@@ -91,7 +94,7 @@ def sum_draws(
     -------
     Tensor, float64, shape (n, k)
     """
-    apply, fixed = perturbation.prepare(x)
+    apply, fixed, interpretation = perturbation.prepare(x)
     differs = changeable(fixed, x) if x.device.type == "cpu" else None
     forward.settle(x)
     # The plan as it is now: when memory runs out on the way, `forward` splits rows by itself.
@@ -109,9 +112,10 @@ def sum_draws(
             b, d = block_keys.shape
             rows = buffer[: b * d]
             perturbed = apply(samples, mask, block_keys, rows.unflatten(0, (b, d)))
+            own = None if interpretation is None else interpretation()
             changed = None if differs is None else _changed(mask, differs[samples])
             outputs = _outputs(forward, rows, clean[samples], changed).unflatten(0, (b, d))
-            part = statistic(Block(samples, draws, mask, perturbed, outputs))
+            part = statistic(Block(samples, draws, mask, perturbed, outputs, own))
             total = part if total is None else total + part
         if total is not None:
             sums.append(total)

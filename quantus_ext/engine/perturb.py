@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.engine.sampling import Purpose
@@ -35,11 +36,18 @@ class Prepared(NamedTuple):
     fixed : Tensor, optional
         What elements become when they are chosen, where that is known; it broadcasts to the
         samples.
+    interpretation : callable, optional
+        Gives Infidelity's ``I`` of what ``apply`` made last, where the perturbation says itself
+        what that is.
     """
 
     apply: Apply
     fixed: Tensor | None
+    interpretation: Callable[[], Tensor] | None = None
 
+
+Baseline = float | str | np.ndarray | Tensor
+"""See :func:`replace_by`."""
 
 Replacement = Callable[[slice, Tensor], Tensor]
 """(samples, keys (b, d)) -> values that broadcast to (b, d, \\*sample)."""
@@ -74,11 +82,14 @@ class Native:
         From the samples to a :data:`Replacement`.
     random, replaces : bool
         See :class:`Perturbation`.
+    baseline : float, str or array, optional
+        What chosen elements become, where that was given as a baseline.
     """
 
     replacement: Callable[[Tensor], Replacement]
     random: bool
     replaces: bool
+    baseline: Baseline | None = None
 
     @property
     def uses_mask(self) -> bool:
@@ -169,9 +180,12 @@ class Sparing:
     def prepare(self, x: Tensor) -> Prepared:
         """See :class:`Perturbation`."""
         padding = self.padding(x).unsqueeze(1)
-        # No number, so that no statistic counts it.
-        seen = x.masked_fill(padding, torch.nan) if isinstance(self.inner, Native) else x
-        inner = self.inner.prepare(seen)
+        if isinstance(self.inner, CaptumFunction):
+            raise ValueError(
+                "perturb_func must be a function of arr where samples have padding, is one that "
+                "returns (I, x - I)"
+            )
+        inner = self.inner.prepare(self.seen(x) if isinstance(self.inner, Native) else x)
 
         def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
             perturbed = inner.apply(samples, mask, keys, buffer)
@@ -187,6 +201,10 @@ class Sparing:
 
         fixed = None if inner.fixed is None else torch.where(padding, x, inner.fixed)
         return Prepared(apply, fixed)
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Return samples whose padding is no number, so that no statistic counts it."""
+        return x.masked_fill(self.padding(x).unsqueeze(1), torch.nan)
 
 
 def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> Tensor:
@@ -204,6 +222,8 @@ def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> T
 
 
 BASELINES = ("mean", "uniform", "black", "white")
+SAME = "same"
+"""Of an explainer's baseline: whatever chosen elements become."""
 Scope = Literal["sample", "channel", "value"]
 
 
@@ -243,7 +263,45 @@ def replace_by(
         raise ValueError(f"perturb_baseline must be one of {BASELINES}, is {baseline!r}")
     if isinstance(baseline, str) and baseline.lower() == "uniform":
         return Native(_uniform_values(scope, uniform_low, uniform_high), random=True, replaces=True)
-    return Native(lambda x: _fixed(baseline_values(baseline, x)), random=False, replaces=True)
+    return Native(
+        lambda x: _fixed(baseline_values(baseline, x)),
+        random=False,
+        replaces=True,
+        baseline=baseline,
+    )
+
+
+def replaces_by(perturbation: Perturbation, baseline: Baseline) -> bool:
+    """Whether a perturbation is known, without a look at samples, to replace by this baseline."""
+    inner = perturbation.inner if isinstance(perturbation, Sparing) else perturbation
+    own = inner.baseline if isinstance(inner, Native) else None
+    if own is None or isinstance(own, Tensor) or isinstance(baseline, Tensor):
+        return False
+    if isinstance(own, str) or isinstance(baseline, str):
+        return str(own).lower() == str(baseline).lower()
+    return np.array_equal(own, baseline)
+
+
+def baseline_like(perturbation: Perturbation, baseline: Baseline, x: Tensor) -> Tensor:
+    """Return what ``inputs_baseline`` is, broadcasting to ``x``, with padding left out as there."""
+    if isinstance(perturbation, Sparing):
+        x = perturbation.seen(x)
+    return baseline_values(baseline, x, name="inputs_baseline")
+
+
+def checked_baseline(name: str, baseline: object) -> float | str | np.ndarray:
+    """Return an explainer's baseline: a number, a name that is not random, or a finite array."""
+    if isinstance(baseline, str):
+        fixed = [each for each in BASELINES if each != "uniform"]
+        checks.one_of(name, baseline.lower(), [*fixed, SAME])
+        return baseline.lower()
+    if isinstance(baseline, Tensor):
+        baseline = baseline.detach().cpu().numpy()
+    if not isinstance(baseline, np.ndarray):
+        return checks.finite_number(name, baseline)
+    if not np.isfinite(baseline).all():
+        raise ValueError(f"{name} must be finite, is {baseline}")
+    return baseline
 
 
 def draw_from(background: np.ndarray | Tensor) -> Native:
@@ -261,7 +319,7 @@ def draw_from(background: np.ndarray | Tensor) -> Native:
     ValueError
         If ``background`` has no rows, is not finite, or does not fit the samples.
     """
-    rows = torch.as_tensor(background)
+    rows = background if isinstance(background, Tensor) else torch.from_numpy(np.array(background))
     if rows.ndim < 2 or not len(rows) or not bool(rows.isfinite().all()):
         raise ValueError(
             f"background must hold at least one row of finite values, has shape {tuple(rows.shape)}"
@@ -303,16 +361,54 @@ def shift_by(
     )
 
 
-def blur(kernel_size: int | Sequence[int] = 15) -> Native:
-    """Replace by the mean over a window around each position, with zeros beyond the borders.
+def blur(kernel_size: int | Sequence[int] = 15, *, zeros_beyond: bool = False) -> Native:
+    """Replace by the mean over a window around each position.
 
     Parameters
     ----------
     kernel_size : int or sequence of int
         Sides of the window along the spatial axes. Where a side k is even, the window reaches
         k/2 positions back and k/2 - 1 ahead.
+    zeros_beyond : bool, default False
+        Take zeros for what is beyond the borders, as Quantus does, which darkens them. By default
+        it is the mean over what of the window is inside, so that a constant stays what it is.
     """
-    return Native(lambda x: _fixed(_box_blur(x, kernel_size)), random=False, replaces=False)
+
+    def blurred(x: Tensor) -> Replacement:
+        sides = _sides(kernel_size, x)
+        return _fixed(_smoothed(x, [np.full(side, 1 / side) for side in sides], zeros_beyond))
+
+    return Native(blurred, random=False, replaces=False)
+
+
+def gaussian_blur(kernel_size: int | Sequence[int] = 51, sigma: float = 20.0) -> Native:
+    """Replace by a Gaussian mean around each position, over what of its kernel is inside.
+
+    Parameters
+    ----------
+    kernel_size : int or sequence of int, default 51
+        Sides of the kernel along the spatial axes, odd.
+    sigma : float, default 20.0
+        The Gaussian's standard deviation, in positions.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If ``sigma`` is not a number above 0; if a side is not odd.
+    """
+    checks.positive_number("blur_sigma", sigma)
+
+    def blurred(x: Tensor) -> Replacement:
+        sides = _sides(kernel_size, x)
+        if any(side % 2 == 0 for side in sides):
+            raise ValueError(f"blur_kernel_size must be odd for a Gaussian, is {kernel_size}")
+        kernels = []
+        for side in sides:
+            weights = np.exp(-0.5 * ((np.arange(side) - side // 2) / sigma) ** 2)
+            kernels.append(weights / weights.sum())
+        return _fixed(_smoothed(x, kernels, zeros_beyond=False))
+
+    return Native(blurred, random=False, replaces=False)
 
 
 def gaussian_noise(mean: float = 0.0, std: float = 0.01) -> Native:
@@ -373,7 +469,10 @@ def baseline_values(
         )
     if isinstance(baseline, (int, float)):
         return torch.full((1, *ones), baseline, dtype=x.dtype, device=x.device)
-    values = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
+    if not isinstance(baseline, Tensor):
+        # A copy, because torch takes no array that is reversed.
+        baseline = torch.from_numpy(np.array(baseline))
+    values = baseline.to(x.device, x.dtype)
     if values.ndim == 0:
         return values.reshape(1, *ones)
     if values.shape == x.shape[1:]:
@@ -438,21 +537,53 @@ def _shifted(values: Callable[[Tensor], Replacement]) -> Callable[[Tensor], Repl
     return replacement
 
 
-def _box_blur(x: Tensor, kernel_size: int | Sequence[int]) -> Tensor:
-    x = x.nan_to_num()  # padding, like what is beyond the borders
-    channelled = x if x.ndim > 2 else x.unsqueeze(1)
-    axes = channelled.ndim - 2
-    sides = [kernel_size] * axes if isinstance(kernel_size, int) else list(kernel_size)
-    if len(sides) != axes or min(sides) < 1:
+def _sides(kernel_size: int | Sequence[int], x: Tensor) -> list[int]:
+    """Return the kernel's side along each spatial axis of samples; a table has one."""
+    axes = max(x.ndim - 2, 1)
+    given = checks.positive_integers("blur_kernel_size", kernel_size)
+    sides = given * axes if len(given) == 1 and not isinstance(kernel_size, Sequence) else given
+    if len(sides) != axes:
         raise ValueError(
             f"blur_kernel_size must be a positive integer or {axes} of them, is {kernel_size}"
         )
-    padding: list[int] = []
-    for side in reversed(sides):
-        padding += [side // 2, side - 1 - side // 2]
-    padded = F.pad(channelled, padding)
-    pool = F.avg_pool1d if axes == 1 else F.avg_pool2d
-    return pool(padded, sides, stride=1).reshape(x.shape)
+    return sides
+
+
+def _smoothed(x: Tensor, kernels: Sequence[np.ndarray], zeros_beyond: bool) -> Tensor:
+    """Return weighted means around each position, over what is inside; NaN is not."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    # Padding is that in all channels.
+    weights = (~(x if x.ndim == 2 else x[:, :1]).isnan()).to(wide)
+    sums = x.to(wide).nan_to_num()
+    for axis, kernel in enumerate(kernels, start=x.ndim - len(kernels)):
+        sums = _correlated(sums, kernel, axis)
+        if not zeros_beyond:
+            weights = _correlated(weights, kernel, axis)
+    if not zeros_beyond:
+        # Where nothing is inside there is nothing to replace.
+        sums = torch.where(weights > 0, sums / weights, 0.0)
+    return sums.to(x.dtype)
+
+
+_POSITIONS_AT_ONCE = 256
+"""Positions along an axis that one matrix product smooths: of long series the matrix, which is
+mostly zeros, would not fit the memory."""
+
+
+def _correlated(x: Tensor, kernel: np.ndarray, axis: int) -> Tensor:
+    """Return sums weighted by a kernel along an axis, with zeros beyond its ends."""
+    x = x.movedim(axis, -1)
+    length, side = x.shape[-1], len(kernel)
+    padded = F.pad(x, (side // 2, side - 1 - side // 2))
+    parts = []
+    for first in range(0, length, _POSITIONS_AT_ONCE):
+        count = min(_POSITIONS_AT_ONCE, length - first)
+        band = np.zeros((count + side - 1, count))
+        for position in range(count):
+            band[position : position + side, position] = kernel
+        weights = torch.from_numpy(band).to(x)
+        parts.append(padded[..., first : first + count + side - 1] @ weights)
+    return torch.cat(parts, -1).movedim(-1, axis)
 
 
 Convention = Literal["flat", "sample", "pixels", "mask", "whole", "whole_batch"]
@@ -522,7 +653,7 @@ class Bridge:
 
     def _call(self, arr: np.ndarray, mask: np.ndarray) -> np.ndarray:
         arguments = self._arguments(arr, mask)
-        name = getattr(self.function, "__name__", repr(self.function))
+        name = name_of(self.function)
         try:
             result = np.asarray(self.function(**arguments))
         except Exception as error:
@@ -537,7 +668,8 @@ class Bridge:
             )
         if not np.isfinite(result).all():
             raise ValueError(f"perturb_func {name} must return finite values, returned {result}")
-        return result.reshape(arr.shape).astype(arr.dtype, copy=False)
+        # A reversed view is none that torch takes.
+        return np.ascontiguousarray(result.reshape(arr.shape), dtype=arr.dtype)
 
     def _arguments(self, arr: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
         full = np.broadcast_to(mask, arr.shape)
@@ -563,3 +695,78 @@ class Bridge:
             case "whole":
                 chosen = {}
         return {**self.keywords, "arr": arr, **chosen}
+
+
+@dataclass(frozen=True)
+class CaptumFunction:
+    """A function of tensors that returns ``(I, x - I)``, as captum's infidelity takes them.
+
+    It is called with one row at a time, the global random states, also of the row's device, seeded
+    for each (sample, draw) as for :class:`Bridge`, so that its draws do not depend on how many rows
+    go through the model at once.
+
+    Parameters
+    ----------
+    function : callable
+        Inputs (1, \\*sample), on their device -> ``I`` and perturbed inputs of the same shape.
+    """
+
+    function: Callable[..., Any]
+    random: bool = field(default=True, init=False)
+    replaces: bool = field(default=False, init=False)
+    uses_mask: bool = field(default=False, init=False)
+
+    def __call__(self, inputs: Tensor, *others: Any, **keywords: Any) -> Any:
+        """Call the function, so that captum takes this object too."""
+        return self.function(inputs, *others, **keywords)
+
+    def prepare(self, x: Tensor) -> Prepared:
+        """See :class:`Perturbation`."""
+        made: list[Tensor] = []
+
+        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+            seeds = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
+            seeds = seeds & (2**32 - 1)
+            interpretation = torch.empty(buffer.shape, dtype=x.dtype, device=x.device)
+            with isolated_random_state(x.device):
+                for row, draw in np.ndindex(*keys.shape):
+                    seed_global_generators(int(seeds[row, draw]), x.device)
+                    pair = self._call(x[samples][row : row + 1].clone())
+                    interpretation[row, draw], buffer[row, draw] = (part[0] for part in pair)
+            made[:] = [interpretation]
+            return buffer
+
+        return Prepared(apply, None, lambda: made[0])
+
+    def _call(self, row: Tensor) -> list[Tensor]:
+        name = name_of(self.function)
+        try:
+            returned = self.function(row)
+        except Exception as error:
+            raise ValueError(
+                f"perturb_func {name} failed on inputs of shape {tuple(row.shape)}: {error}"
+            ) from error
+        if not isinstance(returned, (tuple, list)) or len(returned) != 2:
+            raise ValueError(
+                f"perturb_func {name} must return (I, x - I), returned {type(returned).__name__}"
+            )
+        # captum's decorator wraps each in a tuple of one.
+        pair = [
+            part[0] if isinstance(part, (tuple, list)) and len(part) == 1 else part
+            for part in returned
+        ]
+        for part in pair:
+            if not isinstance(part, Tensor) or part.shape != row.shape:
+                found = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+                raise ValueError(
+                    f"perturb_func {name} must return two tensors of shape {tuple(row.shape)}, "
+                    f"one is {found}"
+                )
+            if not bool(part.isfinite().all()):
+                raise ValueError(f"perturb_func {name} must return finite values, returned {part}")
+        return pair
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return how errors call a function."""
+    return str(getattr(function, "__name__", repr(function)))

@@ -51,6 +51,11 @@ class Subsets:
         least = math.comb(self.count, min(self.size, self.count - self.size, 2))
         return least <= FEW and self.total <= FEW
 
+    @property
+    def single(self) -> bool:
+        """Whether there is one only."""
+        return self.size in (0, self.count)
+
     def lister(self, device: torch.device) -> Lister:
         """Return the function from numbers to masks, in lexicographic order."""
         table = torch.tensor(_subsets(self.count, self.size), device=device)
@@ -73,6 +78,11 @@ class Windows:
     def few(self) -> bool:
         """Whether there are few enough to be listed."""
         return self.total <= FEW
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one only."""
+        return all(length == self.side for length in self.lengths)
 
     def lister(self, device: torch.device) -> Lister:
         """Return the function from numbers to masks, in the order of their first positions."""

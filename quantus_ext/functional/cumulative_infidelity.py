@@ -86,7 +86,8 @@ def cumulative_infidelity(
             sums.append(total)
     patches = sum(_grid(x, size)[0] * _grid(x, size)[1] for size in patch_sizes)
     counts = torch.full((len(x),), float(repeats * patches), dtype=torch.float64)
-    details = Moments(torch.cat(sums), counts).details()
+    # The patches are all there are.
+    details = Moments(torch.cat(sums), counts, sizes=counts).details()
     per_repeat = torch.cat(losses).mean(2)
     score = per_repeat.mean(1)
     error = per_repeat.std(1) / repeats**0.5 if is_random else torch.zeros_like(score)

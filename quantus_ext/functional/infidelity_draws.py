@@ -81,7 +81,7 @@ def populations(
     subset_fraction: float,
     elements: Elements | None,
 ) -> list[Population]:
-    """Return the masks that each sample's draws can be; of patches, those of the first size."""
+    """Return the masks that each sample's draws can be; of patches, those of the smallest size."""
     spatial = tuple(x.shape[1:]) if x.ndim == 2 else tuple(x.shape[2:])
     axes, ordered = [spatial] * len(x), x.ndim > 2
     if elements is not None:
@@ -90,9 +90,9 @@ def populations(
     def population(lengths: tuple[int, ...]) -> Population:
         count = math.prod(lengths)
         if scheme == "patch" and ordered:
-            return Windows(lengths, min(patch_sizes[0], *lengths))
+            return Windows(lengths, min(*patch_sizes, *lengths))
         size = {
-            "patch": min(patch_sizes[0], count),
+            "patch": min(*patch_sizes, count),
             "subset": _subset_size(subset_fraction, count),
             "all": count,
         }[scheme]

@@ -18,6 +18,7 @@ from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.perturb import SAME, checked_baseline, name_of
 from quantus_ext.functional.cumulative_infidelity import cumulative_infidelity
 from quantus_ext.functional.scores import Scores
 
@@ -48,15 +49,19 @@ class Infidelity(TorchMetric):
         Share of the elements in a ``"subset"``.
     multiply_by_inputs : bool, default False
         The attributions already carry the input factor (Integrated Gradients, Input×Gradient,
-        SHAP, LRP): ``I`` is the 0/1 mask of replaced elements, so ``perturb_baseline`` should
-        be the explainer's own baseline; else ``(x - x̃) / (x - inputs_baseline)``. False for
-        gradients: ``I = x - x̃``.
-    inputs_baseline : float, default 0.0
-        The baseline of that input factor.
+        SHAP, LRP): ``I = (x - x̃) / (x - inputs_baseline)``, the 0/1 mask of perturbed elements
+        where ``perturb_baseline`` is the explainer's own baseline, and for token ids. Maps that
+        are summed over channels need it to be. False for gradients: ``I = x - x̃``.
+    inputs_baseline : float, str or array, default 0.0
+        The baseline of that input factor, as the explainer had it: given as a ``perturb_baseline``
+        is, ``"uniform"`` apart; or ``"same"``, whatever elements become, as SHAP values have rows
+        of a background. Maps say nothing of values that are equal to it.
     rescale : bool, default False
         Score ``E[(βa - b)²]`` with the scale ``β = E[ab] / E[a²]`` that fits best.
     perturb_func : callable, optional
-        Any of Quantus's, or one's own; by default ``batch_baseline_replacement_by_indices``.
+        Any of Quantus's, one's own, or captum's by
+        :func:`quantus_ext.perturbation.from_captum`; by default
+        ``batch_baseline_replacement_by_indices``.
     perturb_baseline : float, str or array, default "black"
         As in Quantus, where ``"black"`` is the sample's minimum.
     perturb_func_kwargs : dict, optional
@@ -96,7 +101,7 @@ class Infidelity(TorchMetric):
         scheme: Scheme = "patch",
         subset_fraction: float = 0.1,
         multiply_by_inputs: bool = False,
-        inputs_baseline: float = 0.0,
+        inputs_baseline: float | str | np.ndarray = 0.0,
         rescale: bool = False,
         perturb_func: Callable[..., Any] | None = None,
         perturb_baseline: float | str | np.ndarray | None = None,
@@ -131,13 +136,25 @@ class Infidelity(TorchMetric):
         self.scheme = scheme
         self.subset_fraction = checks.fraction("subset_fraction", subset_fraction)
         self.multiply_by_inputs = multiply_by_inputs
-        self.inputs_baseline = checks.finite_number("inputs_baseline", inputs_baseline)
+        self.inputs_baseline = checked_baseline("inputs_baseline", inputs_baseline)
         self.rescale = rescale
+        if rescale:
+            # Declared for the class; only here is it another.
+            self.nan_reason = (  # type: ignore[misc]
+                f"{type(self).nan_reason}, or only one perturbation of them is possible, which any "
+                "map can be rescaled to fit: use a smaller perturb_patch_sizes or subset_fraction"
+            )
         self.perturb_func = perturbation.bind(
             perturb_func or batch_baseline_replacement_by_indices,
-            "black" if perturb_baseline is None else perturb_baseline,
+            perturb_baseline,
             perturb_func_kwargs,
+            default_baseline="black",
         )
+        if scheme == "quantus" and not perturbation.takes_indices(self.perturb_func):
+            raise ValueError(
+                'perturb_func must be a function of arr and indices with scheme="quantus", is '
+                f"{name_of(self.perturb_func.func)}"
+            )
         # On ids there is no difference of inputs, so `I` must be the mask.
         self.over_embeddings = (
             not multiply_by_inputs or perturb_func is not None or perturb_baseline is not None
@@ -159,7 +176,8 @@ class Infidelity(TorchMetric):
             resolved = default_removal(batch.model)
         else:
             resolved = sparing(resolved, batch.model)
-        by_mask = self.multiply_by_inputs and resolved.replaces
+        same = isinstance(self.inputs_baseline, str) and self.inputs_baseline == SAME
+        by_mask = self.multiply_by_inputs and (resolved.replaces or same)
         embedded = adapter_of(batch.model).takes_ids and batch.x.ndim == 3
         if embedded and not by_mask and batch.a.shape[1] < batch.x.shape[1]:
             raise ValueError(

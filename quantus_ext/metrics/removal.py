@@ -82,8 +82,9 @@ class RemovalMetric(TorchMetric):
         self.over_embeddings = perturb_func is not None or perturb_baseline is not None
         self.perturb_func = perturbation.bind(
             perturb_func or baseline_replacement_by_indices,
-            0.0 if perturb_baseline is None else perturb_baseline,
+            perturb_baseline,
             perturb_func_kwargs,
+            default_baseline=0.0,
         )
         if not perturbation.resolve(self.perturb_func).uses_mask:
             raise ValueError(
@@ -102,7 +103,7 @@ class RemovalMetric(TorchMetric):
         if not self.over_embeddings:
             return default_removal(model)
         adapter = adapter_of(model)
-        baseline = self.perturb_func.keywords["perturb_baseline"]
+        baseline = self.perturb_func.keywords.get("perturb_baseline")
         if adapter.takes_ids and isinstance(baseline, Real) and baseline == adapter.removed:
             raise ValueError(
                 f"perturb_baseline must be left out to remove tokens, is {baseline}: what is given "

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
-from quantus.functions.perturb_func import (
-    baseline_replacement_by_blur,
-    baseline_replacement_by_indices,
-)
+from quantus.functions.perturb_func import baseline_replacement_by_indices
 from quantus.helpers.enums import ScoreDirection
 from typing_extensions import Unpack
 
@@ -20,13 +17,18 @@ from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.removal_curves import CurveScore
 from quantus_ext.functional.scores import Scores
 from quantus_ext.metrics.removal import RemovalArguments, RemovalMetric
+from quantus_ext.perturbation import (
+    blur_replacement_by_indices,
+    gaussian_blur_replacement_by_indices,
+)
 
-Baseline = Literal["black", "mean", "blur"]
+Baseline = Literal["black", "mean", "blur", "gaussian_blur"]
 
-_BASELINES: dict[Baseline, tuple[Callable[..., Any], float | str]] = {
+_BASELINES: dict[Baseline, tuple[Callable[..., Any], float | str | None]] = {
     "black": (baseline_replacement_by_indices, 0.0),
     "mean": (baseline_replacement_by_indices, "mean"),
-    "blur": (baseline_replacement_by_blur, 0.0),
+    "blur": (blur_replacement_by_indices, None),
+    "gaussian_blur": (gaussian_blur_replacement_by_indices, None),
 }
 
 
@@ -46,9 +48,10 @@ class RemovalCurve(RemovalMetric):
     steps : int or sequence of float, default 20
         Equal steps from nothing to everything, ``⌊k/steps·t⌋`` elements after k of them; or the
         fractions themselves, to which 0 and 1 are added where they are missing.
-    baseline : {"black", "mean", "blur"}, optional
+    baseline : {"black", "mean", "blur", "gaussian_blur"}, optional
         What removed elements become, in place of ``perturb_func`` and ``perturb_baseline``: 0 in
-        the model's space, the sample's mean, or the mean of a 15-sided window around each.
+        the model's space, the sample's mean, the mean of a 15-sided window around each, or a
+        Gaussian mean, 51 wide with a standard deviation of 20.
     features_in_step : int, optional
         So many elements a step, in place of ``steps``; the last step takes what is left. Not for
         ``element="segment"``, texts and padded series: samples have different numbers.

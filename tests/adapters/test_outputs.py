@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from quantus_ext import ABPC, QGE, Deletion, Fidelity, Infidelity, RFidelity
-from quantus_ext.adapters import MultiOutput
+from quantus_ext.adapters import BinaryLogit, MultiOutput
 from tests.harness import make_inputs
 
 
@@ -76,3 +76,36 @@ def test_bad_shapes_and_targets_are_named():
         model.target([(0, 0), (0, 2)])
     with pytest.raises(ValueError, match="softmax must be False for a MultiOutput that gives"):
         inputs.call(Deletion(), model=model, softmax=True)
+
+
+def test_heads_of_one_output_have_no_probabilities():
+    inputs = make_inputs("table")
+    heads = nn.Sequential(inputs.model, nn.Unflatten(1, (4, 1))).eval()
+    with pytest.raises(
+        ValueError, match=r"softmax must be False for heads of one output.*\(4, 1\)"
+    ):
+        MultiOutput(heads, (4, 1))
+    scores = inputs.call(Infidelity(), model=MultiOutput(heads, (4, 1), softmax=False))
+    np.testing.assert_array_equal(scores, inputs.call(Infidelity()))
+
+
+@pytest.mark.parametrize("classes", [[0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 1]])
+def test_both_classes_of_one_logit_have_an_output_of_their_own(classes):
+    inputs = make_inputs("table")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        logit = nn.Linear(7, 1).double().eval()
+    weights, y = logit.weight.detach().numpy(), np.array(classes)
+    signs = np.where(y == 1, 0.5, -0.5)[:, None]
+    for a, right in ((signs * weights, True), (-signs * weights, False), (0 * weights, False)):
+        metric = Infidelity(n_perturb_samples=10)
+        maps = np.broadcast_to(a, inputs.x.shape)
+        scores = inputs.call(metric, model=BinaryLogit(logit), y_batch=y, a_batch=maps)
+        assert ((scores < 1e-20) == right).all()
+        assert ((metric.details["faithfulness"] > 1 - 1e-9) == right).all()
+    # A map of the logit itself is that of class 1, but for its scale.
+    itself = np.where(y == 1, 1, -1)[:, None] * weights
+    rescaled = Infidelity(n_perturb_samples=10, rescale=True)
+    scores = inputs.call(rescaled, model=BinaryLogit(logit), y_batch=y, a_batch=itself)
+    assert (scores < 1e-12).all()
+    np.testing.assert_allclose(rescaled.details["scale"], 0.5)

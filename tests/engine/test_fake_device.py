@@ -86,6 +86,8 @@ PERTURBATIONS = {
     "shift": perturb.shift_by("mean"),
     "random shift": perturb.shift_by("uniform"),
     "blur": perturb.blur(3),
+    "Quantus's blur": perturb.blur(3, zeros_beyond=True),
+    "Gaussian blur": perturb.gaussian_blur(5, 1.0),
     "gaussian": perturb.gaussian_noise(),
     "uniform noise": perturb.uniform_noise(-0.1, 0.1),
 }
@@ -137,7 +139,16 @@ def test_every_perturbation_stays_on_the_device(name, multiply_by_inputs, modali
 
 
 @pytest.mark.parametrize("modality", ["image", "series"])
-@pytest.mark.parametrize("keywords", [{"rescale": True}, {"multiply_by_inputs": True}])
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"rescale": True},
+        # Elsewhere it is looked at once whether `I` is the same in all channels.
+        {"multiply_by_inputs": True, "perturbation": perturb.replace_by(0.0)},
+        {"multiply_by_inputs": True, "inputs_baseline": "black"},
+    ],
+    ids=["rescale", "inputs", "inputs-black"],
+)
 def test_one_channel_maps_stay_on_the_device(keywords, modality):
     assert_on_the_device(score(modality, one_channel=True, **keywords))
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from quantus_ext import perturbation
 from quantus_ext.engine import perturb
 from quantus_ext.engine.perturb import Bridge
 from tests.engine.blocks import SHAPES, apply, masks, samples
+from tests.reference import perturbation as reference
 
 # Native paths
 
@@ -27,6 +29,8 @@ NATIVES = {
     "shift": perturb.shift_by("mean"),
     "random shift": perturb.shift_by("uniform"),
     "blur": perturb.blur(3),
+    "Quantus's blur": perturb.blur(3, zeros_beyond=True),
+    "blur, Gaussian": perturb.gaussian_blur(5, 1.5),
     "gaussian": perturb.gaussian_noise(0.1, 0.5),
     "uniform noise": perturb.uniform_noise(-0.5, 0.5),
 }
@@ -110,6 +114,8 @@ def test_random_and_replaces():
         (lambda: perturb.blur(0), (3, 5, 6), ValueError, "blur_kernel_size must.*is 0"),
         (lambda: perturb.blur([3]), (3, 5, 6), ValueError, r"or 2 of them, is \[3\]"),
         (lambda: perturb.blur([3, 3]), (2, 9), ValueError, r"or 1 of them, is \[3, 3\]"),
+        (lambda: perturb.gaussian_blur(4), (7,), ValueError, "blur_kernel_size must be odd.*is 4"),
+        (lambda: perturb.gaussian_blur(3, 0), (7,), ValueError, "blur_sigma must be above 0, is 0"),
         (lambda: perturb.gaussian_noise(0, -1), (7,), ValueError, "at least 0, is -1"),
         (lambda: perturb.uniform_noise(1, 1), (7,), ValueError, "has 1 and 1"),
     ],
@@ -117,6 +123,73 @@ def test_random_and_replaces():
 def test_arguments_that_do_not_fit(make, shape, error, message):
     with pytest.raises(error, match=message):
         make().prepare(samples(shape))
+
+
+# Blurs
+
+
+BLURS = {
+    "mean": (perturb.blur(4), lambda side: np.ones(4)),
+    "wider than the samples": (perturb.blur(40), lambda side: np.ones(40)),
+    "Gaussian": (
+        perturb.gaussian_blur(7, 1.5),
+        lambda side: np.exp(-0.5 * (np.arange(-3, 4) / 1.5) ** 2),
+    ),
+}
+
+
+def blurred(perturbation: Any, x: torch.Tensor) -> torch.Tensor:
+    everything = torch.ones(len(x), 1, *(1,) * (x.ndim - 1), dtype=torch.bool)
+    return apply(perturbation, x, everything)[:, 0]
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("name", BLURS)
+def test_a_blur_is_the_mean_over_what_is_inside(name, shape):
+    perturbation, weights = BLURS[name]
+    x = samples(shape)
+    axes = max(len(shape) - 1, 1)
+    for row, found in zip(x.numpy(), blurred(perturbation, x).numpy(), strict=True):
+        expected = reference.window_mean(row, [weights(side) for side in range(axes)])
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 50, 30), (2, 700), (1, 300), (5,), (1,)])
+def test_blurs_leave_a_constant_as_it_is(shape, dtype):
+    ones = torch.ones(2, *shape, dtype=dtype)
+    for blurring in (
+        perturb.blur(),
+        perturb.blur(2),
+        perturb.blur(99),
+        perturb.gaussian_blur(),
+    ):
+        assert torch.equal(blurred(blurring, ones), ones)
+
+
+def test_the_gaussian_is_scipy_s():
+    x = np.random.default_rng(0).normal(size=(2, 60, 600))
+
+    def smoothed(values: np.ndarray) -> np.ndarray:
+        return ndimage.gaussian_filter(values, 20, mode="constant", radius=25, axes=(1, 2))
+
+    expected = smoothed(x) / smoothed(np.ones_like(x))
+    found = blurred(perturb.gaussian_blur(), torch.from_numpy(x)[None])[0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    # Where the kernel is wholly inside, what is beyond the borders is nobody's matter.
+    inner = (slice(None), slice(25, -25), slice(25, -25))
+    reflected = ndimage.gaussian_filter(x, 20, mode="reflect", radius=25, axes=(1, 2))
+    np.testing.assert_allclose(found[inner], reflected[inner], rtol=0, atol=1e-12)
+
+
+def test_padding_is_beyond_the_border():
+    x = samples((2, 9))
+    padded = torch.cat([x, torch.full((2, 2, 5), -99.0, dtype=x.dtype)], 2)
+    for blurring in (perturb.blur(4), perturb.blur(40), perturb.gaussian_blur(5, 1.0)):
+        sparing = perturb.Sparing(blurring, lambda rows: rows[:, 0] == -99)
+        result = sparing.prepare(padded).fixed
+        torch.testing.assert_close(result[..., :9], blurring.prepare(x).fixed)
+        assert (result[..., 9:] == -99).all()
 
 
 # The bridge
@@ -185,6 +258,18 @@ def test_a_user_s_function_may_write_in_place_and_return_another_type():
     assert torch.equal(x, before)
     assert result.dtype == x.dtype
     assert torch.equal(result == 0, mask.expand_as(result))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_reversed_views_are_taken(shape):
+    x, mask = samples(shape), masks(shape)
+    flipped = apply(perturbation.resolve(lambda arr: arr[..., ::-1], {}), x, mask)
+    assert torch.equal(flipped, x.flip(-1).unsqueeze(1).expand_as(flipped))
+    reverse = x[0].numpy()[..., ::-1]
+    for made in (perturb.replace_by(reverse), perturb.draw_from(reverse[None])):
+        result = apply(made, x, mask)
+        expected = x[0].flip(-1).expand_as(result)
+        assert torch.equal(result.where(mask, expected), expected)
 
 
 def test_keywords_are_passed_and_left_alone():

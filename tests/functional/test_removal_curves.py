@@ -19,6 +19,10 @@ from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.functional import removal_curves
+from quantus_ext.perturbation import (
+    blur_replacement_by_indices,
+    gaussian_blur_replacement_by_indices,
+)
 from tests.harness import make_inputs, rows_seen
 
 LABEL = torch.tensor([0])
@@ -259,12 +263,14 @@ def test_baselines_by_name():
     for name, value in (("black", 0.0), ("mean", "mean")):
         by_name = inputs.call(Deletion(4, baseline=name))
         np.testing.assert_array_equal(by_name, inputs.call(Deletion(4, perturb_baseline=value)))
-    blurred = Insertion(4, baseline="blur")
-    inputs.call(blurred)
-    function = quantus.functions.perturb_func.baseline_replacement_by_blur
-    same = Insertion(4, perturb_func=function)
-    inputs.call(same)
-    np.testing.assert_array_equal(blurred.details["curve"], same.details["curve"])
+    for name, function in (
+        ("blur", blur_replacement_by_indices),
+        ("gaussian_blur", gaussian_blur_replacement_by_indices),
+    ):
+        blurred, same = Insertion(4, baseline=name), Insertion(4, perturb_func=function)
+        inputs.call(blurred)
+        inputs.call(same)
+        np.testing.assert_array_equal(blurred.details["curve"], same.details["curve"])
 
 
 @pytest.mark.parametrize(

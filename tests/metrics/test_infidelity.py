@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import quantus
 import torch
+from captum.metrics import infidelity as captum_infidelity
+from captum.metrics import infidelity_perturb_func_decorator
 from quantus.functions import perturb_func
 from quantus.helpers.model.models import LeNet
 from torch import nn
@@ -219,3 +221,200 @@ def test_bad_settings_are_named(bad: str):
 def test_settings_that_do_not_fit_the_inputs_are_named(modality, keywords, message):
     with pytest.raises(ValueError, match=message):
         make_inputs(modality).call(Infidelity(**keywords))
+
+
+# Maps that carry the input
+
+
+def _linear(shape: tuple[int, ...]) -> tuple[nn.Module, np.ndarray, np.ndarray, np.ndarray]:
+    """Make a linear model, inputs between −2 and 3, labels, and its weights for these."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 2)).eval()
+    generator = np.random.default_rng(0)
+    x = generator.uniform(-2, 3, (4, *shape)).astype(np.float32)
+    y = np.array([0, 1, 1, 0])
+    return model, x, y, model[1].weight.detach().numpy()[y].reshape(x.shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 12), (9,)])
+@pytest.mark.parametrize(
+    "removal",
+    [
+        {},
+        {"perturb_baseline": "mean"},
+        {"perturb_baseline": "white"},
+        {"perturb_baseline": "uniform"},
+        {"perturb_baseline": 0.7},
+        {"perturb_baseline": "an array"},
+        {"perturb_func": perturb_func.gaussian_noise},
+        {"perturb_func": perturb_func.baseline_replacement_by_blur},
+        {"perturb_func": perturbation.background_replacement_by_indices},
+        {"perturb_func": lambda arr, mask: np.where(mask, -arr, arr)},
+    ],
+)
+@pytest.mark.parametrize("own", [0.0, "mean", "an array"])
+def test_exact_maps_that_carry_the_input_are_faithful(own, removal, shape):
+    model, x, y, weights = _linear(shape)
+    array = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    removal = {
+        k: array if isinstance(v, str) and v == "an array" else v for k, v in removal.items()
+    }
+    if removal.get("perturb_func") is perturbation.background_replacement_by_indices:
+        removal["perturb_func_kwargs"] = {"background": x[::-1]}
+    own = array if own == "an array" else own
+    axes = tuple(range(1, x.ndim))
+    base = x.mean(axes, keepdims=True) if isinstance(own, str) else own
+    metric = Infidelity(
+        multiply_by_inputs=True,
+        inputs_baseline=own,
+        perturb_patch_sizes=[2, 3],
+        n_perturb_samples=20,
+        **removal,
+    )
+    scores = metric(model, x, y, weights * (x - base))
+    # What single precision leaves, of changes whose squares are about 1, and of noise 1e-4.
+    assert max(scores) < 1e-9
+    assert min(metric.details["faithfulness"]) > 1 - 1e-6
+
+
+def test_a_map_summed_over_channels_needs_its_own_baseline():
+    model, x, y, weights = _linear((3, 8, 8))
+    summed = (weights * (x - 0.5)).sum(1, keepdims=True)
+    half = np.full(3, 0.5)
+    for own in (half, "black", np.linspace(0, 1, 3)):
+        metric = Infidelity(multiply_by_inputs=True, inputs_baseline=own, perturb_baseline=own)
+        metric(model, x, y, summed)
+        # Exact where it is that of the maps.
+        assert (max(metric.details["infidelity"]) < 1e-9) == (own is half)
+    with pytest.raises(ValueError, match="a_batch must have a value for each channel with multi"):
+        Infidelity(multiply_by_inputs=True)(model, x, y, summed)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (9,)])
+def test_maps_may_have_what_elements_become_as_their_baseline(shape):
+    model, x, y, weights = _linear(shape)
+    row = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    drawn = {
+        "perturb_func": perturbation.background_replacement_by_indices,
+        "perturb_func_kwargs": {"background": row[None]},
+    }
+    every, axes = range(np.prod(shape[-2:])), [1, 2] if len(shape) > 1 else [0]
+    blurred = np.stack(
+        [perturbation.blur_replacement_by_indices(each, every, axes, 3) for each in x]
+    )
+    blur = {
+        "perturb_func": perturbation.blur_replacement_by_indices,
+        "perturb_func_kwargs": {"blur_kernel_size": 3},
+    }
+    own = {"perturb_func": lambda arr, mask: np.where(mask, arr * 0 + row, arr)}
+    for removal, base in ((drawn, row), (blur, blurred), (own, row)):
+        a = weights * (x - base)
+        for map_ in (a, a.sum(1, keepdims=True)) if x.ndim > 2 else (a,):
+            metric = Infidelity(
+                multiply_by_inputs=True,
+                inputs_baseline="same",
+                perturb_patch_sizes=[2, 3],
+                n_perturb_samples=20,
+                **removal,
+            )
+            assert max(metric(model, x, y, map_)) < 1e-9
+            assert min(metric.details["faithfulness"]) > 1 - 1e-6
+
+
+def test_one_possible_mask_is_said():
+    model, x, y, weights = _linear((3, 8, 8))
+    metric = Infidelity(perturb_patch_sizes=8, rescale=True)
+    with pytest.warns(
+        RuntimeWarning, match=r"samples \[0, 1, 2, 3\] .*one perturbation .* is poss"
+    ):
+        scores = metric(model, x, y, weights)
+    assert np.isnan(scores).all()
+    assert np.isnan(metric.standard_errors).all()
+    plain = Infidelity(perturb_patch_sizes=8)
+    assert max(plain(model, x, y, weights)) < 1e-9
+    assert np.isnan(plain.details["faithfulness"]).all()
+
+
+def test_captum_s_function_scores_as_captum():
+    model, x, y, weights = _linear((3, 8, 8))
+    a = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
+
+    @infidelity_perturb_func_decorator(True)
+    def halved(inputs: torch.Tensor) -> torch.Tensor:
+        return torch.where(inputs > 1, inputs / 2, inputs + 0.1)
+
+    metric = Infidelity(perturb_func=perturbation.from_captum(halved), n_perturb_samples=3)
+    scores = metric(model, x, y, a)
+    theirs = captum_infidelity(
+        model, halved, torch.from_numpy(x), torch.from_numpy(a), target=torch.from_numpy(y)
+    )
+    np.testing.assert_allclose(scores, theirs.numpy(), rtol=1e-4)
+    # It is one perturbation, drawn three times.
+    assert np.isnan(metric.details["faithfulness"]).all()
+
+    def noisy(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        noise = 0.3 * torch.randn_like(inputs)
+        return noise, inputs - noise
+
+    random = Infidelity(perturb_func=perturbation.from_captum(noisy), n_perturb_samples=8)
+    assert max(random(model, x, y, weights)) < 1e-9
+    whole = random(model, x, y, a)
+    part = random(model, x[2:], y[2:], a[2:], index_batch=np.array([2, 3]), batch_size=1)
+    np.testing.assert_allclose(part, whole[2:], rtol=1e-5)
+    with pytest.raises(ValueError, match="multiply_by_inputs must be False where perturb_func ret"):
+        Infidelity(perturb_func=perturbation.from_captum(noisy), multiply_by_inputs=True)(
+            model, x, y, a
+        )
+
+
+@pytest.mark.parametrize("scheme", ["patch", "quantus"])
+def test_own_functions_are_called_as_the_docs_say(scheme):
+    model, x, y, weights = _linear((3, 8, 8))
+
+    def flat(arr, indices):
+        result = arr.copy()
+        np.put_along_axis(result, indices, 0.0, 1)
+        return result
+
+    functions = {
+        "arr": lambda arr: arr / 2,
+        "mask": lambda arr, mask: np.where(mask, 0, arr),
+        "indices": flat,
+    }
+    for name, function in functions.items():
+        keywords = {"perturb_func": function, "scheme": scheme, "n_perturb_samples": 5}
+        if scheme == "quantus" and name != "indices":
+            with pytest.raises(
+                ValueError, match="perturb_func must be a function of arr and indic"
+            ):
+                Infidelity(**keywords)
+            continue
+        scores = Infidelity(**keywords)(model, x, y, weights)
+        assert scheme == "quantus" or max(scores) < 1e-9
+        assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("own", "error", "message"),
+    [
+        (
+            "uniform",
+            ValueError,
+            "inputs_baseline must be one of .*'white', 'same', is 'uniform'",
+        ),
+        ("grey", ValueError, "inputs_baseline must be one of .*, is 'grey'"),
+        (np.nan, ValueError, "inputs_baseline must be finite"),
+        (np.array([0, np.inf]), ValueError, "inputs_baseline must be finite"),
+        (None, TypeError, "inputs_baseline must be a number, is None"),
+        (
+            np.zeros(5),
+            ValueError,
+            r"inputs_baseline must be one number.*\(3, 8, 8\), has shape \(5,",
+        ),
+    ],
+)
+def test_baselines_that_maps_cannot_have_are_named(own, error, message):
+    model, x, y, weights = _linear((3, 8, 8))
+    with pytest.raises(error, match=message):
+        Infidelity(multiply_by_inputs=True, inputs_baseline=own)(model, x, y, weights)

@@ -100,7 +100,9 @@ def test_by_hand_around_a_metric_of_this_package():
     metric = QGE(Infidelity(scheme="all", perturb_baseline=0.0))
     x, a = np.array([[1.0, 2.0, 3.0]]), np.array([[4.0, 2.0, 1.0]])
     assert metric(linear(4.0, 2.0, 1.0), x, np.array([0]), a) == pytest.approx([(17 - 11) ** 2])
-    assert metric.details["score_faithfulness"] == pytest.approx([1.0])
+    # Of one way to perturb, any map of the right sign could be rescaled to fit.
+    assert np.isnan(metric.details["score_faithfulness"]).all()
+    assert metric.details["score_infidelity"] == pytest.approx([0.0])
     assert metric.details["reference_scale"] == pytest.approx([11 / 17])
     assert metric.standard_errors == pytest.approx([0.0])
 

@@ -46,6 +46,26 @@ def every_window(shape: tuple[int, ...], side: int) -> list[np.ndarray]:
     return windows
 
 
+def interpretation(
+    x: np.ndarray, perturbed: np.ndarray, mask: np.ndarray, *, inputs_baseline: np.ndarray | float
+) -> np.ndarray:
+    """Return I of maps φ = g·(x − baseline), value by value, so that I·φ is g·(x − x̃).
+
+    Where a value is replaced by the map's own baseline, I is 1 whatever the value was; where it was
+    the baseline and becomes another, the map has nothing to say.
+    """
+    result = np.zeros(x.shape)
+    bases = np.broadcast_to(np.asarray(inputs_baseline, dtype=x.dtype), x.shape)
+    for place in np.ndindex(*x.shape):
+        before, after, base = (float(values[place]) for values in (x, perturbed, bases))
+        if mask[place]:
+            if after == base:
+                result[place] = 1.0
+            elif before != base:
+                result[place] = (before - after) / (before - base)
+    return result
+
+
 def changes(
     predict: Predict,
     x: np.ndarray,
@@ -53,29 +73,58 @@ def changes(
     phi: np.ndarray,
     masks: list[np.ndarray],
     *,
-    baseline: float,
+    baseline: np.ndarray | float,
     multiply_by_inputs: bool = False,
+    inputs_baseline: np.ndarray | float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a = I·Φ and b = f(x) − f(x − I) for each draw."""
+    """Return a = I·Φ and b = f(x) − f(x − I) for each draw.
+
+    Without an ``inputs_baseline`` it is ``baseline``.
+    """
+    base = baseline if inputs_baseline is None else inputs_baseline
     predicted, happened = [], []
     for mask in masks:
-        perturbation = np.where(mask, x - baseline, 0.0)
-        factor = mask.astype(float) if multiply_by_inputs else perturbation
+        perturbed = np.where(mask, baseline, x)
+        factor = x - perturbed
+        if multiply_by_inputs:
+            factor = interpretation(x, perturbed, mask, inputs_baseline=base)
         predicted.append(sum(i * p for i, p in zip(factor.ravel(), phi.ravel(), strict=True)))
-        outputs = predict(np.stack([x, x - perturbation]))[:, label]
+        outputs = predict(np.stack([x, perturbed]))[:, label]
         happened.append(outputs[0] - outputs[1])
     return np.array(predicted), np.array(happened)
 
 
-def scores(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Return everything that follows from the draws of one sample."""
+def scores(a: np.ndarray, b: np.ndarray, total: float = np.inf) -> dict[str, float]:
+    """Return everything that follows from N draws of one sample, of ``total`` different ones.
+
+    β is fitted to the draws. What that is expected to do to a function of means over draws is, to
+    first order, half the sum of its second derivatives times the means' covariances, which without
+    repetition are smaller by the share of what is drawn.
+    """
+    n = len(a)
     beta = np.mean(a * b) / np.mean(a**2) if np.any(a) else 0.0
-    positive = max(beta, 0.0)
+    u = np.stack([a * b, a**2, b**2])
+    p, q, r = u.mean(1)
+    of_means = np.cov(u) / n * (1 - n / total) if n > 1 else np.full((3, 3), np.nan)
+    # Of r − p²/q, and, where β is above 0, of p²/(q r).
+    of_residual = np.array(
+        [[-2 / q, 2 * p / q**2, 0], [2 * p / q**2, -2 * p**2 / q**3, 0], [0] * 3]
+    )
+    of_faithfulness = np.array(
+        [
+            [2 / (q * r), -2 * p / (q**2 * r), -2 * p / (q * r**2)],
+            [-2 * p / (q**2 * r), 2 * p**2 / (q**3 * r), p**2 / (q**2 * r**2)],
+            [-2 * p / (q * r**2), p**2 / (q**2 * r**2), 2 * p**2 / (q * r**3)],
+        ]
+    )
+    faithfulness = p**2 / (q * r) - np.sum(of_faithfulness * of_means) / 2 if beta > 0 else 0.0
     return {
         "infidelity": float(np.mean((a - b) ** 2)),
-        "rescaled_infidelity": float(np.mean((beta * a - b) ** 2)),
+        "rescaled_infidelity": float(
+            np.mean((beta * a - b) ** 2) - np.sum(of_residual * of_means) / 2
+        ),
         "scale": float(beta),
-        "faithfulness": float(1 - np.mean((positive * a - b) ** 2) / np.mean(b**2)),
+        "faithfulness": float(np.clip(faithfulness, 0, 1)),
         "correlation": float(np.corrcoef(a, b)[0, 1]),
     }
 
@@ -93,6 +142,7 @@ def infidelity(
     seed: int = 0,
     baseline: float = 0.25,
     multiply_by_inputs: bool = False,
+    inputs_baseline: float | None = None,
 ) -> np.ndarray:
     """Return one score a sample."""
     result = []
@@ -106,6 +156,8 @@ def infidelity(
             masks,
             baseline=baseline,
             multiply_by_inputs=multiply_by_inputs,
+            inputs_baseline=inputs_baseline,
         )
-        result.append(scores(*pair)[name])
+        total = len(every_window(sample.shape, side))
+        result.append(scores(*pair, total if total <= 1024 else np.inf)[name])
     return np.array(result)

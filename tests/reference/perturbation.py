@@ -50,6 +50,27 @@ def whole_batch(arr: np.ndarray, mask: np.ndarray) -> Arguments:
     return {"arr": arr[None]}
 
 
+def window_mean(arr: np.ndarray, weights: list[np.ndarray]) -> np.ndarray:
+    """Mean over what of a window around each position is inside, weighted along each axis.
+
+    An axis's window of k weights reaches k // 2 positions back.
+    """
+    axes = range(arr.ndim - len(weights), arr.ndim)
+    result = np.empty(arr.shape)
+    for place in np.ndindex(*arr.shape):
+        total = weight = 0.0
+        for steps in np.ndindex(*(len(each) for each in weights)):
+            other, its = list(place), 1.0
+            for axis, step, each in zip(axes, steps, weights, strict=True):
+                other[axis] += step - len(each) // 2
+                its *= each[step]
+            if all(0 <= at < length for at, length in zip(other, arr.shape, strict=True)):
+                total += its * arr[tuple(other)]
+                weight += its
+        result[place] = total / weight
+    return result
+
+
 CALLS: dict[str, Callable[[np.ndarray, np.ndarray], Arguments]] = {
     "baseline_replacement_by_indices": sample,
     "batch_baseline_replacement_by_indices": flat,
