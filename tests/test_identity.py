@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantus_ext.identity import content_key
+from quantus_ext.identity import content_key, content_of, copied, same_answers, telling
 
 
 def adding(amount: object):
@@ -251,10 +251,29 @@ def test_functions_of_other_files_count_and_those_of_libraries_by_name(monkeypat
         assert closure != other_closure, "what a library's function closes over is the user's"
 
 
-def test_what_cannot_be_known_equals_nothing():
-    lock = threading.Lock()
-    assert content_key(lock) != content_key(lock)
-    assert content_key([1, lock]) != content_key([1, lock])
+def test_what_cannot_be_read_equals_nothing_and_is_named():
+    running = (value for value in range(3))
+    assert content_key(running) != content_key(running)
+    assert content_key([1, running]) != content_key([1, running])
+    content = content_of([1, running, sys._getframe()])
+    assert content.unread == ("frame", "generator")
+    assert content.key == content_of([1, running, sys._getframe()]).key
+    assert not content.closed
+
+
+def test_locks_hold_nothing_that_answers_depend_on():
+    for make in (threading.Lock, threading.RLock, threading.Condition, threading.Event):
+        assert content_key(make(), 1) == content_key(make(), 1) != content_key(make(), 2)
+
+
+def test_copies_share_what_cannot_be_copied():
+    running = (value for value in range(3))
+    first = {"running": running, "lock": threading.Lock(), "weights": torch.ones(2)}
+    twin = copied(first)
+    assert twin["running"] is running
+    assert twin["lock"] is first["lock"]
+    assert twin["weights"] is not first["weights"]
+    assert torch.equal(twin["weights"], first["weights"])
 
 
 def test_names_that_are_attributes_are_not_read():
