@@ -239,7 +239,7 @@ class _Digester:
         if isinstance(value, Tensor):
             return _join("tensor", str(value.dtype), repr(tuple(value.shape)), *_parts_of(value))
         if type(value) in (np.ndarray, np.memmap) and not value.dtype.hasobject:
-            return _join("array", value.dtype.str, repr(value.shape), np.ascontiguousarray(value))
+            return _join("array", str(value.dtype), repr(value.shape), *_fields_of(value))
         if id(value) in self._code:
             return self._code[id(value)][1]
         if id(value) in self._open:
@@ -420,6 +420,16 @@ def _contents(cell: types.CellType) -> object:
 def _named(value: object) -> str:
     cls = type(value)
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__name__}"
+
+
+def _fields_of(array: np.ndarray) -> Iterator[Any]:
+    """Yield the bytes of an array, without those between the fields of a record."""
+    if array.dtype.names is None:
+        # Times have no form that a buffer can have.
+        plain = np.ascontiguousarray(array)
+        yield plain.view(np.int64) if array.dtype.kind in "mM" else plain
+    for name in array.dtype.names or ():
+        yield from _fields_of(array[name])
 
 
 def _parts_of(tensor: Tensor) -> Iterator[Any]:

@@ -61,7 +61,6 @@ def identify(model: nn.Module, x: Tensor, device: torch.device) -> Known:
     Attributes that a forward pass changes (activations that are kept, counters) are no content. A
     model that is not copied, as one that keeps outputs with their gradients, is asked itself.
     """
-    before = _attributes(model)
     try:
         used = copied(model)
     except Exception:
@@ -72,6 +71,7 @@ def identify(model: nn.Module, x: Tensor, device: torch.device) -> Known:
         with isolated_training(device, 0):
             return first_outputs(used, x, device).detach().cpu()
 
+    before = _attributes(used)
     known = answers()
     after = _attributes(used)
     aside = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from quantus.helpers.enums import EvaluationCategory, ScoreDirection
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -14,7 +15,8 @@ from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import called_alike
-from quantus_ext.finetune.training import first_outputs, isolated_training
+from quantus_ext.finetune.training import first_outputs
+from quantus_ext.foreign import seeded
 from quantus_ext.functional.scores import Scores
 from quantus_ext.identity import (
     Content,
@@ -151,8 +153,10 @@ class _Answers:
             asked = (
                 model if self._forward.model is None else called_alike(model, self._forward.model)
             )
-            with isolated_training(self._x.device, 0):
-                self._known[id(model)] = first_outputs(asked, self._x, self._x.device).cpu()
+            device = self._x.device
+            # As explainers do, in turns: the global random states are every thread's.
+            with seeded(0, device), torch.autocast(device.type, enabled=False):
+                self._known[id(model)] = first_outputs(asked, self._x, device).cpu()
         return self._known[id(model)]
 
     def same(self, model: nn.Module, content: Content, answers: Tensor) -> bool:
