@@ -17,8 +17,10 @@ from torch import Tensor, nn
 import quantus_ext
 from quantus_ext import FFidelity, MoRF, PScore, clean_outputs_shared, evaluate
 from quantus_ext.adapters import BlackBox, refit
+from quantus_ext.engine import compiled
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, clear_memory, known, training, tuner
+from quantus_ext.identity import probe_rows
 from quantus_ext.metrics import p_score
 from tests.hard_to_hash import CLASSES, KINDS, OUTSIDE, Added, Session, data, weights
 
@@ -53,7 +55,6 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Blac
     def made(name: str) -> BlackBox:
         return BlackBox(KINDS[request.param](weights(name), tmp_path), CLASSES)
 
-    made.kind = request.param
     return made
 
 
@@ -254,15 +255,23 @@ def test_the_models_that_a_metric_holds_are_told_apart_too(make, tmp_path):
 # In this process
 
 
-@pytest.mark.parametrize("backend", ["sequential", "threading"])
+@pytest.mark.parametrize(
+    ("make", "backend"),
+    [
+        (kind, backend)
+        for kind in KINDS
+        for backend in ("sequential", "threading")
+        # A generator runs in one thread at a time.
+        if (kind, backend) != ("generator", "threading")
+    ],
+    indirect=["make"],
+)
 def test_what_is_not_copied_is_evaluated_in_this_process(make, backend):
     model, twin = make("A"), make("A")
     given = {
         "metrics": {"MoRF": MoRF(3), "P": PScore([twin, nn.Linear(6, 3).eval()])},
         "xai_methods": {"occlusion": occlusion},
     }
-    if backend == "threading" and make.kind == "generator":
-        pytest.skip("a generator runs in one thread at a time")
     expected = scored(model, **given)
     with joblib.parallel_config(backend=backend, n_jobs=2 if backend == "threading" else 1):
         np.testing.assert_allclose(scored(model, **given), expected, rtol=1e-6)
@@ -291,7 +300,7 @@ def test_trees_behind_a_lock_are_trained_again():
 
     retrain = refit(lambda: DecisionTreeClassifier(random_state=0, max_depth=2), x, y)
     scores = [
-        FFidelity(0.2, fine_tune=retrain)(BlackBox(predict, CLASSES), x, y, np.abs(x))
+        FFidelity(0.2, beta=0.4, fine_tune=retrain)(BlackBox(predict, CLASSES), x, y, np.abs(x))
         for predict in (Guarded().predict, tree.predict_proba)
     ]
     assert scores[0] == scores[1]
@@ -379,11 +388,15 @@ def test_models_that_nothing_tells_apart_are_tuned_each_time(trainings):
 # Clean outputs
 
 
-def test_clean_outputs_are_never_of_another(make):
-    expected = {name: morf(make(name)) for name in "AB"}
+@pytest.mark.parametrize("is_network", [False, True])
+def test_clean_outputs_are_never_of_another(make, is_network):
+    def model(name: str) -> nn.Module:
+        return Added(make(name).predict).eval() if is_network else make(name)
+
+    expected = {name: morf(model(name)) for name in "AB"}
     with clean_outputs_shared():
         for name in "AABA":
-            assert morf(make(name)) == expected[name]
+            assert morf(model(name)) == expected[name]
 
 
 def test_a_network_of_ones_own_is_asked_for_a_few_rows(monkeypatch):
@@ -406,6 +419,24 @@ def test_a_network_of_ones_own_is_asked_for_a_few_rows(monkeypatch):
                 asked.clean(x)
                 assert asked.n_evaluations == 24
     assert rows == [24, 8, 24], "of torch's own modules content tells all"
+
+
+def test_a_compiled_copy_is_never_of_another(monkeypatch):
+    rows = torch.from_numpy(data()[0])
+    model = Added(KINDS["modules_global"](weights("A"), Path())).eval()
+    key, none = compiled.find(model, rows)
+    assert none is None
+    answers = model(rows[probe_rows(len(rows))]).detach()
+    for change, is_found in ((0.0, True), (1e-6, True), (0.1, False)):
+
+        def copy(some: Tensor, change: float = change) -> Tensor:
+            return model(some) * (1 + change)
+
+        monkeypatch.setattr(compiled, "_compiled", {key: copy})
+        assert compiled.find(model, rows) == (key, copy if is_found else None)
+    KINDS["modules_global"](weights("B"), Path())
+    monkeypatch.setattr(compiled, "_compiled", {key: lambda _: answers})
+    assert compiled.find(model, rows) == (key, None)
 
 
 # PScore
@@ -431,9 +462,8 @@ def test_maps_of_the_ensemble_are_never_of_another(make, asked):
     assert asked == [8], "found again"
 
 
+@pytest.mark.parametrize("make", sorted(KINDS.keys() - OUTSIDE), indirect=True)
 def test_the_scored_model_is_left_out_where_answers_say_that_it_is_it(make):
-    if make.kind in OUTSIDE:
-        pytest.skip("there is one model at a time")
     first, twin, other = make("A"), make("A"), make("B")
     p_score._maps.clear()
     expected = pscores([other], first)
