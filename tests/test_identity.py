@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantus_ext.identity import content_key
+from quantus_ext.identity import content_key, content_of, copied, same_answers, telling
 
 
 def adding(amount: object):
@@ -251,10 +251,134 @@ def test_functions_of_other_files_count_and_those_of_libraries_by_name(monkeypat
         assert closure != other_closure, "what a library's function closes over is the user's"
 
 
-def test_what_cannot_be_known_equals_nothing():
-    lock = threading.Lock()
-    assert content_key(lock) != content_key(lock)
-    assert content_key([1, lock]) != content_key([1, lock])
+def test_what_cannot_be_read_equals_nothing_and_is_named():
+    running = (value for value in range(3))
+    assert content_key(running) != content_key(running)
+    assert content_key([1, running]) != content_key([1, running])
+    content = content_of([1, running, sys._getframe()])
+    assert content.unread == ("frame", "generator")
+    assert content.key == content_of([1, running, sys._getframe()]).key
+    assert not content.closed
+
+
+def test_locks_hold_nothing_that_answers_depend_on():
+    for make in (threading.Lock, threading.RLock, threading.Condition, threading.Event):
+        assert content_key(make(), 1) == content_key(make(), 1) != content_key(make(), 2)
+
+
+def test_copies_share_what_cannot_be_copied():
+    running = (value for value in range(3))
+    first = {"running": running, "lock": threading.Lock(), "weights": torch.ones(2)}
+    twin = copied(first)
+    assert twin["running"] is running
+    assert twin["lock"] is first["lock"]
+    assert twin["weights"] is not first["weights"]
+    assert torch.equal(twin["weights"], first["weights"])
+
+
+class Kept(nn.Module):
+    """Holds a number and a tensor that are neither parameters nor buffers."""
+
+    def __init__(self, value: float, number: float = 1.0) -> None:
+        super().__init__()
+        self.value, self.number = torch.full((2,), value), number
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.value + self.number
+
+
+def quantised(value: float) -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    nn.init.constant_(model[0].weight, value)
+    nn.init.zeros_(model[0].bias)
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+
+
+ROWS = torch.ones(3, 2)
+FORMS = {
+    "scripted tensor": lambda value: torch.jit.script(Kept(value).eval()),
+    "scripted number": lambda value: torch.jit.script(Kept(1.0, value).eval()),
+    "scripted inside": lambda value: nn.Sequential(torch.jit.script(Kept(value).eval())),
+    "traced": lambda value: torch.jit.trace(Kept(value).eval(), ROWS),
+    "frozen": lambda value: torch.jit.freeze(torch.jit.script(Kept(value).eval())),
+    "symbolically traced": lambda value: torch.fx.symbolic_trace(Kept(value).eval()),
+    "exported": lambda value: torch.export.export(Kept(value).eval(), (ROWS,)).module(),
+    "compiled": lambda value: torch.compile(Kept(value).eval()),
+    "quantised": quantised,
+    "weights on another scale": lambda value: torch.quantize_per_tensor(
+        torch.full((2,), value), value, 0, torch.qint8
+    ),
+    "sparse": lambda value: (torch.eye(3) * value).to_sparse(),
+    "sparse rows": lambda value: (torch.eye(3) * value).to_sparse_csr(),
+    "sparse columns": lambda value: (torch.eye(3) * value).to_sparse_csc(),
+    "conjugate": lambda value: torch.tensor([1 + 2j * value]).conj(),
+    "masked array": lambda value: np.ma.MaskedArray([1, 2], mask=[value > 1, False]),
+    "records": lambda value: np.array([(value, 1)], dtype=[("a", "f4"), ("b", "i8")]),
+    "times": lambda value: np.array([int(value)], dtype="datetime64[D]"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_models_and_arrays_are_known_by_their_content(form):
+    make = FORMS[form]
+    keys = [content_key(make(value)) for value in (1.0, 1.0, 2.0)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_tensors_without_data():
+    assert content_key(nn.Linear(2, 3, device="meta")) == content_key(
+        nn.Linear(2, 3, device="meta")
+    )
+
+
+def test_bytes_between_the_fields_of_a_record_do_not_count():
+    layout = np.dtype(
+        {"names": ["a", "b"], "formats": ["f4", "u1"], "offsets": [0, 4], "itemsize": 8}
+    )
+    first, second = (np.full(16, fill, dtype=np.uint8).view(layout) for fill in (0, 255))
+    for records in (first, second):
+        records["a"], records["b"] = 1.0, 2
+    assert first.tobytes() != second.tobytes()
+    assert content_key(first) == content_key(second)
+
+
+def test_what_is_read_of_ones_own_files_counts(monkeypatch):
+    settings = types.ModuleType("settings_of_a_project")
+    settings.__file__ = "/project/settings.py"
+    monkeypatch.setitem(sys.modules, settings.__name__, settings)
+    inside = (
+        "def f(x):\n    import settings_of_a_project\n    return settings_of_a_project.scale * x"
+    )
+    outside = "import settings_of_a_project as s\ndef f(x):\n    return s.scale * x"
+    for source in (inside, outside):
+        function, keys = defined(source), []
+        for settings.scale, settings.other in ((1, 1), (2, 1), (1, 2)):
+            keys.append(content_key(function))
+        assert keys[0] == keys[2] != keys[1], "the other name is not read"
+
+
+def test_answers_are_compared_row_by_row():
+    answers = torch.tensor([[100.0, 1.0], [0.001, 0.002], [torch.inf, torch.nan]])
+    assert same_answers(answers, answers.clone(), exact=True)
+    assert same_answers(answers, answers * (1 + 1e-6))
+    assert not same_answers(answers, answers * (1 + 1e-6), exact=True)
+    smaller = answers.clone()
+    smaller[1, 0] += 1e-5
+    assert not same_answers(answers, smaller)
+    for other in (torch.inf, torch.nan):
+        assert not same_answers(answers, answers.where(answers.isfinite(), other))
+    assert not same_answers(answers, answers.double())
+    assert not same_answers(answers, answers[:2])
+    low = answers[:2].bfloat16()
+    assert same_answers(low, low * 1.02)
+
+
+def test_answers_that_tell():
+    assert telling(torch.tensor([[0.25, 0.75], [0.75, 0.25]]))
+    assert not telling(torch.tensor([[0.25, 0.75], [0.25, 0.75]])), "constant"
+    assert not telling(torch.tensor([[0.0, 1.0], [1.0, 0.0]])), "labels"
+    assert not telling(torch.full((2, 2), torch.nan))
 
 
 def test_names_that_are_attributes_are_not_read():

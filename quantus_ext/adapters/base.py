@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class Adapter(nn.Module):
         Whether inputs have their channels first; None to infer it from shapes.
     unread : frozenset of str
         Attributes that the answers do not depend on; two models that differ in them are the same
-        to a tuner's cache.
+        to stores and caches.
     feature_mask : callable or None
         From inputs (n, \\*sample) to int64 ids of the element of each position, shape
         (n or 1, \\*spatial): equal ids are removed together, negative ones never, nor counted.
@@ -55,7 +55,7 @@ class Adapter(nn.Module):
     removed: float = 0.0
     own_softmax: bool = False
     channel_first: bool | None = None
-    unread: ClassVar[frozenset[str]] = frozenset()
+    unread: frozenset[str] = frozenset()
     feature_mask: FeatureMask | None = None
     padding_mask: Callable[[Tensor], Tensor] | None = None
 

@@ -36,6 +36,9 @@ class BlackBox(Adapter):
         More rows than that go out in several calls.
     display_progressbar : bool, default False
         Count rows as they are answered, for functions that are slow.
+    key : str, optional
+        A name of what ``predict`` answers, as ``"model-2026-11"``, by which stores and caches know
+        it in place of its code and what that holds; to be changed whenever the answers do.
 
     Attributes
     ----------
@@ -60,9 +63,9 @@ class BlackBox(Adapter):
     [0.5]
     """
 
-    unread: ClassVar[frozenset[str]] = frozenset(
-        {"n_calls", "max_rows_per_call", "display_progressbar"}
-    )
+    unread = frozenset({"n_calls", "max_rows_per_call", "display_progressbar"})
+    asks_outside: ClassVar[bool] = True
+    """Whether the answers may come from elsewhere, so that no content shows what they depend on."""
 
     def __init__(
         self,
@@ -71,10 +74,14 @@ class BlackBox(Adapter):
         *,
         max_rows_per_call: int | None = None,
         display_progressbar: bool = False,
+        key: str | None = None,
     ) -> None:
         super().__init__()
         if not callable(predict):
             raise TypeError(f"predict must be callable, is {predict!r}")
+        self.key = _checked_key(key)
+        if key is not None:
+            self.unread = self.unread | {"predict"}
         self.predict = predict
         self.classes = checks.positive_integer("classes", classes)
         self.max_rows_per_call = (
@@ -125,6 +132,12 @@ class BlackBox(Adapter):
                 f"it returned {scores.shape}"
             )
         return scores
+
+
+def _checked_key(key: object) -> str | None:
+    if key is None or (isinstance(key, str) and key):
+        return key
+    raise TypeError(f"key must be a name, as 'model-2026-11', is {key!r}")
 
 
 def refit(

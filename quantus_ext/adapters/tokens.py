@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -398,7 +398,7 @@ class TextClassifier(TokenIds):
     """
 
     # Encoding texts leaves traces in it.
-    unread: ClassVar[frozenset[str]] = frozenset({"tokenizer"})
+    unread = frozenset({"tokenizer"})
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext.engine.plan import autocast_in_force
-from quantus_ext.identity import content_key
+from quantus_ext.identity import content_key, content_of, probe_rows, same_answers
 from quantus_ext.memory import Memory
 
 SECONDS_OF_COMPILING = 30.0
@@ -23,6 +23,9 @@ _compiled: Memory[Callable[[Tensor], Tensor]] = Memory(
 
 def find(model: nn.Module, like: Tensor) -> tuple[str, Callable[[Tensor], Tensor] | None]:
     """Return the key of a model, for rows like these, and its compiled copy if there is one.
+
+    A model with code of one's own, which may read what no content shows, must answer a few of the
+    rows as the copy does.
 
     Raises
     ------
@@ -39,7 +42,17 @@ def find(model: nn.Module, like: Tensor) -> tuple[str, Callable[[Tensor], Tensor
     key = content_key(
         model, str(like.device), like.dtype, tuple(like.shape[1:]), channels_last, autocast
     )
-    return key, _compiled.get(key)
+    known = _compiled.get(key)
+    if known is None or content_of(model).closed:
+        return key, known
+    some = like[probe_rows(len(like))]
+    with torch.no_grad():
+        # Copies, for a model may write to its inputs.
+        now, then = model(some.clone()), known(some.clone())
+    if autocast is not None:
+        # Their rounding is that of the passes.
+        now, then = now.to(autocast), then.to(autocast)
+    return key, known if same_answers(now, then) else None
 
 
 def compile_frozen(model: nn.Module, rows: Tensor, key: str) -> Callable[[Tensor], Tensor]:

@@ -29,7 +29,14 @@ from quantus_ext.engine.plan import (
     out_of_memory,
     rule,
 )
-from quantus_ext.identity import content_key
+from quantus_ext.identity import (
+    Content,
+    content_key,
+    content_of,
+    is_doubtful,
+    probe_rows,
+    same_answers,
+)
 from quantus_ext.memory import Memory
 
 Predict = Callable[[Tensor], Tensor]
@@ -71,8 +78,12 @@ def clean_outputs_shared(
 ) -> Iterator[None]:
     """Have metrics that ask the same model for the same unperturbed rows ask it once.
 
-    Models and rows are the same by their content, so that a model may be changed in between.
-    Counts of evaluations stay what they would be without it.
+    Models and rows are the same by their content, so that a model may be changed in between. A
+    model with code of one's own, which may read what no content shows, is asked for 8 rows of a
+    batch each time, and for all where the answers differ from those that are kept; so it is
+    always where something in it cannot be read, or a function of one's own is in a
+    :class:`~quantus_ext.adapters.BlackBox` without a key. Counts of evaluations stay what they
+    would be without sharing.
 
     Parameters
     ----------
@@ -225,24 +236,35 @@ class Forward:
         if sharing is None or self._asked is None:
             return self._clean(x)
         asked, memory = self._asked, sharing.memory
-        device, model = x.device, asked.content
+        device = x.device
         if sharing.by_identity:
             model = content_key(id(asked.model), list(map(id, asked.hooks)))
+        elif is_doubtful(asked.model, asked.content):
+            return self._clean(x)
+        else:
+            model = asked.content.key
         surroundings = str(device), autocast_in_force(device)
         key = content_key(model, asked.softmax, self.execution, surroundings, x)
         known = memory.get(key)
-        if known is None:
-            outputs = self._clean(x)
-            held = [asked.model, *asked.hooks] if sharing.by_identity else []
-            memory.put(key, Remembered(outputs, self._require_plan(), self._writes_to_input, held))
-        else:
-            outputs = known.outputs
-            self.n_evaluations += len(x)
+        if known is not None:
             self._writes_to_input |= known.writes_to_input
             if self.plan is None:
                 self.plan = known.plan
                 self._compile(x[:_FIRST_CHUNK])
+            if sharing.by_identity or asked.content.closed or self._gave(known.outputs, x):
+                self.n_evaluations += len(x)
+                return known.outputs.clone()
+        outputs = self._clean(x)
+        held = [asked.model, *asked.hooks] if sharing.by_identity else []
+        memory.put(key, Remembered(outputs, self._require_plan(), self._writes_to_input, held))
         return outputs.clone()
+
+    def _gave(self, outputs: Tensor, x: Tensor) -> bool:
+        """Whether the model gives these outputs still, as a few rows say."""
+        rows, before = probe_rows(len(x)), self.n_evaluations
+        now = self._in_chunks(x[rows])
+        self.n_evaluations = before
+        return same_answers(now, outputs[rows])
 
     def _clean(self, x: Tensor) -> Tensor:
         if self.plan is not None:
@@ -288,6 +310,11 @@ class Forward:
             before = self.n_evaluations
             self._clean(x[:_FIRST_CHUNK])
             self.n_evaluations = before
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The torch module that is asked, its keywords filled in; None for a function."""
+        return None if self._asked is None else self._asked.model
 
     @property
     def chunk_size(self) -> int:
@@ -457,6 +484,6 @@ class _Asked:
         ]
 
     @cached_property
-    def content(self) -> str:
-        """The key of the model, which stays as it is for as long as a call takes."""
-        return content_key(self.model, self.hooks)
+    def content(self) -> Content:
+        """That of the model, which stays as it is for as long as a call takes."""
+        return content_of(self.model, self.hooks)

@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from quantus_ext.evaluation.shard import Loaded, Record, Shard
+from quantus_ext.identity import copied
 
 _POLL = 0.05
 """Seconds between looks for a device that has become free."""
@@ -46,7 +47,8 @@ class Payload:
     ----------
     loaded : Loaded
         Used as it is by the thread that made the payload; other threads and processes get copies,
-        because explainers put hooks on models and metrics keep their last results.
+        because explainers put hooks on models and metrics keep their last results. What cannot be
+        copied (a session, a lock) is shared by the threads of this process.
     devices : sequence of str, optional
         On each machine, devices that workers share out among themselves, one each at a time.
     """
@@ -90,6 +92,19 @@ class Payload:
         # Ray asks for it to decide what goes into its store, once.
         return object.__sizeof__(self) + self.data().nbytes
 
+    def _copy(self) -> Loaded:
+        if self._loaded is not None and not self._pickles():
+            return copied(self._loaded)
+        loaded: Loaded = cloudpickle.loads(self.data())
+        return loaded
+
+    def _pickles(self) -> bool:
+        try:
+            self.data()
+        except TypeError:
+            return False
+        return True
+
     def load(self, device: str | None = None) -> Loaded:
         """Return this thread's own copy, on a device or else on the one it came from."""
         if self._loaded is not None and self._owner == threading.get_ident() and device is None:
@@ -97,7 +112,7 @@ class Payload:
         if _of_thread.key != self.key:
             _of_thread.key, _of_thread.loaded = self.key, {}
         if device not in _of_thread.loaded:
-            loaded: Loaded = cloudpickle.loads(self.data())
+            loaded = self._copy()
             _of_thread.loaded[device] = loaded if device is None else _moved(loaded, device)
         return _of_thread.loaded[device]
 

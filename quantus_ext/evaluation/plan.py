@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
+import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -19,11 +20,11 @@ from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
-from quantus_ext.engine.modules import with_keywords
+from quantus_ext.engine.modules import called_alike, with_keywords
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.finetune import FineTuner
-from quantus_ext.finetune.tuner import lasting
-from quantus_ext.identity import content_key
+from quantus_ext.finetune.known import Known, identify
+from quantus_ext.identity import content_of, copied
 from quantus_ext.metrics.qge import better_scores
 
 Metrics = Mapping[str, Metric[Any]] | Sequence[Metric[Any]]
@@ -47,7 +48,7 @@ _NO_SETTINGS = frozenset(
 _NO_SETTINGS_HERE = frozenset(
     {
         *("standard_errors", "details", "n_evaluations", "plan", "health", "healths", "reports"),
-        *("inner", "_foreign", "_keys", "_ready"),
+        *("inner", "_foreign", "_contents", "_ready"),
     }
 )
 """The same of this package's metrics; elsewhere these names may be settings."""
@@ -95,7 +96,7 @@ class Method:
     def identity(self) -> str:
         """Return what the explainer is known by: its content."""
         maps = None if self.maps is None else self.maps.key()
-        return content_key(self.function, self.keywords, maps)
+        return _key(self.function, self.keywords, maps)
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,10 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
     for name, metric in named.items():
         if not isinstance(metric, Metric):
             raise TypeError(f"metrics[{name!r}] must be a metric of Quantus's kind, is {metric!r}")
-        copied = _copied(name, metric)
+        twin = _copied(name, metric)
         for call_name, call in calls.items():
             shown = shown_name(name, call_name, calls)
-            cells.append(Cell(shown, copied, dict(call), (name, call_name)))
+            cells.append(Cell(shown, twin, dict(call), (name, call_name)))
     return cells
 
 
@@ -229,15 +230,15 @@ def _copied(name: str, metric: Metric[Any]) -> Any:
     past = (metric.evaluation_scores, metric.all_evaluation_scores)
     without = {id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))}
     try:
-        copied: Any = copy.deepcopy(metric, without)
+        twin: Any = copied(metric, without)
     except (TypeError, ValueError, RuntimeError, pickle.PicklingError) as error:
         raise TypeError(
             f"metrics[{name!r}] must be one that copy.deepcopy copies, so that it stays as it is: "
             f"{error}"
         ) from error
-    copied.return_aggregate = False
-    copied._display_progressbar = False
-    return copied
+    twin.return_aggregate = False
+    twin._display_progressbar = False
+    return twin
 
 
 def takes(function: Callable[..., Any] | None, name: str) -> bool:
@@ -253,8 +254,64 @@ def takes(function: Callable[..., Any] | None, name: str) -> bool:
     )
 
 
+UNREADABLE = "not readable: "
+"""Begins what stands in an identity for content that could not be read, and equals nothing."""
+
+
+def _key(*values: object) -> str:
+    content = content_of(*values)
+    if not content.unread:
+        return content.key
+    return f"{UNREADABLE}{', '.join(content.unread)} {os.urandom(8).hex()}"
+
+
+def known_models(
+    plan: Plan, model: nn.Module, x: np.ndarray, *, of_metrics: bool
+) -> dict[str, Known]:
+    """Return what the models are known by, as answers to some rows, by their names.
+
+    Parameters
+    ----------
+    plan : Plan
+        Its metrics as they are before anything is trained for them.
+    model : nn.Module
+    x : array
+        The rows that are asked for.
+    of_metrics : bool
+        Ask those too that metrics hold, as an ensemble. One that fails is left out: it fails in
+        its cells.
+    """
+    calls = [cell.call for cell in plan.cells]
+    answering = with_keywords(model, calls[0].get("model_predict_kwargs"))
+    rows = torch.as_tensor(x)
+    known = {"model": identify(answering, rows, checks.resolve_device(model, plan.device))}
+    if of_metrics:
+        for cell in plan.cells:
+            for name, other in _models_of(cell.metric, f"metrics.{cell.names[0]}"):
+                if name not in known:
+                    with suppress(Exception):
+                        device = checks.resolve_device(other, None)
+                        known[name] = identify(called_alike(other, answering), rows, device)
+    return known
+
+
+def _models_of(metric: Metric[Any], name: str) -> Iterator[tuple[str, nn.Module]]:
+    for attribute, value in vars(metric).items():
+        place = f"{name}.{attribute}"
+        if attribute in _aside(metric):
+            continue
+        if isinstance(value, Metric):
+            yield from _models_of(value, place)
+        elif isinstance(value, nn.Module):
+            yield place, value
+        elif isinstance(value, (list, tuple)):
+            for number, item in enumerate(value):
+                if isinstance(item, nn.Module):
+                    yield f"{place}[{number}]", item
+
+
 def identity(
-    plan: Plan, model: nn.Module, data: Mapping[str, Rows | None], seed: int | None
+    plan: Plan, known: Known, data: Mapping[str, Rows | None], seed: int | None
 ) -> dict[str, Any]:
     """Return what scores depend on, as plain values and content hashes, part by part.
 
@@ -262,7 +319,8 @@ def identity(
     ----------
     plan : Plan
         Its metrics as they are before anything is trained for them or a seed of theirs is drawn.
-    model : nn.Module
+    known : Known
+        Of the model.
     data : mapping of str to Rows
         ``x_batch``, ``y_batch`` and ``s_batch``.
     seed : int or None
@@ -270,12 +328,8 @@ def identity(
     """
     calls = {cell.names[1]: cell.call for cell in plan.cells}
     metrics = {cell.names[0]: cell.metric for cell in plan.cells}
-    first = next(iter(calls.values())).get("model_predict_kwargs")
     x = data["x_batch"]
     assert x is not None
-    # Without what the last forward pass left in the model.
-    device = checks.resolve_device(model, plan.device)
-    some = torch.as_tensor(x.part(0, min(len(x), 2)).read())
     return {
         "versions": {name: version(name) for name in ("quantus", "torch", "numpy")}
         | {"quantus_ext": _own_version()},
@@ -284,7 +338,7 @@ def identity(
         "shard_size": plan.shard_size,
         "cases": list(plan.cases),
         "n": len(x),
-        "model": content_key(*lasting(with_keywords(model, first), some, device)),
+        "model": known.content.key,
         **{name: None if rows is None else rows.key() for name, rows in data.items()},
         "xai_methods": {method.name: method.identity() for method in plan.methods},
         "metrics": {name: settings_of(metric) for name, metric in metrics.items()},
@@ -309,12 +363,15 @@ def settings_of(metric: Metric[Any]) -> dict[str, Any]:
     (0, False)
     """
     cls = type(metric)
-    aside = _NO_SETTINGS | (_NO_SETTINGS_HERE if isinstance(metric, TorchMetric) else set())
-    return {"class": f"{cls.__module__}.{cls.__qualname__}", "code": content_key(cls)} | {
+    return {"class": f"{cls.__module__}.{cls.__qualname__}", "code": _key(cls)} | {
         name: settings_of(value) if isinstance(value, Metric) else _described(value)
         for name, value in sorted(vars(metric).items())
-        if name not in aside
+        if name not in _aside(metric)
     }
+
+
+def _aside(metric: Metric[Any]) -> frozenset[str]:
+    return _NO_SETTINGS | (_NO_SETTINGS_HERE if isinstance(metric, TorchMetric) else frozenset())
 
 
 def _described(value: Any) -> Any:
@@ -322,15 +379,18 @@ def _described(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
-        return value if len(str(value)) <= 64 else content_key(value)
+        return value if len(str(value)) <= 64 else _key(value)
     if isinstance(value, np.generic):
         return _described(value.item())
     if isinstance(value, (list, tuple)) and len(value) <= 32:
         return [_described(item) for item in value]
     if isinstance(value, FineTuner):
         # Its report is a result, and where it keeps tuned models changes none.
-        return content_key(value.settings, value.data.key)
-    return content_key(value)
+        return _key(value.settings, value.data.key)
+    if isinstance(value, nn.Module):
+        # A store keeps its answers besides.
+        return content_of(value).key
+    return _key(value)
 
 
 def differences(first: Any, second: Any, name: str = "") -> list[str]:

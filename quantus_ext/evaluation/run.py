@@ -24,13 +24,22 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, work
-from quantus_ext.evaluation.plan import Cell, Metrics, Plan, cells_of, identity, methods_of
+from quantus_ext.evaluation.plan import (
+    Cell,
+    Metrics,
+    Plan,
+    cells_of,
+    identity,
+    known_models,
+    methods_of,
+)
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.evaluation.shard import Loaded, Record, Shard
 from quantus_ext.evaluation.store import Store
 from quantus_ext.finetune.training import as_input
 from quantus_ext.foreign import fix_seeds
+from quantus_ext.identity import probe_rows
 
 
 class WorkerError(RuntimeError):
@@ -165,7 +174,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         As ``["cuda:0", "cuda:1"]``: the workers of each machine share them out, one each.
     store : str or Path, optional
         A folder, or an address that fsspec knows, where finished shards go. A run that was cut
-        off is called again and goes on from them; what failed is tried again.
+        off is called again and goes on from them; what failed is tried again. Each use asks the
+        model for 8 samples and compares its answers with those that the store keeps.
     seed : int or None, default 0
         Of the global random states of explainers and other packages' metrics. Metrics of this
         package have their own; one with ``seed=None`` gets a fresh one, the same for all shards
@@ -262,11 +272,15 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         if dry_run:
             return cost
 
-    about = identity(plan, model, {"x_batch": x, "y_batch": y, "s_batch": s}, seed)
+    # Answers are what a store knows a model by; without one a pass says what it leaves in it.
+    asked = list(range(min(n, 2))) if store is None else probe_rows(n)
+    rows = np.concatenate([x.part(row, row + 1).read() for row in asked])
+    known = known_models(plan, model, rows, of_metrics=store is not None)
+    about = identity(plan, known["model"], {"x_batch": x, "y_batch": y, "s_batch": s}, seed)
     kept = None
     fresh = sampling.fresh_seed()
     if store is not None:
-        kept = Store(store, about, fresh)
+        kept = Store(store, about, fresh, known, asked)
         fresh = kept.seed
     for cell in plan.cells:
         fix_seeds(cell.metric, fresh)
@@ -347,7 +361,8 @@ def _records(
     n_jobs: int | None,
 ) -> Generator[Record, None, None]:
     """Yield records as workers finish them; tasks of workers that died are sent again."""
-    if effective_n_jobs(n_jobs) > 1:
+    backend, _ = get_active_backend()
+    if effective_n_jobs(n_jobs) > 1 and not getattr(backend, "supports_sharedmem", False):
         # What cannot travel is no worker's fault.
         payload.data()
     attempts = 0

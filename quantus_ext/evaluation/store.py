@@ -7,6 +7,7 @@ import json
 import os
 import warnings
 import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,15 @@ from uuid import uuid4
 
 import fsspec
 import numpy as np
+import torch
+from torch import Tensor
 
-from quantus_ext.evaluation.plan import differences
+from quantus_ext.evaluation.plan import UNREADABLE, differences
 from quantus_ext.evaluation.shard import Record, Scored
+from quantus_ext.finetune.known import Known
 from quantus_ext.identity import content_key
 
-_FORMAT = 2
+_FORMAT = 3
 _MANIFEST = "manifest.json"
 
 
@@ -42,6 +46,10 @@ class Store:
         What scores depend on; see :func:`quantus_ext.evaluation.plan.identity`.
     seed : int
         Kept with it where the store is new.
+    known : mapping of str to Known, optional
+        What the models are known by; their answers are kept, and compared on each later use.
+    rows : sequence of int, optional
+        The samples that they were asked for.
 
     Attributes
     ----------
@@ -51,19 +59,40 @@ class Store:
     Raises
     ------
     ValueError
-        If the store was made with other settings or data; the message names them.
+        If the store was made with other settings, data or models, the message names them; or
+        something could not be told from another of its kind.
     StoreError
         If it cannot be written or read.
     """
 
-    def __init__(self, address: str | Path, identity: dict[str, Any], seed: int) -> None:
+    def __init__(
+        self,
+        address: str | Path,
+        identity: dict[str, Any],
+        seed: int,
+        known: Mapping[str, Known] | None = None,
+        rows: Sequence[int] = (),
+    ) -> None:
         self.address = str(address)
         fs, root = fsspec.core.url_to_fs(self.address)
         self._fs, self._root = fs, root.rstrip("/")
         self._is_local = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
         # As it reads when it comes back.
         self.identity = json.loads(json.dumps(identity))
-        manifest = self._open({"format": _FORMAT, "seed": seed, "identity": self.identity})
+        _refuse_unreadable(self.identity)
+        models = dict(known or {})
+        _refuse_untold(models)
+
+        def new() -> dict[str, Any]:
+            return {
+                "format": _FORMAT,
+                "seed": seed,
+                "identity": self.identity,
+                "rows": list(rows),
+                "answers": {name: _lasting_answers(name, each) for name, each in models.items()},
+            }
+
+        manifest = self._open(new)
         if manifest.get("format") != _FORMAT:
             raise ValueError(
                 f"store {self.address} has format {manifest.get('format')!r}, this version of "
@@ -75,6 +104,12 @@ class Store:
                 f"store {self.address} was made with other settings or data, use another: "
                 + "; ".join(found)
             )
+        found = _other_answers(manifest, models)
+        if found:
+            raise ValueError(
+                f"store {self.address} was made with another model, use another: "
+                + "; ".join(found)
+            )
         self.seed = int(manifest["seed"])
         self.key = content_key(self.identity, self.seed)
         # Another order of the same explainers is the same evaluation: files are named by the
@@ -82,11 +117,18 @@ class Store:
         names = list(self.identity["xai_methods"])
         self._places = [sorted(names).index(name) for name in names]
 
-    def _open(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """Return the manifest that is there, or else write this one."""
+    def _open(self, new: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the manifest that is there, or else write a new one."""
         try:
             self._fs.makedirs(f"{self._root}/shards", exist_ok=True)
-            if not self._fs.exists(self._path(_MANIFEST)):
+            is_new = not self._fs.exists(self._path(_MANIFEST))
+        except OSError as error:
+            raise StoreError(
+                error.errno, f"store {self.address} cannot be used: {error}"
+            ) from error
+        manifest = new() if is_new else {}
+        try:
+            if is_new:
                 self._write(_MANIFEST, json.dumps(manifest, indent=1).encode(), exclusive=True)
             # Another run may have been first.
             found: dict[str, Any] = json.loads(self._fs.cat_file(self._path(_MANIFEST)))
@@ -173,6 +215,88 @@ class Store:
             # On a file system that has become read-only the first error is the one to be told.
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+_WAYS_OUT = (
+    "name what it answers, as BlackBox(predict, classes, key='model-2026-11'), or pass store=None"
+)
+
+
+def _refuse_unreadable(identity: Mapping[str, Any]) -> None:
+    """Raise ValueError if something besides the models could not be read."""
+    for name, value in _plain_values(identity):
+        if isinstance(value, str) and value.startswith(UNREADABLE):
+            types = value.removeprefix(UNREADABLE).rpartition(" ")[0]
+            raise ValueError(
+                f"store must be None where {name} holds what cannot be read ({types}), so that it "
+                "is not told from another; explainers can be passed as arrays of attributions"
+            )
+
+
+def _plain_values(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _plain_values(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _plain_values(item, name)
+    else:
+        yield name, value
+
+
+def _refuse_untold(models: Mapping[str, Known]) -> None:
+    """Raise ValueError if neither content nor answers tell a model from another."""
+    for name, known in models.items():
+        if not known.findable:
+            why = (
+                f"it holds what cannot be read ({', '.join(known.content.unread)})"
+                if known.content.unread
+                else "it calls a function of one's own, which may read anything"
+            )
+            raise ValueError(
+                f"store must be None for a model that is not told from another, {name} is not: "
+                f"{why}, and answers the same, or with whole numbers, in all of "
+                f"{len(known.answers)} samples; {_WAYS_OUT}"
+            )
+
+
+def _lasting_answers(name: str, known: Known) -> dict[str, Any] | None:
+    """Return the answers that a store keeps, None of a model that is known without."""
+    if not known.content.closed and not known.gave(known.ask_again()):
+        if not known.named:
+            raise ValueError(
+                f"store must be None for a model that answers otherwise each time it is asked, "
+                f"{name} does: draw its random numbers from torch's, numpy's or random's global "
+                f"generators, which are seeded here; {_WAYS_OUT}"
+            )
+        return None
+    return {"dtype": str(known.answers.dtype), "values": known.answers.tolist()}
+
+
+def _other_answers(manifest: Mapping[str, Any], models: Mapping[str, Known]) -> list[str]:
+    """Return which models answer otherwise than those that the store was made with."""
+    kept, found = manifest["answers"], []
+    for name in sorted({*kept, *models}):
+        if name not in kept or name not in models:
+            found.append(f"{name} {'answered' if name in kept else 'failed'} then and not now")
+            continue
+        if kept[name] is None or models[name].gave(_tensor(kept[name])):
+            continue
+        now, then = models[name].answers, _tensor(kept[name])
+        line = f"{name} answers otherwise"
+        if now.shape == then.shape:
+            difference = (now.double() - then.double()).abs().flatten(1).amax(1).nan_to_num(np.inf)
+            at = int(difference.argmax())
+            line += f", for sample {manifest['rows'][at]} by up to {float(difference[at]):.2g}"
+        if models[name].doubtful:
+            line += " (a rounding counts too where answers are all that is known: give it a key)"
+        found.append(line)
+    return found
+
+
+def _tensor(answers: Mapping[str, Any]) -> Tensor:
+    dtype = getattr(torch, answers["dtype"].removeprefix("torch."))
+    return torch.tensor(answers["values"], dtype=dtype)
 
 
 def _name(method: int, start: int) -> str:

@@ -1,18 +1,21 @@
-"""Tuned weights found again by content, in memory and, where asked, on disk."""
+"""Tuned weights found again by content and answers, in memory and, where asked, on disk."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from quantus_ext.finetune.known import Known
 from quantus_ext.finetune.training import Trained, TuningReport
-from quantus_ext.identity import content_key
+from quantus_ext.identity import content_key, same_answers
 from quantus_ext.memory import Memory
 
 # Shared by all tuners: copies of a metric have copies of its tuner.
@@ -28,23 +31,39 @@ def clear_memory() -> None:
     _memory.clear()
 
 
-def find(key: str, directory: Path | None) -> Trained | None:
-    """Return the entry of a key, from memory or else from its file.
+def find(
+    key: str, directory: Path | None, known: Sequence[Known] = (), masked: Tensor | None = None
+) -> Trained | None:
+    """Return the entry of a key, from memory or else from its file, if it is of these models.
 
     Parameters
     ----------
     key : str
     directory : Path, optional
         Where files are. A file that is damaged, or not one of ours, is ignored with a warning.
+    known : sequence of Known
+        The models whose content is in the key, which must answer as they did.
+    masked : Tensor, optional
+        What the masks make of the first inputs, which must be what it was.
     """
     entry = _memory.get(key)
-    if entry is None and directory is not None:
-        path = _path(directory, key)
-        if path.exists():
-            entry = _read(path, key)
-            if entry is not None:
-                _memory.put(key, entry)
+    if entry is not None and _is_of(entry, known, masked):
+        return entry
+    if directory is None or not _path(directory, key).exists():
+        return None
+    entry = _read(_path(directory, key), key)
+    if entry is None or not _is_of(entry, known, masked):
+        return None
+    _memory.put(key, entry)
     return entry
+
+
+def _is_of(entry: Trained, known: Sequence[Known], masked: Tensor | None) -> bool:
+    return masked is None or (
+        len(entry.answers) == len(known) + 1
+        and all(each.gave(then) for each, then in zip(known, entry.answers, strict=False))
+        and same_answers(entry.answers[-1], masked)
+    )
 
 
 def keep(key: str, entry: Trained, directory: Path | None) -> None:
@@ -68,7 +87,8 @@ def _write(path: Path, key: str, entry: Trained) -> None:
         "key": key,
         "state": entry.state,
         "report": asdict(entry.report),
-        "checksum": content_key(entry.state),
+        "answers": list(entry.answers),
+        "checksum": content_key(entry.state, list(entry.answers)),
     }
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{key}.", suffix=".tmp")
     try:
@@ -86,11 +106,12 @@ def _read(path: Path, key: str) -> Trained | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         state, report = content["state"], TuningReport(**content["report"])
-        if content["key"] != key or content["checksum"] != content_key(state):
+        answers = content["answers"]
+        if content["key"] != key or content["checksum"] != content_key(state, answers):
             raise ValueError("its content is not what its name and checksum say")
     except Exception as error:
         warnings.warn(
             f"{path} in cache_dir is ignored and the model tuned again: {error}", stacklevel=5
         )
         return None
-    return Trained(state, report)
+    return Trained(state, report, tuple(answers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import time
@@ -23,6 +22,7 @@ from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.engine.modules import resolve_softmax
 from quantus_ext.engine.plan import Execution, Precision
+from quantus_ext.identity import PROBES, copied
 
 Corrupt = Callable[[Tensor, int, Tensor], Tensor]
 """(inputs, draw, indices of the samples) -> inputs to train on; a function of its arguments."""
@@ -73,10 +73,13 @@ class TuningReport:
 
 
 class Trained(NamedTuple):
-    """Parameters and buffers of the chosen checkpoint by name, on the processor."""
+    """Parameters and buffers of the chosen checkpoint by name, on the processor; and what the
+    models that it was made from answered, and the masks made of their inputs.
+    """  # noqa: D205 - one sentence
 
     state: dict[str, Tensor]
     report: TuningReport
+    answers: tuple[Tensor, ...] = ()
 
 
 @contextmanager
@@ -99,9 +102,9 @@ def isolated_training(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy, or say why there is none."""
+    """Return a deep copy, which shares locks, sessions and their like; or say why there is none."""
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except Exception as error:
         raise ValueError(
             f"model cannot be copied, so pass a tuned model as fine_tune: {error}"
@@ -232,7 +235,7 @@ def predictions(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
 
 def first_outputs(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     """Return the outputs for the first few training inputs, or say that these do not fit."""
-    first = as_input(x[:8], model, device)
+    first = as_input(x[:PROBES], model, device)
     try:
         return Forward(model).clean(first)
     except torch.OutOfMemoryError:

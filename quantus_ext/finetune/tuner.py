@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,22 @@ from quantus_ext.engine.modules import called_alike, without_keywords
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.plan import Precision
 from quantus_ext.finetune import cache, data
+from quantus_ext.finetune.known import identify
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import (
     Corrupt,
     Settings,
     TuningReport,
+    as_input,
     copy_model,
-    first_outputs,
     isolated_training,
     predictions,
     train,
     with_weights,
 )
-from quantus_ext.identity import content_key, own_attributes
+from quantus_ext.identity import PROBES, content_of
 
-_VERSION = 3
+_VERSION = 4
 """Part of the cache's key: to be raised when the same settings give other weights."""
 
 
@@ -42,8 +42,10 @@ class FineTuner:
     """Tunes a copy of a model to stand random masks.
 
     A tuned model is found again by the content of weights, data and settings, within the process
-    and with ``cache_dir`` from one process to the next. On a processor the same seed gives the
-    same weights; on a GPU up to the order in which its kernels add.
+    and with ``cache_dir`` from one process to the next, and by what the model answers to the first
+    8 training inputs, and what masks make of these. Where that cannot tell models apart, a copy is
+    tuned each time. On a processor the same seed gives the same weights; on a GPU up to the order
+    in which its kernels add.
 
     Parameters
     ----------
@@ -186,12 +188,19 @@ class FineTuner:
         checks.evaluation_mode(model)
         device = checks.resolve_device(model, self.device)
         x, y = self.data.x, self.data.y
-        key = content_key(
+        known = [identify(model, x, device)]
+        if y is None and teacher is not None:
+            known.append(identify(teacher, x, device))
+        content = content_of(
             *(_VERSION, device.type, self.data.key, self.settings, mask_sampler),
-            *lasting(model, x, device),
-            *(lasting(teacher, x, device) if y is None and teacher is not None else ()),
+            *(each.content.key for each in known),
         )
-        trained = found = cache.find(key, self.cache_dir)
+        findable = not content.unread and all(each.findable for each in known)
+        with isolated_training(device, self.settings.seed):
+            first = as_input(x[:PROBES], model, device)
+            masked = mask_sampler(first, 1, torch.arange(len(first))).cpu()
+        found = cache.find(content.key, self.cache_dir, known, masked) if findable else None
+        trained = found
         if trained is None:
             trained = train(
                 model,
@@ -202,7 +211,9 @@ class FineTuner:
                 description="fine-tuning",
                 display_progressbar=self.display_progressbar,
             )
-            cache.keep(key, trained, self.cache_dir)
+            if findable:
+                answers = (*(each.answers for each in known), masked)
+                cache.keep(content.key, trained._replace(answers=answers), self.cache_dir)
         tuned = with_weights(model, trained.state)
         self.report = replace(trained.report, cache_hit=found is not None)
         return tuned
@@ -235,41 +246,6 @@ class FineTuner:
             seed=tuning_seed(self),
         )
         return self(model, masks)
-
-
-def lasting(model: nn.Module, x: Tensor, device: torch.device) -> tuple[object, ...]:
-    """Return the model without what its last inputs left in it, and hooks that change its answers.
-
-    Attributes that a forward pass changes (activations that are kept, counters) are left out: if
-    the next pass reads one of them, models that differ in nothing else count as one.
-    """
-    used, kept = copy_model(model), copy_model(model)
-
-    def answers() -> Tensor:
-        with isolated_training(device, 0):
-            return first_outputs(used, x, device)
-
-    known = answers()
-    after = dict(used.named_modules())
-    for name, module in kept.named_modules():
-        later = own_attributes(after[name])
-        for key, value in own_attributes(module).items():
-            if key not in later or content_key(value) != content_key(later[key]):
-                del vars(module)[key]
-    hooks = [
-        (name, list(each.values()))
-        for name, module in model.named_modules()
-        for each in (module._forward_pre_hooks, module._forward_hooks)
-        if each
-    ]
-    if hooks:
-        for module in used.modules():
-            module._forward_pre_hooks.clear()
-            module._forward_hooks.clear()
-        with suppress(Exception):  # it may not even run without them
-            if torch.equal(answers(), known):
-                hooks = []
-    return kept, hooks
 
 
 def tuning_seed(fine_tune: object) -> int:

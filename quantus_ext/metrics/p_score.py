@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from quantus.helpers.enums import EvaluationCategory, ScoreDirection
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -12,12 +14,31 @@ from quantus_ext import checks, functional
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.modules import called_alike
+from quantus_ext.finetune.training import first_outputs
+from quantus_ext.foreign import seeded
 from quantus_ext.functional.scores import Scores
-from quantus_ext.identity import content_key
+from quantus_ext.identity import (
+    Content,
+    content_of,
+    is_doubtful,
+    probe_rows,
+    same_answers,
+    telling,
+)
 from quantus_ext.memory import Memory
 
-_maps: Memory[Tensor] = Memory(
-    lambda maps: maps.numel() * maps.element_size(), most_entries=256, most_bytes=512 * 2**20
+
+class _Made(NamedTuple):
+    maps: Tensor
+    answers: Tensor | None
+    """Of the model that was explained, for a few of the samples; None if its content tells all."""
+
+
+_maps: Memory[_Made] = Memory(
+    lambda made: made.maps.numel() * made.maps.element_size(),
+    most_entries=256,
+    most_bytes=512 * 2**20,
 )
 
 
@@ -29,14 +50,15 @@ class PScore(TorchMetric):
     models agree on what matters, an explainer that finds it gives similar maps for all of them.
 
     The ensemble's maps are found again by the content of model, explainer and data, so that a
-    second metric or call does not explain again. What an explainer draws from a global random
-    state, or reads from another file of one's own, is no part of that, nor are hooks on a model.
+    second metric or call does not explain again; and by the answers to 8 samples of a batch, where
+    content does not tell all of a model, as with code of one's own or hooks. What an explainer
+    draws from a global random state, or reads from a file, is no part of that.
 
     Parameters
     ----------
     models : sequence of torch.nn.Module
         The ensemble, in evaluation mode and on the scored model's device. The scored model itself,
-        known by its weights, is left out.
+        known in the same way, is left out.
     **common
         See :class:`quantus_ext.base.TorchMetric`.
 
@@ -59,37 +81,86 @@ class PScore(TorchMetric):
                 raise TypeError(f"models[{number}] must be a torch.nn.Module, is {model!r}")
         if not self.models:
             raise ValueError("models must hold at least one model, is empty")
-        self._keys: dict[int, str] = {}
+        self._contents: dict[int, Content] = {}
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model itself; what was known of the models of the last call is forgotten."""
-        self._keys = {}
+        self._contents = {}
         return model
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        scored = self._key(batch.model)
-        models = {n: model for n, model in enumerate(self.models) if self._key(model) != scored}
-        if not models:
+        known = _Answers(forward, batch.x)
+        others = {
+            number: model
+            for number, model in enumerate(self.models)
+            if not self._is_scored(model, batch.model, known)
+        }
+        if not others:
             raise ValueError("models must hold another model than the scored one, holds only that")
-        explained = [self._explained(n, model, batch) for n, model in models.items()]
-        others = [self._prepared(a, batch.x, features=batch.features) for a in explained]
-        return functional.p_score(batch.a, others)
+        explained = [self._explained(n, model, batch, known) for n, model in others.items()]
+        prepared = [self._prepared(a, batch.x, features=batch.features) for a in explained]
+        return functional.p_score(batch.a, prepared)
 
-    def _key(self, model: nn.Module) -> str:
-        """Return what a model is known by, computed once a call."""
-        if id(model) not in self._keys:
-            self._keys[id(model)] = content_key(model)
-        return self._keys[id(model)]
+    def _content(self, model: nn.Module) -> Content:
+        """Return what can be read of a model, once a call."""
+        if id(model) not in self._contents:
+            hooks = [
+                hook
+                for module in model.modules()
+                for each in (module._forward_pre_hooks, module._forward_hooks)
+                for hook in each.values()
+            ]
+            self._contents[id(model)] = content_of(model, hooks)
+        return self._contents[id(model)]
 
-    def _explained(self, number: int, model: nn.Module, batch: Batch) -> Tensor:
+    def _is_scored(self, model: nn.Module, scored: nn.Module, known: _Answers) -> bool:
+        content = self._content(model)
+        if model is scored or content.key != self._content(scored).key:
+            return model is scored
+        return content.closed or known.same(model, content, known.of(scored))
+
+    def _explained(self, number: int, model: nn.Module, batch: Batch, known: _Answers) -> Tensor:
         checks.evaluation_mode(model, f"models[{number}]")
         checks.resolve_device(model, batch.x.device)
+        content = self._content(model)
         explainer = (batch.explain.require(), batch.explain.keywords)
-        key = content_key(self._key(model), explainer, batch.x, batch.y)
-        maps = _maps.get(key)
-        if maps is None:
-            # A copy, because what was returned may be a buffer that is written again.
-            maps = batch.explain(model, batch.x, batch.y).cpu().clone()
-            _maps.put(key, maps)
+        asked = content_of(content.key, explainer, batch.x, batch.y)
+        made = _maps.get(asked.key) if not asked.unread else None
+        if made is not None and (
+            content.closed
+            or (made.answers is not None and known.same(model, content, made.answers))
+        ):
+            return made.maps.to(batch.x.device)
+        # A copy, because what was returned may be a buffer that is written again.
+        maps = batch.explain(model, batch.x, batch.y).cpu().clone()
+        if not asked.unread:
+            _maps.put(asked.key, _Made(maps, None if content.closed else known.of(model)))
         return maps.to(batch.x.device)
+
+
+class _Answers:
+    """What models answer to a few samples of a batch, each asked once."""
+
+    def __init__(self, forward: Forward, x: Tensor) -> None:
+        self._forward = forward
+        self._x = x[probe_rows(len(x))]
+        self._known: dict[int, Tensor] = {}
+
+    def of(self, model: nn.Module) -> Tensor:
+        """Return the outputs of a model, called as the scored one is."""
+        if id(model) not in self._known:
+            asked = (
+                model if self._forward.model is None else called_alike(model, self._forward.model)
+            )
+            device = self._x.device
+            # As explainers do, in turns: the global random states are every thread's.
+            with seeded(0, device), torch.autocast(device.type, enabled=False):
+                self._known[id(model)] = first_outputs(asked, self._x, device).cpu()
+        return self._known[id(model)]
+
+    def same(self, model: nn.Module, content: Content, answers: Tensor) -> bool:
+        """Whether a model of equal content gave these answers, as far as they tell."""
+        doubtful = is_doubtful(model, content)
+        now = self.of(model)
+        return same_answers(now, answers, exact=doubtful) and (not doubtful or telling(now))

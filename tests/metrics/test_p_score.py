@@ -142,12 +142,12 @@ def test_a_normalisation_in_place_spoils_nothing():
 
 def test_each_model_is_known_once_a_call(monkeypatch):
     inputs, keys = make_inputs("image"), []
-    known = p_score_module.content_key
+    known = p_score_module.content_of
     monkeypatch.setattr(
-        p_score_module, "content_key", lambda *what: keys.append(what) or known(*what)
+        p_score_module, "content_of", lambda *what: keys.append(what) or known(*what)
     )
     inputs.call(PScore(ensemble(2)), batch_size=1)
-    assert sum(len(what) == 1 for what in keys) == 3
+    assert sum(isinstance(what[0], nn.Module) for what in keys) == 3
 
 
 def test_a_map_of_zeros_points_nowhere():
