@@ -75,6 +75,9 @@ def fidelity(
 ) -> Scores:
     """Compute Fid⁺, Fid⁻ and their difference over a grid of explanation sizes.
 
+    Their means are over the sizes ``⌊sparsity·t⌋`` of a sample with t elements, 0 included: those
+    that several sparsities come to are asked for and count once.
+
     Parameters
     ----------
     forward : Forward or callable
@@ -101,7 +104,7 @@ def fidelity(
         subsets that can go are at most 1,024 and replacements are not random, none is drawn
         twice, so that as many draws as there are subsets are made at most and give the exact mean.
     score : {"plus", "minus", "gap"}
-        Which mean over the sizes is the score; ``gap = plus - minus``.
+        Which mean over the different sizes is the score; ``gap = plus - minus``.
     output : {"label", "probability"}
         ``1(y = f(·))``, or the probability of y in its place.
     tolerance : float, optional
@@ -146,6 +149,24 @@ def fidelity(
             UserWarning,
             stacklevel=2,
         )
+    counts_of = {
+        t: [removal_counts(t, share, alpha, beta) for share in sparsity]
+        for t in dict.fromkeys(totals)
+    }
+    none = [t for t, counts in counts_of.items() if not any(count.size for count in counts)]
+    if none:
+        warnings.warn(
+            f"sparsity = {list(sparsity)} of {min(none)} elements is none: the score says nothing "
+            "of the map; larger sparsities do",
+            UserWarning,
+            stacklevel=2,
+        )
+    sizes = torch.tensor([[count.size for count in counts_of[t]] for t in totals], device=x.device)
+    # A size that several sparsities come to counts where it comes first.
+    first = torch.tensor(
+        [_first_of([count.size for count in counts_of[t]]) for t in totals], device=x.device
+    )
+    weights = first.double() / first.sum(1, keepdim=True)
     # What must be known is the sum over the sizes, of one sign or of both.
     signs = (0, 0) if score == "gap" else (0, 1)
     target = None
@@ -154,10 +175,9 @@ def fidelity(
             tolerance * len(sparsity), signs * len(sparsity), _next_sizes(len(sparsity))
         )
 
-    sizes, regions = [], []
-    for share in sparsity:
-        counts = [removal_counts(t, share, alpha, beta) for t in totals]
-        sizes.append(torch.tensor([count.size for count in counts], device=x.device))
+    regions = []
+    for level in range(len(sparsity)):
+        counts = [counts_of[t][level] for t in totals]
         regions += [
             Region.of((0, count.size, count.plus) for count in counts),
             Region.of(
@@ -183,9 +203,12 @@ def fidelity(
     change = answers.original[:, None] - answers.without
     plus, minus = (change[:, sign::2] for sign in (0, 1))
     error_plus, error_minus = (answers.squared_error[:, sign::2] for sign in (0, 1))
-    squared = {"plus": error_plus, "minus": error_minus, "gap": error_plus + error_minus}[score]
-    means = {"plus": plus.mean(1), "minus": minus.mean(1)}
+    means = {"plus": (plus * weights).sum(1), "minus": (minus * weights).sum(1)}
     means["gap"] = means["plus"] - means["minus"]
+    of_signs = {"plus": (1.0, 0.0), "minus": (0.0, 1.0), "gap": (1.0, -1.0)}[score]
+    squared_error = answers.squared_error_of(
+        torch.stack([weights * of_sign for of_sign in of_signs], 2).flatten(1)
+    )
     details = {
         **means,
         "curve_plus": plus,
@@ -195,9 +218,14 @@ def fidelity(
         "sparsity": torch.tensor(list(sparsity), dtype=plus.dtype, device=plus.device).expand(
             len(plus), -1
         ),
-        "size": torch.stack(sizes, 1),
+        "size": sizes,
     }
-    return Scores(means[score], squared.sum(1).sqrt() / len(sparsity), details)
+    return Scores(means[score], squared_error.sqrt(), details)
+
+
+def _first_of(sizes: Sequence[int]) -> list[bool]:
+    """Return which sizes come for the first time."""
+    return [size not in sizes[:place] for place, size in enumerate(sizes)]
 
 
 _FEW_SIZES = 4
