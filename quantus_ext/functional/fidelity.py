@@ -8,6 +8,7 @@ and at most βt elements, asked of a model tuned to stand that, F-Fidelity (eq. 
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -109,8 +110,8 @@ def fidelity(
         ``1(y = f(·))``, or the probability of y in its place.
     tolerance : float, optional
         Target standard error of the mean over sizes, of either sign or, with ``score="gap"``, of
-        their difference. A sample's draws for all sizes stop, at 8, 16, 32, … of each, when it
-        is reached; those for single sizes that are known well enough stop before.
+        their difference. A sample's draws for all sizes stop, at 8, 12, 16, 24, 32, … of each,
+        when it is reached; those for single sizes that are known well enough stop before.
     seed, index, clean
         As for :func:`quantus_ext.functional.infidelity`.
 
@@ -164,15 +165,20 @@ def fidelity(
     sizes = torch.tensor([[count.size for count in counts_of[t]] for t in totals], device=x.device)
     # A size that several sparsities come to counts where it comes first.
     first = torch.tensor(
-        [_first_of([count.size for count in counts_of[t]]) for t in totals], device=x.device
+        [first_of([count.size for count in counts_of[t]]) for t in totals], device=x.device
     )
     weights = first.double() / first.sum(1, keepdim=True)
-    # What must be known is the sum over the sizes, of one sign or of both.
+    # What must be known is the sum over the different sizes, of one sign or of both.
     signs = (0, 0) if score == "gap" else (0, 1)
     target = None
     if tolerance is not None:
         target = Target(
-            tolerance * len(sparsity), signs * len(sparsity), _next_sizes(len(sparsity))
+            tolerance * first.sum(1, keepdim=True),
+            signs * len(sparsity),
+            torch.tensor(
+                [_next_sizes([count.size for count in counts_of[t]]) for t in totals],
+                device=x.device,
+            ),
         )
 
     regions = []
@@ -223,25 +229,33 @@ def fidelity(
     return Scores(means[score], squared_error.sqrt(), details)
 
 
-def _first_of(sizes: Sequence[int]) -> list[bool]:
-    """Return which sizes come for the first time."""
+def first_of(sizes: Sequence[int]) -> list[bool]:
+    """Return which sizes count in a mean over them: those that come for the first time.
+
+    Examples
+    --------
+    >>> from quantus_ext.functional.fidelity import first_of
+    >>> first_of([0, 0, 1, 2, 2])
+    [True, False, True, True, False]
+    """
     return [size not in sizes[:place] for place, size in enumerate(sizes)]
 
 
 _FEW_SIZES = 4
 
 
-def _next_sizes(n_sizes: int) -> list[list[int]] | None:
+def _next_sizes(sizes: Sequence[int]) -> list[list[int]]:
     """Return for each column, plus and minus in turn, those of the next smaller and larger size.
 
-    Their draws are others, so that no cell's mean is bent by what decides on its draws. Where
-    sizes are few they may be too unlike, and the cell's own count beside them.
+    One more than the last column stands for none. Where sizes are few they may be too unlike.
     """
-    if n_sizes == 1:
-        return None
-    nearest = (-1, 1) if n_sizes > _FEW_SIZES else (-1, 0, 1)
-    return [
-        [2 * (size + step) + sign for step in nearest if 0 <= size + step < n_sizes]
-        for size in range(n_sizes)
-        for sign in (0, 1)
-    ]
+    none = 2 * len(sizes)
+    nearest = [[none, none] for _ in range(none)]
+    levels = [level for level, comes in enumerate(first_of(sizes)) if comes]
+    if len(levels) > _FEW_SIZES:
+        levels.sort(key=lambda level: sizes[level])
+        for smaller, larger in itertools.pairwise(levels):
+            for sign in (0, 1):
+                nearest[2 * smaller + sign][1] = 2 * larger + sign
+                nearest[2 * larger + sign][0] = 2 * smaller + sign
+    return nearest

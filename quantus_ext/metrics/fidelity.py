@@ -53,8 +53,8 @@ class Fidelity(RemovalMetric):
 
     ``Fid⁺ = 1(y = f(x)) - 1(y = f(x without the top s))``, higher is better, and
     ``Fid⁻ = 1(y = f(x)) - 1(y = f(only the top s))``, lower is better (Zheng et al., 2025,
-    eq. 1-2), averaged over the different explanation sizes. The paper's R-Fidelity and F-Fidelity are its
-    subclasses.
+    eq. 1-2), averaged over the different explanation sizes. The paper's R-Fidelity and F-Fidelity
+    are its subclasses.
 
     Parameters
     ----------
