@@ -119,7 +119,7 @@ def infidelity(
     forward = forward if isinstance(forward, Forward) else Forward(forward)
     perturbation = perturbation or replace_by("black")
     # Sums of draws are no place to keep a graph.
-    x, a = x.detach(), a.detach()
+    x, a = x.detach(), a.detach().double()
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     checks.positive_integer("n_draws", n_draws)
@@ -224,7 +224,7 @@ def _predicted_change(
     if by_mask or fixed is not None:
         # What an element adds is known before it is drawn. In double precision, for the quotient
         # of an element that is never drawn must not overflow either.
-        added = phi.double()
+        added = phi
         if fixed is not None:
             added = interpreted(x.double() - fixed.double(), x.double()) * added
         if one_channel:
@@ -242,7 +242,7 @@ def _predicted_change(
     axes = tuple(range(2, x.ndim + 1))
 
     def predicted(block: Block) -> Tensor:
-        original = x[block.samples].unsqueeze(1)
+        original = x[block.samples].unsqueeze(1).double()
         change = interpreted(original - block.perturbed, original)
         return (change * phi[block.samples].unsqueeze(1)).sum(axes)
 
