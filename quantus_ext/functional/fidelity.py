@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import Target
 from quantus_ext.engine.elements import Elements, elements_of
@@ -140,6 +141,12 @@ def fidelity(
     >>> result.details["curve_plus"].tolist(), result.details["curve_minus"].tolist()
     ([[1.0, 1.0]], [[0.0, 0.0]])
     """
+    sparsity = checks.fractions("sparsity", sparsity)
+    alpha = (checks.finite_number("alpha", alpha[0]), checks.finite_number("alpha", alpha[1]))
+    beta = checks.fraction("beta", beta)
+    n_draws = checks.positive_integer("n_draws", n_draws)
+    if tolerance is not None:
+        tolerance = checks.positive_number("tolerance", tolerance)
     forward = forward if isinstance(forward, Forward) else Forward(forward)
     elements = elements or elements_of(x)
     # Counts are known on the host, so that nothing waits for the device.

@@ -113,6 +113,8 @@ def removal_curves(
     """
     for name in scores:
         checks.one_of("scores", name, tuple(CURVES))
+    fractions = checks.numbers("fractions", fractions)
+    n_draws = checks.positive_integer("n_draws", n_draws)
     if len(fractions) < 2 or fractions[0] != 0 or fractions[-1] != 1:
         raise ValueError(f"fractions must go from 0 to 1, are {list(fractions)}")
     forward = forward if isinstance(forward, Forward) else Forward(forward)
