@@ -28,7 +28,6 @@ from quantus_ext.batch import (
     features_of,
     features_of_rows,
     laid_out,
-    map_dtype,
     segmentations_of,
     tensor_of,
 )
@@ -216,7 +215,7 @@ class TorchMetric(Metric[list[float]]):
         a = None
         if a_batch is not None:
             checks.on_device("a_batch", a_batch, torch_device)
-            a = tensor_of("a_batch", a_batch, torch_device, self._map_dtype(scored))
+            a = tensor_of("a_batch", a_batch, torch_device, None)
             if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
             a = self._prepared(laid_out(a, embedded), scored, features=features)
@@ -396,19 +395,18 @@ class TorchMetric(Metric[list[float]]):
             The samples and their explanations.
         """
 
-    def _map_dtype(self, x: Tensor) -> torch.dtype | None:
-        """Return the type of the attributions that are passed, None for whatever they have."""
-        return map_dtype(x)
-
     def _prepared(
         self, a: Tensor, x: Tensor, first: int = 0, features: Tensor | None = None
     ) -> Tensor:
         """Return checked attributions with a channel axis, normalised and absolute if asked.
 
+        In double precision, whatever the model computes in: maps are ranked and summed, and what
+        differs in its last digits differs.
+
         ``first`` is the index of the first sample, for errors. What ``features`` leaves out of
         every element becomes 0, so that no normalisation looks at it.
         """
-        a = checks.attributions(a, x, first=first)
+        a = checks.attributions(a, x, first=first).double()
         if features is not None:
             a = a.where(counted(features, x), 0.0)
         if self.normalise and self.normalise_func is not None:

@@ -47,7 +47,7 @@ class Explainer:
             targets=y.cpu().numpy().copy(),
             **self.keywords,
         )
-        return tensor_of("a_batch", explained, x.device, map_dtype(x))
+        return tensor_of("a_batch", explained, x.device, None)
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,6 @@ def counted(features: Tensor, x: Tensor) -> Tensor:
 def laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
     """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
     return a if embedded is None or a.ndim != 3 else a.movedim(-1, 1)
-
-
-def map_dtype(x: Tensor) -> torch.dtype:
-    """Return the type of attributions: the inputs', at least single precision; double for ids."""
-    if not x.is_floating_point():
-        return torch.float64
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:

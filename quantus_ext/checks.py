@@ -13,6 +13,49 @@ import torch
 from torch import Tensor
 
 
+def plain(value: object) -> object:
+    """Return a number of NumPy's or torch's as Python's own; anything else as it is.
+
+    One of less than double precision becomes the shortest decimal that it stands for, so that
+    ``float32(0.29)`` of 100 elements is 29 of them, as it is printed, and not 28.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from quantus_ext import checks
+    >>> checks.plain(np.float32(0.29)), checks.plain(torch.tensor(0.1)), checks.plain(np.array(3))
+    (0.29, 0.1, 3)
+    """
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return _shortest(value.detach().cpu())
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, np.floating):
+        narrow = value.dtype.itemsize < 8
+        return float(np.format_float_scientific(value)) if narrow else float(value)
+    return value.item() if isinstance(value, np.integer | np.bool_) else value
+
+
+def _shortest(value: Tensor) -> object:
+    exact = value.item()
+    if not value.is_floating_point() or value.dtype == torch.float64:
+        return exact
+    decimals = (float(f"{exact:.{digits}e}") for digits in range(17))
+    back = (each for each in decimals if torch.tensor(each, dtype=value.dtype).item() == exact)
+    # NaN is not equal to itself.
+    return next(back, exact)
+
+
+def listed(values: object) -> object:
+    """Return the numbers of an array or sequence as a list of Python's own, a number as one."""
+    if isinstance(values, (np.ndarray, Tensor)) and values.ndim == 0:
+        return plain(values)
+    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray, Tensor)):
+        return plain(values)
+    return [plain(value) for value in values]
+
+
 def positive_integer(name: str, value: object) -> int:
     """Return ``value`` as an int of at least 1.
 
@@ -37,9 +80,8 @@ def natural(name: str, value: object) -> int:
 
 def positive_integers(name: str, values: object) -> list[int]:
     """Return a non-empty list of integers of at least 1; a single integer makes a list of one."""
-    if isinstance(values, (np.ndarray, Tensor)):
-        values = values.tolist()
-    if isinstance(values, str) or not isinstance(values, Sequence):
+    values = listed(values)
+    if not isinstance(values, list):
         values = [values]
     if len(values) == 0:
         raise ValueError(f"{name} must hold at least one integer, is empty")
@@ -55,12 +97,21 @@ def positive_number(name: str, value: object) -> float:
 
 
 def finite_number(name: str, value: object) -> float:
-    """Return ``value`` as a finite float."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    """Return ``value`` as a finite float; see :func:`plain`."""
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise TypeError(f"{name} must be a number, is {value!r}")
-    if not np.isfinite(float(value)):
+    if not np.isfinite(float(number)):
         raise ValueError(f"{name} must be finite, is {value}")
-    return float(value)
+    return float(number)
+
+
+def numbers(name: str, values: object) -> list[float]:
+    """Return a list of finite floats; a single number makes a list of one."""
+    values = listed(values)
+    return [
+        finite_number(name, each) for each in (values if isinstance(values, list) else [values])
+    ]
 
 
 def fraction(name: str, value: object) -> float:
@@ -73,10 +124,10 @@ def fraction(name: str, value: object) -> float:
 
 def fractions(name: str, values: object) -> list[float]:
     """Return a non-empty list of floats in (0, 1]; a single number makes a list of one."""
-    values = _listed(values)
+    values = listed(values)
     if isinstance(values, Real):
         values = [values]
-    if not isinstance(values, Sequence) or isinstance(values, str):
+    if not isinstance(values, list):
         raise TypeError(f"{name} must be a number or a sequence of them, is {values!r}")
     if len(values) == 0:
         raise ValueError(f"{name} must hold at least one number, is empty")
@@ -88,8 +139,8 @@ def grid(name: str, steps: object) -> list[float]:
 
     A number of equal steps, or the fractions, to which 0 and 1 are added where they are missing.
     """
-    steps = _listed(steps)
-    if isinstance(steps, str) or not isinstance(steps, Sequence):
+    steps = listed(steps)
+    if not isinstance(steps, list):
         count = positive_integer(name, steps)
         return [step / count for step in range(count + 1)]
     inner = [finite_number(name, value) for value in steps]
@@ -98,16 +149,6 @@ def grid(name: str, steps: object) -> list[float]:
     if any(second <= first for first, second in pairwise(inner)):
         raise ValueError(f"{name} must increase, is {inner}")
     return sorted({0.0, *inner, 1.0})
-
-
-def _listed(values: object) -> object:
-    """Return the numbers of an array; a single-precision 0.7 is 0.7, as it is printed."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    if not isinstance(values, np.ndarray):
-        return values
-    narrow = values.dtype.kind == "f" and values.dtype.itemsize < 8
-    return [float(str(value)) for value in values] if narrow and values.ndim else values.tolist()
 
 
 def without_channel(s: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -137,10 +178,11 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
 
 
 def _integer(name: str, value: Any) -> int:
-    if isinstance(value, bool):
+    number: Any = plain(value)
+    if isinstance(number, bool):
         raise TypeError(f"{name} must be an integer, is {value!r}")
     try:
-        return operator.index(value)
+        return operator.index(number)
     except TypeError:
         raise TypeError(f"{name} must be an integer, is {value!r}") from None
 

@@ -188,7 +188,7 @@ def refit(
     """
     if not callable(make_estimator):
         raise TypeError(f"make_estimator must be callable, is {make_estimator!r}")
-    checks.positive_integer("copies", copies)
+    copies = checks.positive_integer("copies", copies)
     labels = checks.labels(y, len(x), "y")
     known = int(labels.max()) + 1 if classes is None else classes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantus_ext.engine import sampling
@@ -197,25 +199,39 @@ class Cells:
         """Draws that are made at most."""
         return int(min(self.n_draws, self.size))
 
+    def halves(self, number: int) -> list[range]:
+        """Return the draws of each half; so few that all are made at once are in the first."""
+        if number == 1 or self.limit <= FIRST:
+            return [range(self.limit), *(range(0) for _ in range(1, number))]
+        middle = (self.limit + 1) // 2
+        return [range(middle), range(middle, self.limit)]
+
 
 class Target(NamedTuple):
     """When enough is known.
 
     Attributes
     ----------
-    tolerance : float
+    tolerance : float, or Tensor of shape (n, 1)
         Standard error of the sum over a pool's cells.
     pools : sequence of int
         The pool of each column, by any number.
-    alike : sequence of sequence of int, optional
-        For each column those whose variance stands for its own when it is decided; by default
-        itself. Where others can, they should: a cell whose own draws decide stops where they
-        happen to be equal, which leaves its mean too near to what they said.
+    beside : Tensor, int64, shape (n or 1, columns, m), optional
+        For each column those that are likely to vary as it does; the number of columns stands for
+        none. If given, the draws of a cell are in two halves, and how often one is drawn further is
+        decided by the other, and by the other of the cells beside it. A cell whose own draws
+        decide stops where they happen to be equal, which leaves its mean too near to what they
+        said; they do so only where all else is known and their error is still too large.
     """
 
-    tolerance: float
+    tolerance: float | Tensor
     pools: Sequence[int]
-    alike: Sequence[Sequence[int]] | None = None
+    beside: Tensor | None = None
+
+    @property
+    def halves(self) -> int:
+        """How many parts a cell's draws are in, that are drawn further by themselves."""
+        return 1 if self.beside is None else 2
 
 
 class Drawn(NamedTuple):
@@ -224,11 +240,13 @@ class Drawn(NamedTuple):
     Attributes
     ----------
     sums : Tensor, shape (n, columns, k)
+        As many times as there are draws the mean over a draw, of halves that were drawn unequally
+        often the mean of theirs.
     counts : Tensor, shape (n, columns)
         Draws made; 1 where nothing is drawn.
     squared_error : Tensor, shape (n, columns)
         Squared standard error of the mean over draws, 0 where nothing is random or every mask
-        was drawn.
+        was drawn. That of a half is from its own draws, which did not decide on their number.
     """
 
     sums: Tensor
@@ -246,11 +264,12 @@ def sum_until_known(
 ) -> Drawn:
     """Draw until the standard error of each sample's pools of cells is at most the tolerance.
 
-    A cell has 8, 16, 32, … draws, whatever the chunks. While the squared errors of a sample's
-    cells of a pool sum to more than the squared tolerance, those above their equal share of it
-    are drawn as often again: as few as will do, beginning with those that gain most. A few equal
-    answers are not certainty: the variance of N draws that decides is that of the draws with two
-    imagined ones, ``spread`` apart around their mean, so its weight falls as 1 / N.
+    A cell has 8, 16, 32, … draws, whatever the chunks; of halves each has 4, 8, 16, …. While the
+    squared errors of a sample's cells of a pool sum to more than the squared tolerance, those above
+    their equal share of it are drawn as often again: as few as will do, beginning with those that
+    gain most. A few equal answers are not certainty: the variance of N draws that decides is that
+    of the draws with two imagined ones, ``spread`` apart around their mean, so its weight falls as
+    1 / N.
 
     Parameters
     ----------
@@ -269,82 +288,142 @@ def sum_until_known(
     -------
     Drawn
     """
-    sums = torch.zeros(shape, dtype=torch.float64, device=spread.device)
-    counts, sizes, limits = (torch.ones_like(sums[..., 0]) for _ in range(3))
+    n, columns, k = shape
+    halves = 1 if target is None else target.halves
+    sums = torch.zeros(n, columns, halves, k, dtype=torch.float64, device=spread.device)
+    counts, limits, sizes = (torch.zeros_like(sums[..., 0]) for _ in range(3))
+    # Where nothing is random one answer says all.
+    for numbers in (counts, limits, sizes):
+        numbers[:, :, 0] = 1
 
-    def fill(numbers: Tensor, rows: Rows, column: int, value: float) -> None:
-        numbers[rows, column] = torch.full_like(numbers[rows, column], value)
+    def fill(numbers: Tensor, rows: Rows, column: int, half: int, value: float) -> None:
+        numbers[rows, column, half] = torch.full_like(numbers[rows, column, half], value)
 
-    def draw(group: Cells, rows: Rows, start: int, stop: int) -> None:
-        sums[rows, group.column] += group.sum_rows(rows, start, stop)
-        fill(counts, rows, group.column, stop)
+    def draw(group: Cells, half: int, rows: Rows, start: int, stop: int) -> None:
+        first = group.halves(halves)[half].start
+        sums[rows, group.column, half] += group.sum_rows(rows, first + start, first + stop)
+        fill(counts, rows, group.column, half, stop)
 
-    def squared_error(variance: Tensor) -> Tensor:
-        # S²/N·(1 - N/C) of N draws from C without replacement; C may be infinite.
-        return torch.where(counts == sizes, 0.0, variance / counts * (1 - counts / sizes))
-
-    def variances() -> Tensor:
-        return variance(sums.flatten(0, 1), counts.flatten()).reshape(counts.shape)
+    def variances(sums: Tensor, counts: Tensor) -> Tensor:
+        return variance(sums.flatten(0, -2), counts.flatten()).reshape(counts.shape)
 
     for group in cells:
-        fill(sizes, group.rows, group.column, group.size)
-        fill(limits, group.rows, group.column, group.limit)
-        draw(group, group.rows, 0, group.limit if target is None else min(FIRST, group.limit))
+        for half, its in enumerate(group.halves(halves)):
+            fill(sizes, group.rows, group.column, half, group.size)
+            fill(limits, group.rows, group.column, half, len(its))
+            if len(its):
+                at_once = target is None or group.limit <= FIRST
+                draw(group, half, group.rows, 0, len(its) if at_once else FIRST // halves)
     while target is not None:
-        weights, total = _of_those_alike(counts, variances(), target)
-        smoothed = (total + spread**2 / 2) / (weights + 2)
+        own = variances(sums, counts)
+        judged, found = (
+            _squared_error(each, counts, limits, sizes)
+            for each in (_judged(counts, own, spread, target), own)
+        )
         further = torch.minimum(2 * counts, limits)
-        wanted = _worth_drawing(squared_error(smoothed), 1 - counts / further, target)
+        gained = torch.where(further > counts, 1 - counts / further, 0.0)
+        wanted = _wanted(judged, found, gained, target)
         if not wanted.any():
             break
-        for group in cells:
-            own = torch.arange(shape[0], device=sums.device)[group.rows]
-            own = own[wanted[own, group.column]]
-            made = counts[own, group.column]
+        for group, half in itertools.product(cells, range(halves)):
+            rows = torch.arange(n, device=sums.device)[group.rows]
+            rows = rows[wanted[rows, group.column, half]]
+            made = counts[rows, group.column, half]
             for count in made.unique().int().tolist():
-                draw(group, own[made == count], count, min(2 * count, group.limit))
-    return Drawn(sums, counts, squared_error(variances()))
+                stop = min(2 * count, len(group.halves(halves)[half]))
+                draw(group, half, rows[made == count], count, stop)
+    error = _squared_error(variances(sums, counts), counts, limits, sizes).sum(2)
+    made = counts.sum(2)
+    if halves == 1:
+        return Drawn(sums[:, :, 0], made, error)
+    # A half counts by how many draws it could have had, whatever decided how many it has.
+    means = (sums * (_share(limits) / counts.clamp(min=1)).unsqueeze(3)).sum(2)
+    return Drawn(means * made.unsqueeze(2), made, error)
 
 
-def _of_those_alike(counts: Tensor, variance: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """Return for each cell the draws of the cells alike, and these times their variances."""
-    if target.alike is None:
-        return counts, counts * variance
-    # Of a single draw, or of none where nothing is random, there is no variance.
-    weights = torch.where(counts > 1, counts, 0.0)
-    weighted = torch.where(counts > 1, counts * variance, 0.0)
-    columns = zip(
-        *((weights[:, own].sum(1), weighted[:, own].sum(1)) for own in map(list, target.alike)),
-        strict=True,
-    )
-    draws, total = (torch.stack(each, 1) for each in columns)
-    return draws, total
+def _share(limits: Tensor) -> Tensor:
+    """Return what each half counts."""
+    return limits / limits.sum(2, keepdim=True)
 
 
-def _worth_drawing(squared_error: Tensor, gained: Tensor, target: Target) -> Tensor:
-    """Return which cells (n, columns) to draw further.
+def _squared_error(variance: Tensor, counts: Tensor, limits: Tensor, sizes: Tensor) -> Tensor:
+    """Return what each half adds to the squared error of a cell's mean, (n, columns, halves).
 
-    Parameters
-    ----------
-    squared_error : Tensor, shape (n, columns)
-    gained : Tensor, shape (n, columns)
-        The share of it that further draws would take away.
-    target : Target
+    That is ``S²/N·(1 - N/C)`` of N draws from C without replacement, where C may be infinite; of
+    a half that counts w it is ``S²·w·(w/N - 1/C)``.
     """
-    wanted = torch.zeros_like(squared_error, dtype=torch.bool)
+    share = _share(limits)
+    everything = (counts == limits) & (limits.sum(2, keepdim=True) == sizes)
+    error = variance * share * (share / counts.clamp(min=1) - 1 / sizes.clamp(min=1))
+    return torch.where(everything | (share == 0), 0.0, error)
+
+
+def _judged(counts: Tensor, variance: Tensor, spread: Tensor, target: Target) -> Tensor:
+    """Return the variances that decide on each half's draws, all (n, columns, halves).
+
+    Where there is one half only it is its own. Otherwise it is the other's, or what that and those
+    beside say together, if this is more.
+    """
+    # Of a single draw, or of none where nothing is random, there is no variance.
+    known = counts > 1
+    draws = torch.where(known, counts, 0.0)
+    total = torch.where(known, counts * variance, 0.0)
+    imagined = spread.unsqueeze(2) ** 2 / 2
+    if target.beside is None:
+        return (total + imagined) / (draws + 2)
+    draws, total = draws.flip(2), total.flip(2)
+    alone = total / draws.clamp(min=1)
+    n, columns, halves = draws.shape
+    places = target.beside.expand(n, -1, -1).flatten(1).unsqueeze(2).expand(-1, -1, halves)
+    nearby = [
+        # One column more, for none.
+        F.pad(numbers, (0, 0, 0, 1)).gather(1, places).unflatten(1, (columns, -1)).sum(2)
+        for numbers in (draws, total)
+    ]
+    together = (total + nearby[1] + imagined) / (draws + nearby[0] + 2)
+    return alone.maximum(together)
+
+
+def _wanted(judged: Tensor, found: Tensor, gained: Tensor, target: Target) -> Tensor:
+    """Return which halves of cells to draw further, all (n, columns, halves).
+
+    ``judged`` are the squared errors that decide, ``found`` those by a half's own draws: where
+    they are still too large in the end, and only there, these decide.
+    """
+    wanted = torch.zeros_like(judged, dtype=torch.bool)
     most = target.tolerance**2
     for pool in set(target.pools):
         columns = [column for column, its in enumerate(target.pools) if its == pool]
-        error = squared_error[:, columns]
-        excess = error.sum(1, keepdim=True) - most
-        gain = torch.where(error > most / len(columns), error * gained[:, columns], 0.0)
-        order = gain.argsort(dim=1, descending=True, stable=True)
-        ordered = gain.gather(1, order)
-        # Up to the first that makes it enough. A score that is NaN stays NaN, so it needs no more
-        # draws: the comparison is false.
-        chosen = (ordered.cumsum(1) - ordered < excess) & (ordered > 0)
-        wanted[:, columns] = torch.zeros_like(chosen).scatter_(1, order, chosen)
+        error, gain = judged[:, columns], gained[:, columns]
+        # Both halves together are to be known.
+        chosen = torch.stack(
+            [
+                _worth_drawing(error[..., half], gain[..., half], most / target.halves)
+                for half in range(target.halves)
+            ],
+            2,
+        )
+        if target.halves > 1:
+            settled = ~chosen.flatten(1).any(1)[:, None]
+            last = _worth_drawing(found[:, columns].flatten(1), gain.flatten(1), most) & settled
+            chosen |= last.unflatten(1, (-1, target.halves))
+        wanted[:, columns] = chosen
     return wanted
+
+
+def _worth_drawing(error: Tensor, gained: Tensor, most: float | Tensor) -> Tensor:
+    """Return what to draw further, so that squared errors (n, m) sum to ``most``.
+
+    ``gained`` is the share of each that further draws would take away.
+    """
+    excess = error.sum(1, keepdim=True) - most
+    gain = torch.where(error > most / error.shape[1], error * gained, 0.0)
+    order = gain.argsort(dim=1, descending=True, stable=True)
+    ordered = gain.gather(1, order)
+    # Up to the first that makes it enough. A score that is NaN stays NaN, so it needs no more
+    # draws: the comparison is false.
+    chosen = (ordered.cumsum(1) - ordered < excess) & (ordered > 0)
+    return torch.zeros_like(chosen).scatter_(1, order, chosen)
 
 
 FIRST = 8

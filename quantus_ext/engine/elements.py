@@ -62,6 +62,7 @@ class Elements:
         ValueError
             If every channel value is an element and the attributions have one channel.
         """
+        a = a.double()
         if len(self.mask_shape) > 1 and self.mask_shape[0] == 1:
             a = a.sum(1, keepdim=True)
         if a.shape[1:] != self.mask_shape:
@@ -69,7 +70,7 @@ class Elements:
                 f"a_batch must have a value for each of {self.mask_shape} with "
                 f"element='channel_value', has {tuple(a.shape[1:])}"
             )
-        values = a.flatten(1).double()
+        values = a.flatten(1)
         if self.group is not None:
             group = self.group.expand(len(a), -1)
             # One more for the values that are in no element.

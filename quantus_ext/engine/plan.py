@@ -72,7 +72,8 @@ class Plan:
     memory_format: Layout = "contiguous"
 
     def __post_init__(self) -> None:
-        checks.positive_integer("chunk_size", self.chunk_size)
+        size = checks.positive_integer("chunk_size", self.chunk_size)
+        object.__setattr__(self, "chunk_size", size)
         checks.one_of("memory_format", self.memory_format, tuple(LAYOUTS))
 
     def empty(self, like: Tensor, rows: int) -> Tensor:
@@ -127,7 +128,8 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.chunk_size is not None:
-            checks.positive_integer("chunk_size", self.chunk_size)
+            size = checks.positive_integer("chunk_size", self.chunk_size)
+            object.__setattr__(self, "chunk_size", size)
             if self.plan is not None:
                 raise ValueError(
                     f"chunk_size and plan say both how many rows a pass takes: leave one out of "

@@ -99,18 +99,19 @@ class Drift:
         )
 
 
-def check_settings(alpha: object = 0.05, smallest_effect: object = 0.0) -> None:
-    """Raise ValueError or TypeError for settings of :func:`drift` outside their range."""
-    checks.fraction("alpha", alpha)
-    if not 0 <= checks.finite_number("smallest_effect", smallest_effect) < 1:
+def check_settings(alpha: object = 0.05, smallest_effect: object = 0.0) -> tuple[float, float]:
+    """Return settings of :func:`drift`; ValueError or TypeError if they are out of range."""
+    effect = checks.finite_number("smallest_effect", smallest_effect)
+    if not 0 <= effect < 1:
         raise ValueError(f"smallest_effect must be at least 0 and below 1, is {smallest_effect}")
+    return checks.fraction("alpha", alpha), effect
 
 
 def drift(
     baseline: Evaluation, now: Evaluation, *, alpha: float = 0.05, smallest_effect: float = 0.0
 ) -> Drift:
     """Compare two evaluations; see :meth:`quantus_ext.Evaluation.drift`."""
-    check_settings(alpha, smallest_effect)
+    alpha, smallest_effect = check_settings(alpha, smallest_effect)
     pairs = [(e, m) for e in now.explainers for m in now.metrics]
     known = {(e, m) for e in baseline.explainers for m in baseline.metrics}
     common = [pair for pair in pairs if pair in known]

@@ -227,7 +227,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         raise ValueError(
             f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
         )
-    if not 0 < checks.finite_number("confidence", confidence) < 1:
+    confidence = checks.finite_number("confidence", confidence)
+    if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, is {confidence}")
     if threads is not None:
         threads = checks.positive_integer("threads", threads)

@@ -94,7 +94,8 @@ class MaskSampler:
     def at(self, x: Tensor, fraction: float, draw: int = 0, index: Tensor | None = None) -> Tensor:
         """Return a copy with exactly ``⌊fraction·t⌋`` random elements of each sample perturbed."""
         elements = self.elements(x)
-        sizes = [sampling.snapped_floor(fraction * t) for t in elements.totals()]
+        share = checks.finite_number("fraction", fraction)
+        sizes = [sampling.snapped_floor(share * t) for t in elements.totals()]
         if len(set(sizes)) == 1:
             return self._masked(x, self._keys(x, draw, index), elements, sizes[0])
         counts = torch.tensor(sizes, device=x.device)[:, None, None]
@@ -102,7 +103,8 @@ class MaskSampler:
 
     def count(self, x: Tensor, fraction: float) -> int:
         """Return ``⌊fraction·t⌋``, of the sample with the most elements."""
-        return sampling.snapped_floor(fraction * self.elements(x).largest)
+        share = checks.finite_number("fraction", fraction)
+        return sampling.snapped_floor(share * self.elements(x).largest)
 
     def elements(self, x: Tensor) -> Elements:
         """Return the elements of samples.

@@ -125,9 +125,11 @@ class FineTuner:
                 "optimiser must be callable with parameters and lr=, as torch.optim.Adam is; "
                 f"is {optimiser!r}"
             )
-        if checks.positive_integer("batch_size", batch_size) < 2:
+        batch_size = checks.positive_integer("batch_size", batch_size)
+        if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, is {batch_size}")
-        if checks.fraction("validation_fraction", validation_fraction) == 1:
+        validation_fraction = checks.fraction("validation_fraction", validation_fraction)
+        if validation_fraction == 1:
             raise ValueError("validation_fraction must be below 1, is 1")
         # Gradients in float16 vanish without a scale of their own.
         checks.one_of("precision", precision, ("float32", "bfloat16", "auto"))

@@ -8,6 +8,7 @@ and at most βt elements, asked of a model tuned to stand that, F-Fidelity (eq. 
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import Target
 from quantus_ext.engine.elements import Elements, elements_of
@@ -75,6 +77,9 @@ def fidelity(
 ) -> Scores:
     """Compute Fid⁺, Fid⁻ and their difference over a grid of explanation sizes.
 
+    Their means are over the sizes ``⌊sparsity·t⌋`` of a sample with t elements, 0 included: those
+    that several sparsities come to are asked for and count once.
+
     Parameters
     ----------
     forward : Forward or callable
@@ -101,13 +106,13 @@ def fidelity(
         subsets that can go are at most 1,024 and replacements are not random, none is drawn
         twice, so that as many draws as there are subsets are made at most and give the exact mean.
     score : {"plus", "minus", "gap"}
-        Which mean over the sizes is the score; ``gap = plus - minus``.
+        Which mean over the different sizes is the score; ``gap = plus - minus``.
     output : {"label", "probability"}
         ``1(y = f(·))``, or the probability of y in its place.
     tolerance : float, optional
         Target standard error of the mean over sizes, of either sign or, with ``score="gap"``, of
-        their difference. A sample's draws for all sizes stop, at 8, 16, 32, … of each, when it
-        is reached; those for single sizes that are known well enough stop before.
+        their difference. A sample's draws for all sizes stop, at 8, 12, 16, 24, 32, … of each,
+        when it is reached; those for single sizes that are known well enough stop before.
     seed, index, clean
         As for :func:`quantus_ext.functional.infidelity`.
 
@@ -136,6 +141,12 @@ def fidelity(
     >>> result.details["curve_plus"].tolist(), result.details["curve_minus"].tolist()
     ([[1.0, 1.0]], [[0.0, 0.0]])
     """
+    sparsity = checks.fractions("sparsity", sparsity)
+    alpha = (checks.finite_number("alpha", alpha[0]), checks.finite_number("alpha", alpha[1]))
+    beta = checks.fraction("beta", beta)
+    n_draws = checks.positive_integer("n_draws", n_draws)
+    if tolerance is not None:
+        tolerance = checks.positive_number("tolerance", tolerance)
     forward = forward if isinstance(forward, Forward) else Forward(forward)
     elements = elements or elements_of(x)
     # Counts are known on the host, so that nothing waits for the device.
@@ -146,18 +157,40 @@ def fidelity(
             UserWarning,
             stacklevel=2,
         )
-    # What must be known is the sum over the sizes, of one sign or of both.
+    counts_of = {
+        t: [removal_counts(t, share, alpha, beta) for share in sparsity]
+        for t in dict.fromkeys(totals)
+    }
+    none = [t for t, counts in counts_of.items() if not any(count.size for count in counts)]
+    if none:
+        warnings.warn(
+            f"sparsity = {list(sparsity)} of {min(none)} elements is none: the score says nothing "
+            "of the map; larger sparsities do",
+            UserWarning,
+            stacklevel=2,
+        )
+    sizes = torch.tensor([[count.size for count in counts_of[t]] for t in totals], device=x.device)
+    # A size that several sparsities come to counts where it comes first.
+    first = torch.tensor(
+        [first_of([count.size for count in counts_of[t]]) for t in totals], device=x.device
+    )
+    weights = first.double() / first.sum(1, keepdim=True)
+    # What must be known is the sum over the different sizes, of one sign or of both.
     signs = (0, 0) if score == "gap" else (0, 1)
     target = None
     if tolerance is not None:
         target = Target(
-            tolerance * len(sparsity), signs * len(sparsity), _next_sizes(len(sparsity))
+            tolerance * first.sum(1, keepdim=True),
+            signs * len(sparsity),
+            torch.tensor(
+                [_next_sizes([count.size for count in counts_of[t]]) for t in totals],
+                device=x.device,
+            ),
         )
 
-    sizes, regions = [], []
-    for share in sparsity:
-        counts = [removal_counts(t, share, alpha, beta) for t in totals]
-        sizes.append(torch.tensor([count.size for count in counts], device=x.device))
+    regions = []
+    for level in range(len(sparsity)):
+        counts = [counts_of[t][level] for t in totals]
         regions += [
             Region.of((0, count.size, count.plus) for count in counts),
             Region.of(
@@ -183,9 +216,12 @@ def fidelity(
     change = answers.original[:, None] - answers.without
     plus, minus = (change[:, sign::2] for sign in (0, 1))
     error_plus, error_minus = (answers.squared_error[:, sign::2] for sign in (0, 1))
-    squared = {"plus": error_plus, "minus": error_minus, "gap": error_plus + error_minus}[score]
-    means = {"plus": plus.mean(1), "minus": minus.mean(1)}
+    means = {"plus": (plus * weights).sum(1), "minus": (minus * weights).sum(1)}
     means["gap"] = means["plus"] - means["minus"]
+    of_signs = {"plus": (1.0, 0.0), "minus": (0.0, 1.0), "gap": (1.0, -1.0)}[score]
+    squared_error = answers.squared_error_of(
+        torch.stack([weights * of_sign for of_sign in of_signs], 2).flatten(1)
+    )
     details = {
         **means,
         "curve_plus": plus,
@@ -195,25 +231,38 @@ def fidelity(
         "sparsity": torch.tensor(list(sparsity), dtype=plus.dtype, device=plus.device).expand(
             len(plus), -1
         ),
-        "size": torch.stack(sizes, 1),
+        "size": sizes,
     }
-    return Scores(means[score], squared.sum(1).sqrt() / len(sparsity), details)
+    return Scores(means[score], squared_error.sqrt(), details)
+
+
+def first_of(sizes: Sequence[int]) -> list[bool]:
+    """Return which sizes count in a mean over them: those that come for the first time.
+
+    Examples
+    --------
+    >>> from quantus_ext.functional.fidelity import first_of
+    >>> first_of([0, 0, 1, 2, 2])
+    [True, False, True, True, False]
+    """
+    return [size not in sizes[:place] for place, size in enumerate(sizes)]
 
 
 _FEW_SIZES = 4
 
 
-def _next_sizes(n_sizes: int) -> list[list[int]] | None:
+def _next_sizes(sizes: Sequence[int]) -> list[list[int]]:
     """Return for each column, plus and minus in turn, those of the next smaller and larger size.
 
-    Their draws are others, so that no cell's mean is bent by what decides on its draws. Where
-    sizes are few they may be too unlike, and the cell's own count beside them.
+    One more than the last column stands for none. Where sizes are few they may be too unlike.
     """
-    if n_sizes == 1:
-        return None
-    nearest = (-1, 1) if n_sizes > _FEW_SIZES else (-1, 0, 1)
-    return [
-        [2 * (size + step) + sign for step in nearest if 0 <= size + step < n_sizes]
-        for size in range(n_sizes)
-        for sign in (0, 1)
-    ]
+    none = 2 * len(sizes)
+    nearest = [[none, none] for _ in range(none)]
+    levels = [level for level, comes in enumerate(first_of(sizes)) if comes]
+    if len(levels) > _FEW_SIZES:
+        levels.sort(key=lambda level: sizes[level])
+        for smaller, larger in itertools.pairwise(levels):
+            for sign in (0, 1):
+                nearest[2 * smaller + sign][1] = 2 * larger + sign
+                nearest[2 * larger + sign][0] = 2 * smaller + sign
+    return nearest

@@ -145,10 +145,15 @@ def infidelity(
     forward = forward if isinstance(forward, Forward) else Forward(forward)
     perturbation = perturbation or replace_by("black")
     # Sums of draws are no place to keep a graph.
-    x, a = x.detach(), a.detach()
+    x, a = x.detach(), a.detach().double()
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
-    checks.positive_integer("n_draws", n_draws)
+    patch_sizes = checks.positive_integers("patch_sizes", patch_sizes)
+    subset_fraction = checks.fraction("subset_fraction", subset_fraction)
+    inputs_baseline = checks.finite_number("inputs_baseline", inputs_baseline)
+    n_draws = checks.positive_integer("n_draws", n_draws)
+    if tolerance is not None:
+        tolerance = checks.positive_number("tolerance", tolerance)
     independent = sampler_of(scheme, x, patch_sizes, subset_fraction, elements)
     kind = scheme if perturbation.uses_mask else "all"
     equally_likely = kind != "patch" or len(set(patch_sizes)) == 1

@@ -7,7 +7,8 @@ Fidelity and its kin with random parts of the explanation or of the rest, and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -29,6 +30,8 @@ from quantus_ext.engine.perturb import Perturbation, replace_by
 from quantus_ext.engine.populations import Population, Subsets, by_population, draws_of
 
 Output = Literal["label", "probability"]
+Bounds = tuple[int, int, int]
+"""(first, past, removed): where a region begins and ends in a ranking, and how many go."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +43,19 @@ class Region:
     removed: tuple[int, ...]
 
     @classmethod
-    def of(cls, bounds: Iterable[tuple[int, int, int]]) -> Region:
+    def of(cls, bounds: Iterable[Bounds]) -> Region:
         """Take (first, past, removed) of each sample."""
         return cls(*zip(*bounds, strict=True))
 
     @property
+    def bounds(self) -> Iterable[Bounds]:
+        """(first, past, removed) of each sample."""
+        return zip(self.first, self.past, self.removed, strict=True)
+
+    @property
     def all_removed(self) -> bool:
         """Whether all of it goes, so that there is nothing to draw."""
-        bounds = zip(self.first, self.past, self.removed, strict=True)
-        return all(past - first == removed for first, past, removed in bounds)
+        return all(past - first == removed for first, past, removed in self.bounds)
 
     @property
     def size(self) -> int | None:
@@ -60,14 +67,6 @@ class Region:
         """Its ranks, where they are the same for all samples."""
         same = len(set(self.first)) == len(set(self.past)) == 1
         return slice(self.first[0], self.past[0]) if same else None
-
-    @property
-    def subsets(self) -> list[Subsets | None]:
-        """What can go of each sample, None where nothing does."""
-        bounds = zip(self.first, self.past, self.removed, strict=True)
-        return [
-            Subsets(past - first, removed) if removed else None for first, past, removed in bounds
-        ]
 
 
 def answer(outputs: Tensor, y: Tensor, output: Output) -> Tensor:
@@ -95,11 +94,29 @@ class Answers(NamedTuple):
         To the inputs as they are.
     without, squared_error : Tensor, shape (n, regions)
         To the inputs without each region, the mean over draws, and its squared standard error.
+    asked : Tensor, int64, shape (n or 1, regions)
+        The region whose answer this is: a sample's regions that are one and the same are asked
+        for once, as the first of them.
     """
 
     original: Tensor
     without: Tensor
     squared_error: Tensor
+    asked: Tensor
+
+    def squared_error_of(self, weights: Tensor) -> Tensor:
+        """Return the squared standard error of a weighted sum over regions, shape (n,).
+
+        Parameters
+        ----------
+        weights : Tensor, float64, shape (n or 1, regions)
+            Those of regions that are one add up before they are squared.
+        """
+        shape = self.without.shape
+        each = torch.zeros_like(self.without).scatter_add_(
+            1, self.asked.expand(shape), weights.expand(shape)
+        )
+        return (each**2 * self.squared_error).sum(1)
 
 
 def answers_without(
@@ -153,21 +170,26 @@ def answers_without(
     order = inverse(ranks)
     clean = forward.clean(x) if clean is None else clean
     original = answer(clean, y, output)
-    fixed = {
-        region: number
-        for number, region in enumerate(
-            dict.fromkeys(
-                region
-                for region in regions
-                if region.all_removed and any(region.removed) and not perturbation.random
-            )
+    states = _states(regions, None if target is None else target.pools, perturbation.random)
+    known = [
+        (
+            rows,
+            _table([each.whole for each in some], x.device),
+            _answers_in_one_pass(
+                forward,
+                x[rows],
+                clean[rows],
+                y[rows],
+                ranks[rows],
+                [[each.bounds[column] for column in each.whole] for each in some],
+                elements.take(rows),
+                perturbation,
+                keys[rows],
+                output,
+            ),
         )
-    }
-    known = torch.empty(0)
-    if fixed:
-        known = _answers_in_one_pass(
-            forward, x, clean, y, ranks, list(fixed), elements, perturbation, keys, output
-        )
+        for rows, some in _by_number_of_whole(states, x.device)
+    ]
     groups = [
         Cells(
             stream,
@@ -190,9 +212,10 @@ def answers_without(
             ),
         )
         for stream, region in enumerate(regions)
-        if region not in fixed
         for rows, population in by_population(
-            region.subsets, listed=not perturbation.random, device=x.device
+            [each.drawn.get(stream) for each in states],
+            listed=not perturbation.random,
+            device=x.device,
         )
     ]
     drawn = sum_until_known(
@@ -203,13 +226,83 @@ def answers_without(
         spread=original.new_ones(len(x), 1),
     )
     without = drawn.sums[..., 0] / drawn.counts
-    for stream, region in enumerate(regions):
-        if region in fixed:
-            without[:, stream] = known[:, fixed[region]]
-        elif not all(region.removed):
-            untouched = torch.tensor(region.removed, device=x.device) == 0
-            without[:, stream] = torch.where(untouched, original, without[:, stream])
-    return Answers(original, without, drawn.squared_error)
+    for rows, columns, answers in known:
+        without[rows] = without[rows].scatter(1, columns.expand_as(answers), answers)
+    untouched = _table([[not removed for *_, removed in each.bounds] for each in states], x.device)
+    without = torch.where(untouched, original[:, None], without)
+    asked = _table([each.asked for each in states], x.device)
+    return Answers(
+        original,
+        without.gather(1, asked.expand_as(without)),
+        drawn.squared_error.gather(1, asked.expand_as(without)),
+        asked,
+    )
+
+
+@dataclass(frozen=True)
+class _States:
+    """What is asked of one sample.
+
+    Attributes
+    ----------
+    bounds : tuple of Bounds
+        Of its regions.
+    asked : list of int
+        For each region the first one that is the same.
+    whole : list of int
+        The regions all of which go and that become always the same.
+    drawn : dict of int to Subsets
+        The others of which something goes, and what can go.
+    """
+
+    bounds: tuple[Bounds, ...]
+    asked: list[int]
+    whole: list[int]
+    drawn: dict[int, Subsets]
+
+
+def _states(regions: Sequence[Region], pools: Sequence[int] | None, random: bool) -> list[_States]:
+    """Return for each sample what is asked; draws that different pools need are not shared."""
+
+    @functools.cache
+    def of(bounds: tuple[Bounds, ...]) -> _States:
+        seen: dict[tuple[Bounds, int], int] = {}
+        asked, whole, drawn = [], [], {}
+        for column, (first, past, removed) in enumerate(bounds):
+            fixed = not random and past - first == removed
+            pool = 0 if fixed or pools is None else pools[column]
+            asked.append(seen.setdefault(((first, past, removed), pool), column))
+            if removed and asked[-1] == column:
+                if fixed:
+                    whole.append(column)
+                else:
+                    drawn[column] = Subsets(past - first, removed)
+        return _States(bounds, asked, whole, drawn)
+
+    return [of(bounds) for bounds in zip(*(region.bounds for region in regions), strict=True)]
+
+
+def _by_number_of_whole(
+    states: Sequence[_States], device: torch.device
+) -> list[tuple[Rows, list[_States]]]:
+    """Group samples by how many of their regions go as a whole, if any do."""
+    groups: dict[int, list[int]] = {}
+    for sample, each in enumerate(states):
+        if each.whole:
+            groups.setdefault(len(each.whole), []).append(sample)
+    return [
+        (
+            slice(None) if len(group) == len(states) else torch.tensor(group, device=device),
+            [states[sample] for sample in group],
+        )
+        for group in groups.values()
+    ]
+
+
+def _table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Return a tensor of a row a sample, of one row where all are the same."""
+    same = all(row is rows[0] or row == rows[0] for row in rows)
+    return torch.tensor(rows[:1] if same else rows, device=device)
 
 
 def _answers_in_one_pass(
@@ -218,26 +311,28 @@ def _answers_in_one_pass(
     clean: Tensor,
     y: Tensor,
     ranks: Tensor,
-    regions: list[Region],
+    parts: list[list[Bounds]],
     elements: Elements,
     perturbation: Perturbation,
     keys: Tensor,
     output: Output,
 ) -> Tensor:
-    """Return the answers without regions all of which go, shape (n, regions).
+    """Return the answers without parts of the ranking that go as a whole, shape (n, parts).
 
-    The regions are the engine's draws, so that a chunk is full however few the samples are.
+    The parts are the engine's draws, so that a chunk is full however few the samples are.
     """
     # Comparing ranks costs as much as a small network, so they are narrow, and each end is only
-    # looked at where a region has one.
+    # looked at where a part has one.
     narrow = torch.int16 if elements.largest < 2**15 else torch.int32
     short = ranks.to(narrow)
     first, past = (
-        torch.tensor(bounds, dtype=narrow, device=x.device).T
-        for bounds in ([r.first for r in regions], [r.past for r in regions])
+        _table([[bounds[end] for bounds in row] for row in parts], x.device)
+        .to(narrow)
+        .expand(len(x), -1)
+        for end in (0, 1)
     )
-    from_the_top = not any(any(region.first) for region in regions)
-    to_the_end = all(set(region.past) == {elements.largest} for region in regions)
+    from_the_top = not any(bounds[0] for row in parts for bounds in row)
+    to_the_end = all(bounds[1] == elements.largest for row in parts for bounds in row)
 
     def sampler(samples: slice, draws: slice, keys: Tensor) -> Tensor:
         rank = short[samples].unsqueeze(1)
@@ -252,7 +347,7 @@ def _answers_in_one_pass(
 
     def statistic(block: Block) -> Tensor:
         answers = answer(block.outputs, y[block.samples][:, None], output)
-        columns = answers.new_zeros(len(answers), len(regions))
+        columns = answers.new_zeros(len(answers), len(parts[0]))
         columns[:, block.draws] = answers
         return columns
 
@@ -265,7 +360,7 @@ def _answers_in_one_pass(
         perturbation=perturbation,
         statistic=statistic,
         start=0,
-        stop=len(regions),
+        stop=len(parts[0]),
     )
 
 

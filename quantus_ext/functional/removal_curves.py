@@ -2,7 +2,8 @@ r"""MoRF, LeRF and ABPC (M4) and Deletion and Insertion (RISE): sums over remova
 
 A curve is the model's output ``f(xᵏ)`` for the explained class as a growing share of the elements
 is removed, most relevant first (``morf``) or least relevant first (``lerf``), or restored, most
-relevant first (``insertion``). The scores are linear in them.
+relevant first (``insertion``). The scores are linear in them, with weights that depend on the
+shares that are really removed of a sample: of 7 elements no twentieth can go.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantus_ext import checks
@@ -18,7 +20,7 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.perturb import Perturbation
-from quantus_ext.functional.removal import Region, answers_without
+from quantus_ext.functional.removal import Answers, Region, answers_without
 from quantus_ext.functional.scores import Scores
 
 CurveScore = Literal["morf", "lerf", "abpc", "deletion", "insertion"]
@@ -50,11 +52,12 @@ def removal_curves(
 ) -> dict[CurveScore, Scores]:
     r"""Compute several scores from the same evaluations.
 
-    With ``L + 1`` states ``x⁰ = x, …, x^L`` of which the last has lost everything,
-    ``MoRF = 1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` with the most relevant removed first, ``LeRF`` the same
-    with the least relevant first, ``ABPC = MoRF - LeRF``. ``Deletion`` is the area under the curve
-    of MoRF over fractions in [0, 1], by the trapezoid rule, and ``Insertion`` that of the curve
-    which restores the most relevant first.
+    Let a sample lose shares ``0 = u₀ < … < u_L = 1`` of its elements; fractions that come to as
+    many elements are one state. ``Deletion`` is the area under the curve with the most relevant
+    removed first, by the trapezoid rule over ``u``, and ``Insertion`` that of the curve which
+    restores the most relevant first. ``MoRF = Σ_k w_k (f(x⁰) - f(xᵏ))`` with the most relevant
+    removed first, ``LeRF`` the same with the least relevant first, ``ABPC = MoRF - LeRF``; the
+    weights are those of :func:`mean_weights`, ``1/(L+1)`` where the shares are evenly spaced.
 
     Parameters
     ----------
@@ -67,7 +70,8 @@ def removal_curves(
     y : Tensor, int64, shape (n,)
         Explained classes.
     fractions : sequence of float
-        Shares of the elements, from 0 to 1, increasing; ``⌊fraction·t⌋`` go or are restored.
+        Shares of the elements, from 0 to 1, increasing; ``⌊fraction·t⌋`` of a sample's t go or
+        are restored.
     scores : sequence of {"morf", "lerf", "abpc", "deletion", "insertion"}
         Which; states that several of them need are evaluated once.
     elements : Elements, optional
@@ -84,8 +88,9 @@ def removal_curves(
     -------
     dict of Scores
         By name. ``details`` has ``curve`` (for ABPC ``curve_morf`` and ``curve_lerf``),
-        ``fractions``, both of shape (n, L + 1), ``original_score``, ``baseline_score`` with
-        everything removed, and their difference, ``final_drop`` (``final_rise`` for Insertion).
+        ``fractions``, what is really removed or restored of each sample, all of the shape
+        (n, fractions), ``original_score``, ``baseline_score`` with everything removed, and their
+        difference, ``final_drop`` (``final_rise`` for Insertion).
 
     Examples
     --------
@@ -108,18 +113,26 @@ def removal_curves(
     """
     for name in scores:
         checks.one_of("scores", name, tuple(CURVES))
+    fractions = checks.numbers("fractions", fractions)
+    n_draws = checks.positive_integer("n_draws", n_draws)
     if len(fractions) < 2 or fractions[0] != 0 or fractions[-1] != 1:
         raise ValueError(f"fractions must go from 0 to 1, are {list(fractions)}")
     forward = forward if isinstance(forward, Forward) else Forward(forward)
     elements = elements or elements_of(x)
     names = list(dict.fromkeys(curve for score in scores for curve in CURVES[score]))
     totals = elements.totals()
+    counts_of = {t: [sampling.snapped_floor(share * t) for share in fractions] for t in {*totals}}
+    counts = [counts_of[t] for t in totals]
     answers = answers_without(
         forward,
         x,
         a,
         y,
-        [_removed(name, share, totals) for name in names for share in fractions],
+        [
+            _removed(name, [(t, each[point]) for t, each in zip(totals, counts, strict=True)])
+            for name in names
+            for point in range(len(fractions))
+        ],
         elements=elements,
         perturbation=perturbation,
         output="probability",
@@ -128,42 +141,76 @@ def removal_curves(
         index=index,
         clean=clean,
     )
-    points = len(fractions)
-    curves = dict(zip(names, answers.without.split(points, 1), strict=True))
-    errors = dict(zip(names, answers.squared_error.split(points, 1), strict=True))
-    grid = torch.tensor(list(fractions), dtype=torch.float64, device=x.device)
-    return {name: _score(name, curves, errors, grid, answers.original) for name in scores}
+    shares = torch.tensor(
+        [[count / t for count in each] for t, each in counts_of.items()],
+        dtype=torch.float64,
+        device=x.device,
+    )
+    if len(shares) == 1:
+        removed = shares.expand(len(x), -1)
+    else:
+        row = {t: number for number, t in enumerate(counts_of)}
+        removed = shares[torch.tensor([row[t] for t in totals], device=x.device)]
+    return {name: _score(name, names, answers, removed) for name in scores}
 
 
-def _removed(curve: Curve, fraction: float, totals: list[int]) -> Region:
-    """Return what is gone from each sample at a fraction of a curve."""
-    counts = [(t, sampling.snapped_floor(fraction * t)) for t in totals]
+def mean_weights(fractions: Tensor) -> Tensor:
+    r"""Return the weights of the mean over a curve's states, shape (n, points).
+
+    With shares ``0 = u₀ < … < u_L = 1`` and the weights ``a_k = (u_{k+1} - u_{k-1}) / 2`` of the
+    trapezoid rule, ``w_k = (L·a_k + e_k) / (L + 1)``, where ``e_k`` is 1/2 at both ends and 0
+    between them: a state stands for what is nearer to it than to others, and the ends for half a
+    mean step more. On an even grid that is ``1/(L+1)``, as M4 has it, and a straight line has its
+    mean on any. A share that comes more than once counts once.
+
+    Parameters
+    ----------
+    fractions : Tensor, float64, shape (n, points)
+        From 0 to 1, never decreasing.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.functional.removal_curves import mean_weights
+    >>> grids = torch.tensor([[0, 0.25, 0.5, 0.75, 1], [0, 0.25, 0.5, 1, 1]], dtype=torch.float64)
+    >>> mean_weights(grids).tolist()
+    [[0.2, 0.2, 0.2, 0.2, 0.2], [0.21875, 0.1875, 0.28125, 0.1875, 0.125]]
+    """
+    step = fractions.diff(dim=1)
+    steps = (step > 0).sum(1, keepdim=True)
+    weights = steps * _trapezoid_weights(step)
+    weights[:, 0] += 0.5
+    weights[:, -1] += 0.5
+    return weights / (steps + 1)
+
+
+def _trapezoid_weights(step: Tensor) -> Tensor:
+    """Return the weights of the trapezoid rule from the steps between places."""
+    return (F.pad(step, (1, 0)) + F.pad(step, (0, 1))) / 2
+
+
+def _removed(curve: Curve, counts: list[tuple[int, int]]) -> Region:
+    """Return what is gone at a point of a curve, from (elements, those that went or came back)."""
     match curve:
         case "morf":
-            return Region.of((0, count, count) for t, count in counts)
+            return Region.of((0, count, count) for _, count in counts)
         case "lerf":
             return Region.of((t - count, t, count) for t, count in counts)
         case "insertion":
             return Region.of((count, t, t - count) for t, count in counts)
 
 
-def _score(
-    name: CurveScore,
-    curves: dict[Curve, Tensor],
-    errors: dict[Curve, Tensor],
-    fractions: Tensor,
-    original: Tensor,
-) -> Scores:
-    step = fractions.diff()
-    area = torch.cat([step, step.new_zeros(1)]) + torch.cat([step.new_zeros(1), step])
-    weights = area / 2 if name in ("deletion", "insertion") else torch.ones_like(fractions)
-    weights = weights / weights.sum()
+def _score(name: CurveScore, names: list[Curve], answers: Answers, fractions: Tensor) -> Scores:
+    curves = dict(zip(names, answers.without.split(fractions.shape[1], 1), strict=True))
+    is_area = name in ("deletion", "insertion")
+    weights = _trapezoid_weights(fractions.diff(dim=1)) if is_area else mean_weights(fractions)
     sums = {curve: (curves[curve] * weights).sum(1) for curve in CURVES[name]}
-    squared_error = torch.stack([(errors[c] * weights**2).sum(1) for c in CURVES[name]]).sum(0)
-    shared = {
-        "fractions": fractions.expand(len(original), -1),
-        "original_score": original,
-    }
+    sign = {curve: -1.0 if curve == "morf" else 1.0 for curve in CURVES[name]}
+    squared_error = answers.squared_error_of(
+        torch.cat([weights * sign.get(curve, 0.0) for curve in names], 1)
+    )
+    original = answers.original
+    shared = {"fractions": fractions, "original_score": original}
     if name == "abpc":
         # Drops from the same original: it cancels.
         score = sums["lerf"] - sums["morf"]
@@ -184,6 +231,6 @@ def _score(
         "baseline_score": baseline,
         ("final_rise" if name == "insertion" else "final_drop"): original - baseline,
     }
-    area_under = sums[curve_name]
-    score = original - area_under if name in ("morf", "lerf") else area_under
+    total = sums[curve_name]
+    score = total if is_area else original - total
     return Scores(score, squared_error.sqrt(), {**details, **shared})

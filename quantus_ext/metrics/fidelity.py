@@ -53,13 +53,14 @@ class Fidelity(RemovalMetric):
 
     ``Fid⁺ = 1(y = f(x)) - 1(y = f(x without the top s))``, higher is better, and
     ``Fid⁻ = 1(y = f(x)) - 1(y = f(only the top s))``, lower is better (Zheng et al., 2025,
-    eq. 1-2), averaged over explanation sizes. The paper's R-Fidelity and F-Fidelity are its
-    subclasses.
+    eq. 1-2), averaged over the different explanation sizes. The paper's R-Fidelity and F-Fidelity
+    are its subclasses.
 
     Parameters
     ----------
     sparsity : float or sequence of float, default 0.05, 0.10, …, 0.95
-        Explanation sizes as shares of the elements; ``s = ⌊sparsity·t⌋``.
+        Explanation sizes as shares of the elements; ``s = ⌊sparsity·t⌋``. A size that several of
+        them come to counts once.
     score : {"plus", "minus", "gap"}, default "plus"
         Which one is returned; one call computes both, see ``details``. Gap is plus - minus.
     output : {"label", "probability"}, default "label"

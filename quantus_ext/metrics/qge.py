@@ -398,15 +398,12 @@ class QGE(TorchMetric):
                 details[f"reference_{name}"] = sums[name] / self.n_references
         return Scores(gap, torch.where(is_fixed, order_error, torch.nan), details)
 
-    def _map_dtype(self, x: Tensor) -> torch.dtype | None:
-        # Quantus leaves maps in double precision, and so ranks what single precision can't tell.
-        return super()._map_dtype(x) if self.is_native else None
-
     def _prepared(
         self, a: Tensor, x: Tensor, first: int = 0, features: Tensor | None = None
     ) -> Tensor:
         if self.is_native:
             return super()._prepared(a, x, first, features)
+        # Another package's metric gets maps of the type that they have, as without QGE.
         maps = checks.attributions(a, x, first=first).cpu().numpy()
         if self._foreign is not None and self._foreign.call.has_attributions:
             check_values(self.metric, x.cpu().numpy(), maps)

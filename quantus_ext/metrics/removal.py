@@ -109,7 +109,7 @@ class RemovalMetric(TorchMetric):
                 f"perturb_baseline must be left out to remove tokens, is {baseline}: what is given "
                 "acts on the embeddings"
             )
-        number = {"perturb_baseline": float(baseline)} if isinstance(baseline, Real) else {}
+        number = {"perturb_baseline": _number(baseline)} if isinstance(baseline, Real) else {}
         return sparing(perturbation.resolve(self.perturb_func, number), model)
 
     def elements(self, batch: Batch) -> Elements:
@@ -122,6 +122,11 @@ class RemovalMetric(TorchMetric):
             segments=segments,
             features=batch.features,
         )
+
+
+def _number(value: Real) -> float:
+    number = checks.plain(value)
+    return float(number) if isinstance(number, Real) else float(value)
 
 
 def _segments(s: np.ndarray | Tensor | None, x: Tensor) -> Tensor | None:

@@ -46,8 +46,9 @@ class RemovalCurve(RemovalMetric):
     Parameters
     ----------
     steps : int or sequence of float, default 20
-        Equal steps from nothing to everything, ``⌊k/steps·t⌋`` elements after k of them; or the
-        fractions themselves, to which 0 and 1 are added where they are missing.
+        Equal steps from nothing to everything, ``⌊k/steps·t⌋`` of a sample's t elements after k of
+        them; or the fractions themselves, to which 0 and 1 are added where they are missing. Steps
+        that come to as many elements are one state, which is asked for and counts once.
     baseline : {"black", "mean", "blur", "gaussian_blur"}, optional
         What removed elements become, in place of ``perturb_func`` and ``perturb_baseline``: 0 in
         the model's space, the sample's mean, the mean of a 15-sided window around each, or a
@@ -134,7 +135,9 @@ class MoRF(RemovalCurve):
     """MoRF: how far the output drops, on average, as the most relevant elements go first.
 
     ``1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` over equal steps with both ends, as M4 has it; higher is
-    better. With fractions of one's own every one of them counts alike.
+    better. Where what is removed is not evenly spaced, as in fractions of one's own or where steps
+    do not divide the elements, the states are weighted so that a straight curve keeps its mean; see
+    :func:`~quantus_ext.functional.removal_curves.mean_weights`.
 
     See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments; ``details`` has
     ``curve``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``.
@@ -199,11 +202,10 @@ class AreaUnderCurve(RemovalCurve):
 class Deletion(AreaUnderCurve):
     """Deletion: the area under the output as the most relevant elements go; lower is better.
 
-    Over fractions in [0, 1] by the trapezoid rule (Petsiuk et al., 2018), so that a straight
-    curve's area does not depend on the number of steps. ``details`` has ``curve``, ``fractions``,
-    ``original_score``, ``baseline_score`` and ``final_drop``. See
-    :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for its
-    arguments.
+    Over the fractions that are really removed, from 0 to 1, by the trapezoid rule (Petsiuk et al.,
+    2018), so that a straight curve's area does not depend on the number of steps. ``details`` has
+    ``curve``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``. See
+    :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for its arguments.
     """
 
     name = "Deletion"

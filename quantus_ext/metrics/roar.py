@@ -27,6 +27,7 @@ from quantus_ext.finetune.training import (
     copy_model,
     isolated_training,
 )
+from quantus_ext.functional.fidelity import first_of
 from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
 
 
@@ -174,15 +175,19 @@ class ROAR(Fidelity):
     def _merge(self, parts: Sequence[ROAR]) -> list[float]:
         self.reports = [report for part in parts for report in part.reports]
         self.n_evaluations = sum(part.n_evaluations for part in parts)
-        squared = np.square([part.standard_errors for part in parts])
-        self.standard_errors = np.sqrt(squared.sum(0)) / len(parts)
+        sizes = np.concatenate([part.details["size"] for part in parts], 1).tolist()
+        first = np.array([first_of(row) for row in sizes], dtype=float)
+        weights = (first / first.sum(1, keepdims=True)).T
+        self.standard_errors = np.sqrt(
+            sum((w * part.standard_errors) ** 2 for w, part in zip(weights, parts, strict=True))
+        )
         self.details = {
             # Curves side by side, and what is one number a sample averaged.
-            name: np.concatenate(values, 1) if values[0].ndim == 2 else np.mean(values, 0)
+            name: np.concatenate(values, 1) if values[0].ndim == 2 else (weights * values).sum(0)
             for name in parts[0].details
             for values in [[part.details[name] for part in parts]]
         }
-        scores = np.mean([part.evaluation_scores for part in parts], 0).tolist()
+        scores = (weights * [part.evaluation_scores for part in parts]).sum(0).tolist()
         if self.return_aggregate:
             scores = [self.aggregate_func(scores)]
         self.evaluation_scores = scores

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from numpy.typing import ArrayLike, NDArray
 
+from quantus_ext.functional.removal_curves import mean_weights
 from quantus_ext.plotting.figures import COLOURS, STYLES, new_figure, style_axes
 from quantus_ext.plotting.given import without_nan
 
@@ -27,7 +29,7 @@ def plot_curves(
     Parameters
     ----------
     fractions : array-like, shape (L,)
-        Fractions removed, increasing.
+        Fractions removed, increasing; those that come more than once are drawn once.
     curves : mapping of str to array-like, shape (n, L)
         The samples' curves by the name of their explainer. Samples with NaN are left out, and
         the legend says how many. A single sample has no band.
@@ -75,7 +77,7 @@ def plot_removal(
     Parameters
     ----------
     fractions : array-like, shape (L,)
-        Fractions removed, in equal steps.
+        Fractions removed, from nothing to everything, increasing; see :func:`plot_curves`.
     morf, lerf : array-like, shape (n, L)
         The same samples' outputs, most and least relevant removed first. Samples with NaN in
         either are left out of both.
@@ -87,13 +89,14 @@ def plot_removal(
     Returns
     -------
     matplotlib.axes.Axes
-        ABPC, in the legend, is the mean over fractions of LeRF's output less MoRF's. Where LeRF's
-        is the lower one it counts as negative, and the area has a colour of its own.
+        ABPC, in the legend, is the mean over fractions of LeRF's output less MoRF's, weighted as
+        the metric does. Where LeRF's is the lower one it counts as negative, and the area has a
+        colour of its own.
 
     Raises
     ------
     ValueError
-        If fractions don't increase in equal steps, outputs don't fit them or each other, or all
+        If fractions don't increase from 0 to 1, outputs don't fit them or each other, or all
         samples have NaN.
 
     Examples
@@ -103,8 +106,9 @@ def plot_removal(
     ['LeRF', 'MoRF', 'ABPC = 0.200']
     """
     places = _places(fractions)
-    if not np.allclose(np.diff(places), places[1] - places[0]):
-        raise ValueError(f"fractions must increase in equal steps, as ABPC does; got {places}")
+    if (places[0], places[-1]) != (0, 1):
+        raise ValueError(f"fractions must go from 0 to 1, as ABPC does; got {places}")
+    weights = mean_weights(torch.from_numpy(places)[None])[0].numpy()
     most, least = _outputs("morf", morf, places), _outputs("lerf", lerf, places)
     if most.shape != least.shape:
         raise ValueError(
@@ -116,7 +120,7 @@ def plot_removal(
     axes = _curve_axes(axes, label)
     axes.plot(places, least, color=COLOURS[0], label="LeRF")
     axes.plot(places, most, color=COLOURS[1], label="MoRF")
-    parts = [(least >= most, COLOURS[2], f"ABPC = {(least - most).mean():.3f}")]
+    parts = [(least >= most, COLOURS[2], f"ABPC = {weights @ (least - most):.3f}")]
     if (least < most).any():
         parts.append((least < most, COLOURS[3], "counts as negative"))
     for where, colour, name in parts:
@@ -224,8 +228,10 @@ class _Samples(NamedTuple):
 
 def _places(fractions: ArrayLike) -> NDArray[np.float64]:
     places = np.asarray(fractions, dtype=np.float64)
-    if places.ndim != 1 or len(places) < 2 or not (np.diff(places) > 0).all():
+    if places.ndim != 1 or len(places) < 2 or not (np.diff(places) >= 0).all():
         raise ValueError(f"fractions must be two or more increasing numbers; got {places}")
+    if places[0] == places[-1]:
+        raise ValueError(f"fractions must increase, are all {places[0]}")
     return places
 
 

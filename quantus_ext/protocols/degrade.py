@@ -107,6 +107,7 @@ def _levels(
         sources = torch.where(moves, places.gather(1, drawn), places)
         return flat.scatter(1, places, flat.gather(1, sources)).reshape(a.shape)
 
-    if isinstance(fractions, (Sequence, np.ndarray)):
-        return torch.stack([level(fraction) for fraction in fractions])
-    return level(fractions)
+    noises = checks.listed(fractions)
+    if isinstance(noises, list):
+        return torch.stack([level(noise) for noise in noises])
+    return level(noises)

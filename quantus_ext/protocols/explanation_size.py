@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 
 from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of, default_removal
+from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
 from quantus_ext.finetune.training import as_input, check_labels
+from quantus_ext.protocols.ranks import ROUNDING
 
 GRID = tuple(round(0.01 * step, 2) for step in (*range(1, 51), *range(60, 101, 10)))
 """Sizes looked at: a hundredth apart up to .5; beyond, only whether the curve has fallen."""
@@ -43,7 +46,7 @@ class ExplanationSize:
     ----------
     sparsity : float or None
         The explanation's size as a share of all elements, the median over the pairs kept; None
-        if no pair shows a plateau.
+        if no pair shows a plateau. Of few elements not every share is a size.
     ends : dict of (float, float) to float or None
         For each (α, β) the end of the part that is level with the maximum, None where the curve
         never falls.
@@ -136,7 +139,7 @@ def explanation_size(
     check_labels(model, x, y)
     a = checks.attributions(torch.as_tensor(a_batch).to(device), x)
     shares = checks.fractions("sparsity", sparsity)
-    checks.positive_integer("n_samples", n_samples)
+    n_samples = checks.positive_integer("n_samples", n_samples)
     tried = checks.fractions("betas", betas)
     pairs = [
         (alpha, beta)
@@ -148,7 +151,7 @@ def explanation_size(
         raise ValueError(f"betas must hold one below an alpha, is {betas}, and alphas {alphas}")
     perturbation = default_removal(model)
     if perturb_baseline is not None:
-        perturbation = replace_by(perturb_baseline)
+        perturbation = replace_by(checks.finite_number("perturb_baseline", perturb_baseline))
     masks = MaskSampler(
         perturbation=perturbation,
         beta=max(tried),
@@ -161,14 +164,24 @@ def explanation_size(
     forward = Forward.of_module(tuned, device, softmax=True)
     clean = forward.clean(x)
     elements = masks.elements(x)
-    curves = {}
+    totals = elements.totals()
+    # What is really removed, a share of few elements being none or that of one more.
+    sizes = [fmean(sampling.snapped_floor(share * t) / t for t in totals) for share in shares]
+    places, first = np.unique(sizes, return_index=True)
+    caps = {beta: [max(sampling.snapped_floor(beta * t), 1) for t in totals] for beta in tried}
+    curves: dict[tuple[float, float], NDArray[np.float64]] = {}
+    asked: dict[tuple[float, tuple[int, ...]], NDArray[np.float64]] = {}
     for alpha, beta in pairs:
+        state = (alpha, tuple(caps[beta]))
+        if state in asked:
+            curves[alpha, beta] = asked[state]
+            continue
         scores = functional.fidelity(
             forward,
             x,
             a,
             y,
-            sparsity=shares,
+            sparsity=[shares[place] for place in first],
             elements=elements,
             perturbation=perturbation,
             # Fid⁻ is not looked at, so nothing is removed for it.
@@ -179,12 +192,16 @@ def explanation_size(
             seed=seed,
             clean=clean,
         )
-        curves[alpha, beta] = scores.details["curve_plus"].cpu().numpy()
-    return size_from_curves(curves, shares)
+        asked[state] = curves[alpha, beta] = scores.details["curve_plus"].cpu().numpy()
+    removed = {beta: fmean(np.divide(caps[beta], totals)) for beta in tried}
+    return size_from_curves(curves, places.tolist(), removed=removed)
 
 
 def size_from_curves(
-    curves: Mapping[tuple[float, float], ArrayLike], sparsity: Sequence[float]
+    curves: Mapping[tuple[float, float], ArrayLike],
+    sparsity: Sequence[float],
+    *,
+    removed: Mapping[float, float] | None = None,
 ) -> ExplanationSize:
     """Find the size that curves for several (α, β) agree on.
 
@@ -193,7 +210,10 @@ def size_from_curves(
     curves : mapping of (float, float) to array, shape (n, S)
         For each (α, β) the samples' FFid⁺, in its probability form, at each sparsity.
     sparsity : sequence of float, S of them
-        Increasing.
+        Increasing; what is really the explanation, as ``details["size"]`` has it.
+    removed : mapping of float to float, optional
+        For each β the largest share that is really removed, ``⌊βt⌋`` of t elements; by default β.
+        Pairs of one α for which it is the same are one.
 
     Returns
     -------
@@ -210,14 +230,16 @@ def size_from_curves(
     >>> size_from_curves({(0.9, 0.1): [0.1, 0.2, 0.2, 0.2, 0.2] + noise}, sizes).sparsity is None
     True
     """
-    places = np.asarray(sparsity, dtype=np.float64)
+    places = np.array(checks.numbers("sparsity", sparsity))
     if places.ndim != 1 or (np.diff(places) <= 0).any():
         raise ValueError(f"sparsity must increase, is {sparsity}")
     ends = {pair: _plateau_end(np.asarray(c, float), places) for pair, c in curves.items()}
     kept: list[tuple[float, float]] = []
     sizes: list[float] = []
-    for alpha, beta in sorted(ends, key=lambda pair: pair[1] / pair[0]):
-        begin, end = beta / alpha, ends[alpha, beta]
+    shares = removed or {beta: beta for _, beta in ends}
+    distinct = {(alpha, shares[beta]): (alpha, beta) for alpha, beta in reversed(ends)}.values()
+    for alpha, beta in sorted(distinct, key=lambda pair: shares[pair[1]] / pair[0]):
+        begin, end = shares[beta] / alpha, ends[alpha, beta]
         if sizes and begin >= np.median(sizes):
             # From here on the level part ends at β/α, wherever the explanation does.
             break
@@ -236,6 +258,7 @@ def _plateau_end(curve: NDArray[np.float64], places: NDArray[np.float64]) -> flo
     # Differences sample by sample: how much samples differ from each other does not blur them.
     below = curve[:, [curve.mean(0).argmax()]] - curve
     mean, error = below.mean(0), below.std(0, ddof=1) / np.sqrt(len(curve))
-    if mean[-1] <= _FALLEN * error[-1]:
+    rounding = ROUNDING * np.abs(curve).max()
+    if mean[-1] <= _FALLEN * error[-1] + rounding:
         return None
-    return float(places[np.flatnonzero(mean <= _EQUAL * error)[-1]])
+    return float(places[np.flatnonzero(mean <= _EQUAL * error + rounding)[-1]])

@@ -36,7 +36,7 @@ class MaskRobustness:
 
     def plain_would_do(self, tolerance: float = 0.05) -> bool:
         """Say whether the original loses at most ``tolerance`` of accuracy at every fraction."""
-        return loses_little(self.accuracy[0].tolist(), tolerance)
+        return loses_little(self.accuracy[0].tolist(), checks.finite_number("tolerance", tolerance))
 
     def to_markdown(self) -> str:
         """Return a table with one line for each model and quantity."""
@@ -115,10 +115,10 @@ def mask_robustness(
         checks.evaluation_mode(checked, name)
     x = torch.as_tensor(x_batch)
     checks.inputs(x)
-    shares = [checks.finite_number("fractions", fraction) for fraction in fractions]
+    shares = checks.numbers("fractions", fractions)
     if not shares or not all(0 <= share <= 1 for share in shares):
         raise ValueError(f"fractions must hold numbers between 0 and 1, is {fractions!r}")
-    checks.positive_integer("n_draws", n_draws)
+    n_draws = checks.positive_integer("n_draws", n_draws)
     masks = MaskSampler(
         perturbation=perturbation or default_removal(model),
         beta=1.0,

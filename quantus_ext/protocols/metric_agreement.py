@@ -15,6 +15,7 @@ from quantus.helpers.enums import ScoreDirection
 from scipy.stats import spearmanr
 
 from quantus_ext import checks
+from quantus_ext.protocols.ranks import ROUNDING, ranks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -313,7 +314,7 @@ def _lower(
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Return the correlation of ranks where both have a score, NaN if all of either are equal."""
     both = ~np.isnan(first) & ~np.isnan(second)
-    a, b = first[both], second[both]
+    a, b = ranks(first[both]), ranks(second[both])
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return np.nan
     return float(spearmanr(a, b)[0])
@@ -321,8 +322,7 @@ def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
 
 def _highest(scores: NDArray[np.float64], names: Sequence[str]) -> tuple[str, ...]:
     known = scores[~np.isnan(scores)]
-    return tuple(
-        name
-        for name, score in zip(names, scores, strict=True)
-        if len(known) and score == known.max()
-    )
+    if not len(known):
+        return ()
+    best = known.max() - ROUNDING * np.abs(known).max()
+    return tuple(name for name, score in zip(names, scores, strict=True) if score >= best)

@@ -10,6 +10,7 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
 from quantus_ext import checks
+from quantus_ext.protocols.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def _finite(name: str, values: ArrayLike | Tensor) -> NDArray[np.float64]:
 
 
 def _correlations(q: NDArray[np.float64], transformed: NDArray[np.float64]) -> tuple[float, float]:
-    if len(q) < 2 or np.ptp(q) == 0 or np.ptp(transformed) == 0:
+    first, second = ranks(q), ranks(transformed)
+    if len(q) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return np.nan, np.nan
-    return float(kendalltau(q, transformed)[0]), float(spearmanr(q, transformed)[0])
+    return float(kendalltau(first, second)[0]), float(spearmanr(first, second)[0])

@@ -200,7 +200,8 @@ def plant_shortcut(
         sampling.fresh_seed() if checked_seed is None else checked_seed
     )
     plant = _make_plant(inputs, np.unique(given), kind, size, strength, generator)
-    if checks.positive_integer("batch_size", batch_size) < 2:
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, is {batch_size}")
     settings = Settings(
         epochs=checks.positive_integer("epochs", epochs),
@@ -333,8 +334,8 @@ def _make_plant(
     generator: np.random.Generator,
 ) -> _Plant:
     checks.one_of("kind", kind, KINDS)
-    checks.positive_number("strength", strength)
-    checks.positive_integer("size", size)
+    strength = checks.positive_number("strength", strength)
+    size = checks.positive_integer("size", size)
     if len(classes) < 2:
         raise ValueError(f"y must hold at least two classes, all its labels are {classes[0]}")
     spatial = tuple(x.shape[1:] if x.ndim == 2 else x.shape[2:])
@@ -427,7 +428,8 @@ def _classes(model: nn.Module, x: Tensor, device: torch.device) -> int:
 
 def _split(n: int, holdout: float, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return the indices of held-out samples and of the others, both increasing."""
-    if checks.fraction("holdout", holdout) == 1:
+    holdout = checks.fraction("holdout", holdout)
+    if holdout == 1:
         raise ValueError("holdout must be below 1, is 1")
     count = max(round(holdout * n), 1)
     if n - count < _FEWEST:

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from quantus_ext import checks
+from quantus_ext.protocols.ranks import ranks
+
 PAIRS = ("plus vs truth", "minus vs truth", "plus vs minus")
 """What is correlated: Fid⁺ with the noise (best −1), Fid⁻ with it (+1), both signs (−1)."""
 
 _BEST = np.array([-1.0, 1.0, -1.0])
 
 _DIGITS = 9
-"""Decimals kept before ranking, so that rounding does not decide between equal scores."""
+"""Decimals of correlations that count where metrics are ranked by them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class RankAgreement:
     macro : numpy.ndarray, shape (m, 3)
         Correlations of the areas over sparsity; NaN where undefined.
     by_sparsity : numpy.ndarray, shape (m, 3, S)
-        Correlations at each sparsity; NaN where undefined, as all levels score the same.
+        Correlations at each different sparsity; NaN where undefined, as all levels score the same.
     micro, spread : numpy.ndarray, shape (m, 3)
         Mean and standard deviation of the defined ones, NaN where none is.
     undefined : numpy.ndarray of int, shape (m, 3)
@@ -95,7 +98,9 @@ def rank_agreement(
     truth : array, shape (levels,)
         The noise in each explanation: larger is worse.
     sparsity : sequence of float, optional
-        Where the S columns were taken, increasing, for the areas; by default evenly spaced.
+        Where the S columns were taken, increasing, for the areas; by default evenly spaced. Best
+        what was really removed, ``details["size"]`` over the number of elements: columns of the
+        same size are one, of which the first counts.
 
     Returns
     -------
@@ -139,9 +144,14 @@ def rank_agreement(
     if len(shapes) > 1:
         raise ValueError(f"metrics must all have one shape (levels, sparsities), have {shapes}")
     columns = shapes.pop()[1]
-    places = np.arange(columns, dtype=float) if sparsity is None else np.asarray(sparsity, float)
-    if places.shape != (columns,) or (np.diff(places) <= 0).any():
+    places = np.arange(columns, dtype=float)
+    if sparsity is not None:
+        places = np.array(checks.numbers("sparsity", sparsity))
+    if places.shape != (columns,) or (np.diff(places) < 0).any():
         raise ValueError(f"sparsity must hold {columns} increasing numbers, is {sparsity}")
+    places, first = np.unique(places, return_index=True)
+    scores = {name: (p[:, first], m[:, first]) for name, (p, m) in scores.items()}
+    columns = len(places)
     macro = np.array(
         [_correlations(_area(p, places), _area(m, places), noise) for p, m in scores.values()]
     )
@@ -159,7 +169,7 @@ def rank_agreement(
         spread = np.sqrt((deviations**2).sum(-1) / count)
     # Distance from the best value: 0 for a perfect correlation, 2 for the opposite.
     distance = np.abs(by_sparsity - _BEST[:, None]).round(_DIGITS)
-    ranks = rankdata(np.where(defined, distance, np.inf), method="min", axis=0)
+    places_of = rankdata(np.where(defined, distance, np.inf), method="min", axis=0)
     return RankAgreement(
         tuple(scores),
         macro,
@@ -167,8 +177,8 @@ def rank_agreement(
         micro,
         spread,
         (~defined).sum(-1),
-        ranks.mean(-1),
-        ranks.std(-1),
+        places_of.mean(-1),
+        places_of.std(-1),
     )
 
 
@@ -202,6 +212,6 @@ def _correlations(
 
 def _spearman(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Return the correlation of ranks, NaN if all of either are equal."""
-    a, b = (rankdata(values.round(_DIGITS)) - (len(values) + 1) / 2 for values in (first, second))
+    a, b = (ranks(values) - (len(values) + 1) / 2 for values in (first, second))
     scale = np.sqrt((a @ a) * (b @ b))
     return float(np.clip(a @ b / scale, -1, 1)) if scale else float("nan")

@@ -173,6 +173,22 @@ def test_equals_the_slow_reference_over_words_alone(name: str, removal: str):
     assert np.ptp(scores) > 0
 
 
+@pytest.mark.parametrize("metric", [MoRF, LeRF, ABPC, Deletion, Insertion])
+def test_fewer_words_than_steps_are_a_state_a_word(metric):
+    # By default 20 steps; the texts have 7, 5, 10 and 3 words.
+    model, ids = reader(), sentences(LENGTHS)
+    scores = metric()(model, ids, LABELS, maps(ids))
+    for i, length in enumerate(LENGTHS):
+        alone = metric(length)
+        rows = {"index_batch": np.array([i])}
+        expected = alone(model, ids[i : i + 1], LABELS[i : i + 1], maps(ids)[i : i + 1], **rows)
+        np.testing.assert_allclose(scores[i], expected[0], rtol=1e-9, atol=1e-12)
+        assert alone.n_evaluations == 1 + length + (metric is ABPC) * (length - 1)
+        if metric is MoRF:
+            (curve,) = alone.details["curve"]
+            assert expected[0] == pytest.approx((curve[0] - curve).mean(), rel=1e-9)
+
+
 def test_infidelity_of_maps_with_the_input_factor_equals_the_reference():
     model, ids = reader(), sentences(LENGTHS)
     metric = Infidelity(

@@ -80,17 +80,99 @@ def test_an_area_of_uneven_fractions_is_the_trapezoids():
         assert float(result.score) == pytest.approx(trapezoid(curve, fractions), rel=1e-12)
 
 
-def test_the_area_under_a_straight_curve_does_not_depend_on_the_steps():
-    metric_areas = []
-    model = nn.Linear(20, 2, bias=False).double().eval()
+def straight(t: int) -> nn.Module:
+    """A model whose output is the share of t features that are there."""
+    model = nn.Linear(t, 1, bias=False).double().eval()
+    with torch.no_grad():
+        model.weight.fill_(1 / t)
+    return model
+
+
+@pytest.mark.parametrize("t", [1, 2, 3, 4, 5, 7, 13, 19, 20, 21, 33, 100])
+@pytest.mark.parametrize("steps", [1, 3, 4, 7, 20, 100, [0.25, 0.3], [0.01, 0.9]])
+def test_a_straight_curve_has_the_same_scores_in_any_steps(t, steps):
+    x = np.ones((2, t))
+    a = np.random.default_rng(t).normal(size=(2, t))
+    for metric in (Deletion, Insertion, MoRF, LeRF):
+        scores = metric(steps)(straight(t), x, np.zeros(2, int), a, softmax=False)
+        np.testing.assert_allclose(scores, 0.5, rtol=1e-12, err_msg=metric.name)
+    abpc = ABPC(steps)(straight(t), x, np.zeros(2, int), a, softmax=False)
+    np.testing.assert_allclose(abpc, 0, atol=1e-12)
+
+
+def test_four_features_in_any_steps():
+    # Each of four features is worth 1: the curve is 4, 3, 2, 1, 0, and its mean and area are 2.
+    x, a, y = np.ones((1, 4)), np.array([[4.0, 3, 2, 1]]), np.array([0])
+    model = nn.Linear(4, 2, bias=False).double().eval()
     with torch.no_grad():
         model.weight.fill_(1.0)
-    x = np.ones((1, 20))
-    for steps in (1, 2, 4, 5, 10, 20, [0.25, 0.3]):
-        for metric in (Deletion, Insertion):
-            (area,) = metric(steps)(model, x, np.array([0]), x, softmax=False)
-            metric_areas.append(area)
-    np.testing.assert_allclose(metric_areas, 10.0, rtol=1e-12)
+    for metric in (Deletion(), Deletion(4), Deletion(100), Insertion(), MoRF(), MoRF(100)):
+        assert metric(model, x, y, a, softmax=False) == pytest.approx([2.0], rel=1e-12)
+        assert metric.n_evaluations == 5
+
+
+@pytest.mark.parametrize(("t", "steps"), [(4, 20), (7, 20), (13, 100)])
+@pytest.mark.parametrize("metric", [MoRF, LeRF, ABPC, Deletion, Insertion])
+def test_more_steps_than_elements_are_a_step_an_element(metric, t, steps):
+    generator = np.random.default_rng(t)
+    model = nn.Sequential(nn.Linear(t, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    x, a, y = generator.normal(size=(3, t)), generator.normal(size=(3, t)), np.array([0, 1, 2])
+    many, few = metric(steps), metric(t)
+    np.testing.assert_allclose(many(model, x, y, a), few(model, x, y, a), rtol=1e-12, atol=1e-15)
+    assert (
+        many.n_evaluations
+        == few.n_evaluations
+        == 3 * ((1 + (metric is ABPC)) * t + (metric is not ABPC))
+    )
+    removed = [math.floor(Fraction(k, steps) * t) / t for k in range(steps + 1)]
+    np.testing.assert_array_equal(many.details["fractions"], [removed] * 3)
+    if metric is MoRF:
+        # Evenly spaced states count alike, as M4 has it.
+        curve = few.details["curve"]
+        np.testing.assert_allclose(few(model, x, y, a), (curve[:, :1] - curve).mean(1), rtol=1e-12)
+
+
+def test_uneven_steps_stand_for_what_is_nearest():
+    # 10 elements in 4 steps: 0, 2, 5, 7 and 10 are gone, so 2, 3, 2 and 3 of them at a time.
+    model = nn.Sequential(nn.Linear(10, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    x, a = np.random.default_rng(0).normal(size=(2, 2, 10))
+    metric = MoRF(4)
+    scores = metric(model, x, np.array([0, 2]), a)
+    np.testing.assert_array_equal(metric.details["fractions"], [[0, 0.2, 0.5, 0.7, 1]] * 2)
+    drop = metric.details["curve"][:, :1] - metric.details["curve"]
+    # From halfway to the neighbours, at the ends half a mean step of 2.5 beyond: over 12.5.
+    weights = np.array([1.25 + 1, 2.5, 2.5, 2.5, 1.5 + 1.25]) / 12.5
+    np.testing.assert_allclose(scores, drop @ weights, rtol=1e-12)
+
+
+def test_samples_of_different_sizes_are_asked_for_what_they_are_alone():
+    model = nn.Sequential(nn.Linear(40, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    x, a = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 6, 40)))
+    y, sizes = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([1, 4, 4, 13, 33, 40])
+    features = torch.arange(40).expand(6, -1)
+    features = features.where(features < sizes[:, None], -1)
+
+    def ask(rows: slice) -> tuple[dict, int]:
+        forward = Forward(lambda batch: model(batch).softmax(1))
+        elements = elements_of(x[rows], features=features[rows])
+        fractions = [k / 20 for k in range(21)]
+        return removal_curves(
+            forward, x[rows], a[rows], y[rows], fractions=fractions, elements=elements
+        ), forward.n_evaluations
+
+    together, evaluations = ask(slice(None))
+    alone = [ask(slice(n, n + 1)) for n in range(6)]
+    # A state an element, or a step, of both orders, but for their ends, and the clean input. Of 33
+    # elements what comes back is not always what LeRF leaves.
+    assert [asked for _, asked in alone] == [2, 8, 8, 26, 53, 40]
+    assert evaluations == sum(asked for _, asked in alone)
+    for name in together:
+        for key, values in together[name].details.items():
+            one_by_one = torch.cat([result[name].details[key] for result, _ in alone])
+            torch.testing.assert_close(values, one_by_one, rtol=1e-12, atol=1e-14)
+        scores = torch.cat([result[name].score for result, _ in alone])
+        torch.testing.assert_close(together[name].score, scores, rtol=1e-12, atol=1e-14)
+    assert together["morf"].details["fractions"][1].unique().tolist() == [0, 0.25, 0.5, 0.75, 1]
 
 
 @settings(deadline=None, max_examples=60)
@@ -193,7 +275,9 @@ def test_patches_and_segments_are_removed_whole():
 
 
 @pytest.mark.parametrize("name", ["morf", "abpc", "deletion", "insertion"])
-def test_standard_errors_of_random_replacements_match_the_spread(name):
+@pytest.mark.parametrize("fractions", [[0, 0.3, 0.6, 1], [0, 0.1, 0.3, 0.31, 0.32, 0.6, 1]])
+def test_standard_errors_of_random_replacements_match_the_spread(name, fractions):
+    # Of seven features .3, .31 and .32 are the same two, and drawn once.
     inputs = make_inputs("table", n=20)
     x, a, y = map(torch.from_numpy, (inputs.x, inputs.a, inputs.y))
     results = [
@@ -202,7 +286,7 @@ def test_standard_errors_of_random_replacements_match_the_spread(name):
             x,
             a,
             y,
-            fractions=[0, 0.3, 0.6, 1],
+            fractions=fractions,
             scores=[name],
             perturbation=replace_by("uniform"),
             n_draws=30,
@@ -248,6 +332,11 @@ def test_steps_of_so_many_elements():
     scores = inputs.call(metric)
     np.testing.assert_allclose(metric.details["fractions"], [[0, 3 / 7, 6 / 7, 1]] * 5)
     np.testing.assert_array_equal(scores, inputs.call(Deletion([3 / 7, 6 / 7])))
+    for straight_curve in (Deletion(features_in_step=3), MoRF(features_in_step=3)):
+        x = np.ones((1, 7))
+        scores = straight_curve(straight(7), x, np.array([0]), x, softmax=False)
+        assert scores == pytest.approx([0.5], rel=1e-12)
+        assert straight_curve.n_evaluations == 4
     one_by_one = Deletion(features_in_step=1)
     np.testing.assert_array_equal(inputs.call(one_by_one), inputs.call(Deletion(7)))
 

@@ -141,6 +141,17 @@ def test_per_sparsity_trains_one_for_each_size(trainings):
     assert roar.all_evaluation_scores == scores.tolist()
 
 
+def test_per_sparsity_a_size_that_comes_twice_counts_once():
+    # Of ten features: 3, 3 and 6.
+    roar = ROAR(trainer(), maps(), [0.3, 0.35, 0.6], retrain="per_sparsity")
+    with pytest.warns(UserWarning, match="trains 3 models"):
+        scores = call(roar)
+    curve = roar.details["curve_plus"]
+    assert np.array_equal(curve[:, 0], curve[:, 1])
+    assert np.allclose(scores, curve[:, [0, 2]].mean(1))
+    assert np.allclose(roar.details["minus"], roar.details["curve_minus"][:, [0, 2]].mean(1))
+
+
 def test_an_aggregate_of_sizes():
     settings = {"retrain": "per_sparsity", "return_aggregate": True}
     roar = ROAR(trainer(), maps(), SIZES, **settings)

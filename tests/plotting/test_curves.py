@@ -57,6 +57,16 @@ def test_removal_shades_the_area_and_says_how_large():
     np.testing.assert_allclose(band(axes.collections[0]), [morf[0], lerf[0]])
 
 
+def test_states_that_come_twice_count_once():
+    # A sample of four elements in eight steps.
+    places = [*np.repeat([0, 0.25, 0.5, 0.75], 2), 1]
+    morf, lerf = np.array([1, 1, 0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0]), np.repeat(0.5, 9)
+    axes = plot_removal(places, morf[None], lerf[None])
+    assert legend(axes)[2] == f"ABPC = {0.5 - (1 + 0.4 + 0.2 + 0.1 + 0) / 5:.3f}"
+    axes = plot_removal([0, 0.2, 1], [[1, 0.8, 0]], [[0.5, 0.5, 0.5]])
+    assert legend(axes)[2] == "ABPC = 0.000"
+
+
 def test_removal_marks_where_the_area_is_negative():
     morf, lerf = [[1, 0.8, 0.5, 0.1, 0]], [[1, 0.2, 0.5, 0.3, 0]]
     axes = plot_removal(FRACTIONS, morf, lerf)

@@ -208,14 +208,15 @@ def bad_area(**parts: Any) -> dict[str, Any]:
             lambda: plot_case(np.ones((1, 3)), np.ones((1, 3)), [RFidelity()]),
             r"metrics\[0\] must have a score a sample",
         ),
-        (lambda: plot_curves([0, 0], {}, label="f"), "fractions must be two or more increasing"),
+        (lambda: plot_curves([0, 0], {}, label="f"), "fractions must increase, are all 0"),
+        (lambda: plot_curves([1, 0], {}, label="f"), "fractions must be two or more increasing"),
         (lambda: plot_curves([0, np.nan], {}, label="f"), "fractions"),
         (
             lambda: plot_curves([0, 1], {"A": [[1]]}, label="f"),
             r"curves\['A'\].*\(n, 2\).*\(1, 1\)",
         ),
         (lambda: plot_curves([0, 1], {"A": [[1, np.nan]]}, label="f"), "sample without NaN"),
-        (lambda: plot_removal([0, 0.2, 1], [[1, 0, 0]], [[1, 0, 0]]), "equal steps"),
+        (lambda: plot_removal([0, 0.2], [[1, 0]], [[1, 0]]), "must go from 0 to 1"),
         (lambda: plot_removal([0, 1], [[1, 0]], [[1, 0]] * 2), "same samples"),
         (lambda: plot_removal([0, 1], [[1, np.nan]], [[1, 0]]), "morf and lerf must have"),
         (

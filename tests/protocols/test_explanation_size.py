@@ -66,6 +66,34 @@ def test_a_shuffled_ranking_gives_none(seed):
     assert found.sparsity is None
 
 
+@pytest.mark.parametrize("size", [6, 7, 8])
+def test_of_few_elements_the_size_is_one_of_them(size):
+    # A hundredth of 30 is none, and .2 to .23 of them are the same six.
+    model = ReadsSome().eval()
+    x = torch.ones(SAMPLES, 30)
+    x[:, :size] = 2
+    a, y = torch.arange(30.0).flip(0).expand(SAMPLES, -1), torch.ones(SAMPLES, dtype=torch.int64)
+    asked: list[int] = []
+    model.register_forward_hook(lambda _, given, __: asked.append(len(given[0])))
+    settings = {"alphas": [0.9], "n_samples": 300, "fine_tune": model}
+    found = explanation_size(model, x, y, a, betas=[0.05, 0.06], **settings)
+    assert found.sparsity == pytest.approx(size / 30, rel=1e-12)
+    assert found.kept == ((0.9, 0.05),), "one element each: the pairs are one"
+    assert found.ends[0.9, 0.05] == found.ends[0.9, 0.06]
+    evaluations = sum(asked)
+    asked.clear()
+    explanation_size(model, x, y, a, betas=[0.05], **settings)
+    assert evaluations == sum(asked)
+    # 1 of 30 is removed, not .02 of them: the level part may begin at 1/30/.9.
+    assert explanation_size(model, x, y, a, betas=[0.02], **settings).sparsity == found.sparsity
+
+
+def test_rounding_is_no_fall():
+    curve = np.full((10, 3), 0.3)
+    curve[:, 2] = 0.1 + 0.2 - 1e-16
+    assert size_from_curves({(0.9, 0.1): curve}, [0.1, 0.5, 1.0]).ends == {(0.9, 0.1): None}
+
+
 def test_a_peak_without_a_plateau_gives_none():
     places = np.array(GRID)
     noise = 0.001 * np.random.default_rng(0).normal(size=(50, len(places)))

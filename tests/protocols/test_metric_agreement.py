@@ -157,3 +157,14 @@ def test_sensitivity_is_the_standard_deviation_over_explainers():
 def test_bad_overall(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e300])
+def test_scale_does_not_count_and_rounding_does_not_rank(scale):
+    first, second = np.array([[0.3, 0.1, 0.2]]), np.array([[0.1 + 0.2, 0.3, 0.0]])
+    found = metric_agreement({"a": first * scale, "b": second * scale})
+    # Two of b's are tied: ranks 3, 1, 2 and 2.5, 2.5, 1.
+    assert found.correlation[0, 1] == pytest.approx(0.0, abs=1e-12)
+    near = np.array([[0.3, 0.1 + 0.2, 0.3]])
+    assert np.isnan(metric_agreement({"a": first, "b": near * scale}).correlation[0, 1])
+    assert best_method(second * scale, ["x", "y", "z"]).overall == ("x", "y")

@@ -105,3 +105,12 @@ def test_a_constant_has_no_order():
 def test_bad_input(q, transformed, n_strata, message):
     with pytest.raises(ValueError, match=message):
         order_preservation(q, transformed, n_strata=n_strata)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e300])
+def test_scale_does_not_count_and_rounding_does_not_rank(scale):
+    q, transformed = np.array([0.1, 0.2, 0.3, 0.1 + 0.2]), np.array([1.0, 2.0, 3.0, 3.0])
+    found = order_preservation(q * scale, transformed, n_strata=1)
+    assert (found.tau, found.rho) == pytest.approx((1, 1))
+    flat = order_preservation(q, scale * np.array([0.3, 0.1 + 0.2, 0.3, 0.3]), n_strata=1)
+    assert np.isnan([flat.tau, flat.rho]).all()

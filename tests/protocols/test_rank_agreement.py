@@ -82,6 +82,31 @@ def test_rounding_does_not_rank():
     assert result.by_sparsity[0, 0, 0] == pytest.approx(-np.sqrt(3) / 2)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e-10, 1e-9, 1.0, 1e30, 1e300])
+def test_the_scale_of_scores_does_not_count(scale):
+    truth = np.linspace(0, 1, 6)
+    plus, minus = (1 - truth)[:, None] * [1.0, 0.5, 0.2], truth[:, None] * [1.0, 0.7, 0.3]
+    result = rank_agreement({"metric": (plus * scale, minus * scale)}, truth)
+    np.testing.assert_allclose(result.macro, [[-1, 1, -1]])
+    np.testing.assert_allclose(result.micro, [[-1, 1, -1]])
+    # Nor beside a thousand times larger ones, but what is beyond double precision does not rank.
+    shifted = rank_agreement({"metric": ((plus + 1e3) * scale, (minus + 1e3) * scale)}, truth)
+    np.testing.assert_allclose(shifted.macro, result.macro)
+    same = scale * (1 + 1e-15 * plus)
+    assert np.isnan(rank_agreement({"metric": (same, same)}, truth).macro).all()
+
+
+def test_a_size_that_comes_twice_counts_once():
+    # Columns 0 and 1 are the same size of few elements.
+    generator = np.random.default_rng(0)
+    plus, minus = (generator.random((6, 3))[:, [0, 0, 1, 2]] for _ in range(2))
+    truth = np.arange(6.0)
+    twice = rank_agreement({"m": (plus, minus)}, truth, sparsity=[0.2, 0.2, 0.4, 0.8])
+    once = rank_agreement({"m": (plus[:, 1:], minus[:, 1:])}, truth, sparsity=[0.2, 0.4, 0.8])
+    for name in ("macro", "by_sparsity", "micro", "spread", "undefined", "mean_rank"):
+        np.testing.assert_array_equal(getattr(twice, name), getattr(once, name))
+
+
 @pytest.mark.parametrize(
     ("metrics", "truth", "message"),
     [

@@ -81,8 +81,15 @@ def curves(
         order = np.argsort(-element_scores(phi, elements, element))
         sample_key = splitmix.nth(splitmix.nth(seed, 0), int(i))
         differences: dict[str, list[float]] = {"plus": [], "minus": []}
+        sizes: list[int] = []
         for level, share in enumerate(sparsity):
             s = floor(share, t)
+            sizes.append(s)
+            if s in sizes[:-1]:
+                # A size that was asked for already.
+                for values in differences.values():
+                    values.append(values[sizes.index(s)])
+                continue
             cap = max(floor(beta, t), 1)
             parts = {
                 "plus": (order[:s], min(floor(alpha, s), cap)),
@@ -117,6 +124,12 @@ def removals(key: int, members: list[int], k: int, t: int, n_samples: int) -> li
     return drawn
 
 
+def mean_over_sizes(curve: np.ndarray, sparsity: tuple[float, ...], t: int) -> float:
+    """Average over the sizes that sparsities come to, each once."""
+    values = {floor(share, t): value for share, value in zip(sparsity, curve, strict=True)}
+    return float(np.mean(list(values.values())))
+
+
 def fidelity(
     predict: Predict,
     x: np.ndarray,
@@ -125,9 +138,28 @@ def fidelity(
     index: np.ndarray,
     *,
     score: str = "plus",
+    sparsity: tuple[float, ...] = (0.1, 0.3, 0.5, 0.9),
+    element: str = "position",
+    patch_size: int | None = None,
+    segments: np.ndarray | None = None,
     **settings: object,
 ) -> np.ndarray:
     """Return one score a sample."""
-    both = curves(predict, x, y, a, index, **settings)
-    plus, minus = both["plus"].mean(1), both["minus"].mean(1)
+    grouping = {"element": element, "patch_size": patch_size, "segments": segments}
+    both = curves(predict, x, y, a, index, sparsity=sparsity, **grouping, **settings)
+    plus, minus = (
+        np.array(
+            [
+                mean_over_sizes(
+                    curve,
+                    sparsity,
+                    len(positions(sample.shape, element, patch_size, own)),
+                )
+                for curve, sample, own in zip(
+                    both[name], x, [None] * len(x) if segments is None else segments, strict=True
+                )
+            ]
+        )
+        for name in ("plus", "minus")
+    )
     return {"plus": plus, "minus": minus, "gap": plus - minus}[score]

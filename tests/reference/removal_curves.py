@@ -19,20 +19,29 @@ def curve(
     most_relevant_first: bool = True,
     restore: bool = False,
     baseline: float = 0.0,
-) -> np.ndarray:
-    """Return the output for the label at each fraction."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares that really go or come back, each once, and the outputs for the label."""
     elements = positions(sample.shape, "position", None, None)
+    t = len(elements)
     order = np.argsort(-element_scores(phi, elements, "position"))
     if not most_relevant_first:
         order = order[::-1]
+    counts = sorted({floor(fraction, t) for fraction in fractions})
     outputs = []
-    for fraction in fractions:
+    for count in counts:
         row = np.full_like(sample, baseline) if restore else sample.copy()
-        for element in order[: floor(fraction, len(elements))]:
+        for element in order[:count]:
             for value in elements[element]:
                 row[value] = sample[value] if restore else baseline
         outputs.append(float(predict(row[None])[0, label]))
-    return np.array(outputs)
+    return np.array(counts) / t, np.array(outputs)
+
+
+def mean(places: np.ndarray, values: np.ndarray) -> float:
+    """Average over what is nearest to each place, the ends reaching half a mean step further."""
+    beyond = (places[-1] - places[0]) / (len(places) - 1) / 2
+    edges = [places[0] - beyond, *(places[1:] + places[:-1]) / 2, places[-1] + beyond]
+    return float(np.average(values, weights=np.diff(edges)))
 
 
 def removal_score(
@@ -50,20 +59,18 @@ def removal_score(
     scores = []
     for sample, label, phi in zip(x, y, a, strict=True):
         setting = {"baseline": baseline}
-        morf, lerf, restored = (
+        (places, morf), (_, lerf), (_, restored) = (
             curve(predict, sample, int(label), phi, fractions, **which, **setting)
             for which in ({}, {"most_relevant_first": False}, {"restore": True})
         )
-        mean_drop = [
-            np.mean([outputs[0] - output for output in outputs]) for outputs in (morf, lerf)
-        ]
+        mean_drop = [mean(places, outputs[0] - outputs) for outputs in (morf, lerf)]
         scores.append(
             {
                 "morf": mean_drop[0],
                 "lerf": mean_drop[1],
                 "abpc": mean_drop[0] - mean_drop[1],
-                "deletion": trapezoid(morf, fractions),
-                "insertion": trapezoid(restored, fractions),
+                "deletion": trapezoid(morf, places),
+                "insertion": trapezoid(restored, places),
             }[name]
         )
     return np.array(scores)
