@@ -31,7 +31,7 @@ class BlackBox(Adapter):
         ``predict_proba`` of scikit-learn, XGBoost, LightGBM or CatBoost, an ONNX Runtime session,
         a remote call.
     classes : int
-        How many scores a row has.
+        How many scores a row has; of one, ``predict`` may return shape (rows,).
     max_rows_per_call : int, optional
         More rows than that go out in several calls.
     display_progressbar : bool, default False
@@ -110,7 +110,8 @@ class BlackBox(Adapter):
                 part = rows[start : start + size]
                 parts.append(self._scores(part))
                 bar.update(len(part))
-        dtype = x.dtype if x.is_floating_point() else torch.float32
+        # Scores have more digits than inputs in half precision.
+        dtype = torch.promote_types(x.dtype, torch.float32)
         return torch.from_numpy(np.concatenate(parts)).to(x.device, dtype)
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
@@ -122,10 +123,14 @@ class BlackBox(Adapter):
             raise RuntimeError(
                 f"predict failed on call {self.n_calls}, with {len(rows)} rows: {error}"
             ) from error
+        if isinstance(returned, Tensor):
+            returned = returned.detach().cpu()
         try:
             scores = np.asarray(returned, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"predict must return an array of numbers: {error}") from error
+        if self.classes == 1 and scores.shape == (len(rows),):
+            scores = scores[:, np.newaxis]
         if scores.shape != (len(rows), self.classes):
             raise ValueError(
                 f"predict must return shape {(len(rows), self.classes)}, on call {self.n_calls} "
