@@ -52,7 +52,7 @@ def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
     if isinstance(values, pd.DataFrame) or hasattr(values, "get_columns"):
         return _table(name, values)
     if isinstance(values, pd.Series) or type(values).__module__.startswith("polars"):
-        return _column(f"{name}", values)
+        return _column(name, values)
     if hasattr(values, "toarray"):
         raise TypeError(f"{name} must be dense, is {type(values).__name__}: pass its toarray()")
     parts = values if isinstance(values, (list, tuple)) else [values]
@@ -112,7 +112,16 @@ def _table(name: str, table: Any) -> np.ndarray:
         if isinstance(table, pd.DataFrame)
         else ((column.name, column) for column in table.get_columns())
     )
-    arrays = [_column(f"{name}'s column {label!r}", column) for label, column in columns]
+    arrays = []
+    for label, column in columns:
+        array = _column(f"{name}'s column {label!r}", column)
+        missing = np.flatnonzero(np.isnan(array))
+        if len(missing):
+            raise ValueError(
+                f"{name}'s column {label!r} must have no missing values, has one in row "
+                f"{missing[0]}: fill it in, or leave the row out"
+            )
+        arrays.append(array)
     if not arrays:
         raise ValueError(f"{name} must have at least one column, has none")
     return np.stack(arrays, axis=1)

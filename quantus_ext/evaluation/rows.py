@@ -61,7 +61,7 @@ class Rows:
             return cls(path, 0, len(found))
         if not isinstance(values, np.memmap) and (
             isinstance(values, (np.ndarray, Tensor, list, tuple, pd.DataFrame, pd.Series))
-            or hasattr(values, "get_columns")
+            or any(hasattr(values, other) for other in ("get_columns", "toarray"))
         ):
             # What is read bit by bit stays where it is.
             values = array_of(name, values)
@@ -86,7 +86,8 @@ class Rows:
         if isinstance(self.source, Path):
             mapped = np.load(self.source, mmap_mode="r")
             return native(np.array(mapped[self.start : self.stop]))
-        return native(np.asarray(self.source[self.start : self.stop]))
+        # In order, because torch takes no negative strides.
+        return np.ascontiguousarray(native(np.asarray(self.source[self.start : self.stop])))
 
     def key(self) -> str:
         """Return what they are known by, in memory or in a file: their content."""
