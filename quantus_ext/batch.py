@@ -218,7 +218,7 @@ def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtyp
     Raises
     ------
     TypeError, ValueError
-        If it holds anything but numbers; see :func:`quantus_ext.arrays.numbers_of`.
+        If it holds anything but real numbers, is sparse, or has masked or missing values.
     """
     numbers = numbers_of(name, values)
     tensor = (

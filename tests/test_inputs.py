@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import pandas as pd
 import pytest
 import quantus
 import torch
+from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor, nn
 
 from quantus_ext import (
     ABPC,
     QGE,
     Deletion,
+    FFidelity,
     Fidelity,
     Infidelity,
     MoRF,
@@ -22,8 +25,9 @@ from quantus_ext import (
     SynScore,
     evaluate,
 )
-from quantus_ext.adapters import BlackBox, Regression, Series, TokenIds
+from quantus_ext.adapters import BlackBox, Columns, Regression, Series, TokenIds, refit
 from quantus_ext.batch import channels_are_first
+from quantus_ext.finetune.data import read
 from tests.harness import make_inputs
 from tests.test_arrays import REFUSED
 
@@ -386,3 +390,22 @@ def test_one_output_as_predict_returns_it():
 def test_a_black_box_of_half_precision_inputs_keeps_its_scores():
     box = BlackBox(lambda rows: np.full((len(rows), 1), 1 / 3), classes=1)
     assert box(torch.ones(1, 2, dtype=torch.float16)).item() == pytest.approx(1 / 3, rel=1e-7)
+
+
+def test_tables_of_training_data_and_backgrounds():
+    generator = np.random.default_rng(0)
+    x = pd.DataFrame(generator.normal(size=(40, 3)), columns=list("abc"), index=range(40, 0, -1))
+    x["c"] = x.c > 0
+    y, plain = pd.Series(x.c.astype("Int64")), x.to_numpy(np.float64)
+    tree = DecisionTreeClassifier(random_state=0).fit(plain, y)
+    box = BlackBox(tree.predict_proba, classes=2)
+    scores = []
+    for rows, labels in ((x, y), (plain, y.to_numpy(int))):
+        fresh = partial(DecisionTreeClassifier, random_state=0)
+        metric = FFidelity(0.4, beta=0.5, fine_tune=refit(fresh, rows, labels, copies=2))
+        scores.append(metric(box, rows[:5], labels[:5], np.abs(plain[:5]), softmax=False))
+    np.testing.assert_array_equal(*scores)
+    np.testing.assert_array_equal(read(x, y).x, plain)
+    np.testing.assert_array_equal(read(x, y).y, y)
+    columns = Columns(ANY, [[0, 1]], n_columns=3)
+    np.testing.assert_array_equal(columns.baseline(x), columns.baseline(plain))

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.arrays import array_of
 
 Predict = Callable[[np.ndarray], Any]
 """Rows in, (rows, classes) scores out."""
@@ -194,11 +195,12 @@ def refit(
     if not callable(make_estimator):
         raise TypeError(f"make_estimator must be callable, is {make_estimator!r}")
     copies = checks.positive_integer("copies", copies)
-    labels = checks.labels(y, len(x), "y")
+    rows = array_of("x", x)
+    labels = checks.labels(y, len(rows), "y")
     known = int(labels.max()) + 1 if classes is None else classes
 
     def fine_tune(model: nn.Module, masks: Corrupt) -> BlackBox:
-        inputs = torch.as_tensor(np.asarray(x))
+        inputs = torch.from_numpy(rows.copy())
         index = torch.arange(len(inputs))
         parts = [inputs, *(masks(inputs, draw, index) for draw in range(1, copies + 1))]
         estimator = make_estimator()

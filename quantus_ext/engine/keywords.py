@@ -49,7 +49,7 @@ def check_shared(
     ...         return x * mask
     >>> x = torch.ones(3, 2)
     >>> check_shared(Masked(), {"mask": torch.ones(2)}, x)
-    >>> check_shared(Masked(), {"mask": torch.ones(3, 1)}, x)
+    >>> check_shared(Masked(), {"mask": torch.ones(3, 1)}, x)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ValueError: model_predict_kwargs must be shared by all samples...
     """
