@@ -131,12 +131,28 @@ def test_channels_last_are_moved_with_their_maps_in_evaluate_too():
     np.testing.assert_allclose(evaluation.scores[0, 0], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("square", [(1, 8, 8), (3, 8, 8)])
-def test_maps_without_a_channel_axis_in_evaluate(square):
-    x = np.random.default_rng(0).normal(size=(3, *square)).astype(np.float32)
-    y, a = np.array([0, 1, 0]), x.sum(1)
-    evaluation = evaluate({"m": MoRF(4)}, {"map": a}, ANY, x, y)
-    np.testing.assert_allclose(evaluation.scores[0, 0], MoRF(4)(ANY, x, y, a), rtol=1e-6)
+@pytest.mark.filterwarnings("ignore:fine_tune is None")
+def test_channels_last_where_evaluate_trains_a_copy():
+    inputs = make_inputs("image", dtype=torch.float32)
+    last = np.moveaxis(inputs.x, 1, -1)
+    evaluation = evaluate(
+        {"m": FFidelity(0.2, n_samples=2)},
+        {"map": np.moveaxis(inputs.a, 1, -1)},
+        inputs.model,
+        last,
+        inputs.y,
+        call_kwargs={"": {"channel_first": False}},
+    )
+    assert not evaluation.failures
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 8), (8, 8, 8), (8, 8), (2, 8)])
+def test_maps_without_a_channel_axis_in_evaluate(shape):
+    x = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    y, a, call = np.array([0, 1, 0]), x.sum(1), {"channel_first": True}
+    evaluation = evaluate({"m": MoRF(4)}, {"map": a}, ANY, x, y, call_kwargs={"": call})
+    assert not evaluation.failures
+    np.testing.assert_allclose(evaluation.scores[0, 0], MoRF(4)(ANY, x, y, a, **call), rtol=1e-6)
 
 
 def test_channels_are_first_where_nothing_speaks_against_it():
