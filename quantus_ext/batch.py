@@ -167,7 +167,9 @@ def channels_are_first(x: Tensor | np.ndarray, model: nn.Module, name: str = "x_
             f"{told} series (n, C, T), or (n, T, C): {choose}; a model that takes (n, T, C) itself "
             f"goes into adapters.Series(model, time_first=True); {grey}"
         )
-    if any(isinstance(part, nn.Conv2d) for part in model.modules()):
+    # A scripted part keeps the name of what it was.
+    kinds = {getattr(part, "original_name", type(part).__name__) for part in model.modules()}
+    if "Conv2d" in kinds:
         raise ValueError(
             f"{told} series (n, C, T), or grey images (n, H, W), as the model has nn.Conv2d: pass "
             f"channel_first=True for series; {grey}"

@@ -49,6 +49,7 @@ def with_part(part: nn.Module) -> nn.Module:
 
 ANY = AnyShape().eval()
 IMAGES = with_part(nn.Conv2d(1, 1, 1))
+SCRIPTED = torch.jit.trace(IMAGES, torch.ones(2, 2, 600))
 RECURRENT = with_part(nn.LSTM(40, 2, batch_first=True))
 ATTENTION = with_part(nn.TransformerEncoderLayer(40, 2, 8, batch_first=True))
 
@@ -76,6 +77,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], nn.Module, tuple[int, ...] | str]] = {
     "grey images without an axis": ((28, 28), ANY, "grey images need an axis of one channel"),
     "wide ones": ((20, 30), ANY, "grey images need an axis of one channel"),
     "very wide ones": ((20, 60), IMAGES, "or grey images (n, H, W), as the model has nn.Conv2d"),
+    "very wide ones, scripted": ((20, 60), SCRIPTED, "or grey images (n, H, W), as the model has"),
     "channels last, few steps": ((10, 40), RECURRENT, "adapters.Series(model, time_first=True)"),
     "the same for attention": ((10, 40), ATTENTION, "adapters.Series(model, time_first=True)"),
     "channels first for LSTM": ((10, 60), RECURRENT, (60,)),
