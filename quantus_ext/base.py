@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
-from quantus.helpers import utils
 from quantus.helpers.enums import DataType, ModelType
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
@@ -24,6 +23,8 @@ from quantus_ext.adapters.token_checks import NoCodes
 from quantus_ext.batch import (
     Batch,
     Explainer,
+    channels_are_first,
+    check_embedding_axis,
     counted,
     features_of,
     features_of_rows,
@@ -33,6 +34,7 @@ from quantus_ext.batch import (
 )
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.keywords import check_shared
 from quantus_ext.engine.modules import with_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.functional.scores import Scores
@@ -151,20 +153,21 @@ class TorchMetric(Metric[list[float]]):
         model : torch.nn.Module
             In evaluation mode; its output has shape (n, classes). See :mod:`quantus_ext.adapters`
             for other models.
-        x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        x_batch : array, tensor, data frame or list, shape (n, F), (n, C, T) or (n, C, H, W)
             Inputs; or token ids (n, L) of a :class:`quantus_ext.adapters.TokenIds`.
-        y_batch : array or tensor of int, shape (n,)
-            Explained classes; None for the model's predictions.
+        y_batch : array or tensor of int, shape (n,) or (n, 1)
+            Explained classes, whole floats as well; None for the model's predictions.
         a_batch : array or tensor, optional
             Attributions, of ``x_batch``'s shape or with one channel or none.
         s_batch : array or tensor, optional
             Segmentations, for the metrics that use them.
         channel_first : bool, optional
-            Inferred from the shape if None, as in Quantus.
+            False for (n, H, W, C) and (n, T, C). True by default; shapes that look otherwise are
+            an error then, see the page on modalities.
         explain_func : callable, optional
             Makes the attributions, batch by batch, where ``a_batch`` is None.
         explain_func_kwargs, model_predict_kwargs : mapping, optional
-            Keywords of ``explain_func`` and of the model.
+            Keywords of ``explain_func`` and of the model; the latter shared by all samples.
         softmax : bool, optional
             Probabilities rather than logits; the metric's own default if None.
         device : str or torch.device, optional
@@ -199,7 +202,7 @@ class TorchMetric(Metric[list[float]]):
         if channel_first is None:
             channel_first = adapter.channel_first
         if channel_first is None:
-            channel_first = utils.infer_channel_first(inputs)
+            channel_first = channels_are_first(inputs, model)
         x = inputs if channel_first or inputs.ndim == 2 else inputs.movedim(-1, 1)
         n = len(x)
         adapter.check_inputs(x)
@@ -218,6 +221,7 @@ class TorchMetric(Metric[list[float]]):
             a = tensor_of("a_batch", a_batch, torch_device, None)
             if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
                 a = a.movedim(-1, 1)
+            check_embedding_axis(a, adapter, x)
             a = self._prepared(laid_out(a, embedded), scored, features=features)
         segments = segmentations_of(s_batch)
         explain = Explainer.of_call(explain_func, explain_func_kwargs, device)
@@ -245,6 +249,7 @@ class TorchMetric(Metric[list[float]]):
             )
 
         # What is tuned or trained in its place takes the same keywords.
+        check_shared(model, model_predict_kwargs, x, sizes=(batch_size,))
         answering = with_keywords(embedded or model, model_predict_kwargs)
         forward = forward_of(answering)
         adapter.check_answers(x, model_predict_kwargs or {})
@@ -406,9 +411,9 @@ class TorchMetric(Metric[list[float]]):
         ``first`` is the index of the first sample, for errors. What ``features`` leaves out of
         every element becomes 0, so that no normalisation looks at it.
         """
-        a = checks.attributions(a, x, first=first).double()
-        if features is not None:
-            a = a.where(counted(features, x), 0.0)
+        a = checks.attributions(
+            a, x, first=first, counted=None if features is None else counted(features, x)
+        ).double()
         if self.normalise and self.normalise_func is not None:
             # One sample at a time: Quantus's functions divide by the maximum of what they get.
             maps = a.cpu().numpy()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import Adapter
+from quantus_ext.adapters.base import Adapter, adapter_of
+from quantus_ext.arrays import numbers_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Explainer:
             targets=y.cpu().numpy().copy(),
             **self.keywords,
         )
-        return tensor_of("a_batch", explained, x.device, None)
+        maps = tensor_of("a_batch", explained, x.device, None)
+        check_embedding_axis(maps, adapter_of(model), x)
+        return maps
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,15 @@ class Batch:
 
 
 def segmentations_of(s: Any) -> np.ndarray | Tensor | None:
-    """Make an array of the list that MetaQuantus passes, None of its list of None."""
-    if isinstance(s, list):
+    """Return segmentations as array or tensor; None for MetaQuantus's list of None."""
+    if isinstance(s, (list, tuple)):
         missing = [i for i, each in enumerate(s) if each is None]
         if 0 < len(missing) < len(s):
             raise ValueError(
                 f"s_batch must hold all segmentations or none, is None at {missing[0]}"
             )
-        return None if missing else np.stack(s)
-    return cast("np.ndarray | Tensor | None", s)
+        s = None if missing else s
+    return None if s is None else numbers_of("s_batch", s)
 
 
 def features_of(adapter: Adapter, x: Tensor) -> Tensor | None:
@@ -140,6 +143,72 @@ def counted(features: Tensor, x: Tensor) -> Tensor:
     return inside if x.ndim == 2 else inside.unsqueeze(1)
 
 
+def channels_are_first(x: Tensor | np.ndarray, model: nn.Module, name: str = "x_batch") -> bool:
+    """Say that channels come first, where a call does not and nothing speaks against it.
+
+    Raises
+    ------
+    ValueError
+        If something does: images whose last axis alone is as short as one of channels; series
+        with fewer than twice as many steps as channels, as grey images have, or with a model
+        that works on images, or that has as many channels in its last axis as there are steps.
+    """
+    shape = tuple(x.shape)
+    told = f"{name} of shape {shape} may be"
+    choose = "pass channel_first=True for the first, channel_first=False for the second"
+    if len(shape) == 4 and shape[3] <= _MOST_CHANNELS < min(shape[1:3]):
+        raise ValueError(f"{told} images (n, C, H, W), or (n, H, W, C): {choose}")
+    if len(shape) != 3:
+        return True
+    channels, steps = shape[1:]
+    grey = f"grey images need an axis of one channel, {name}[:, None]"
+    if 1 < channels > steps / 2 or _reads_last_axis(model, channels, steps):
+        raise ValueError(
+            f"{told} series (n, C, T), or (n, T, C): {choose}; a model that takes (n, T, C) itself "
+            f"goes into adapters.Series(model, time_first=True); {grey}"
+        )
+    # A scripted part keeps the name of what it was.
+    kinds = {getattr(part, "original_name", type(part).__name__) for part in model.modules()}
+    if "Conv2d" in kinds:
+        raise ValueError(
+            f"{told} series (n, C, T), or grey images (n, H, W), as the model has nn.Conv2d: pass "
+            f"channel_first=True for series; {grey}"
+        )
+    return True
+
+
+_MOST_CHANNELS = 4
+"""Of images: red, green, blue and transparency."""
+
+
+def _reads_last_axis(model: nn.Module, channels: int, steps: int) -> bool:
+    """Whether a model has parts that take (n, T, C) and as many channels as there are steps."""
+    widths = {
+        part.input_size if isinstance(part, nn.RNNBase) else part.embed_dim
+        for part in model.modules()
+        if isinstance(part, (nn.RNNBase, nn.MultiheadAttention)) and part.batch_first
+    }
+    return steps in widths and channels not in widths
+
+
+def check_embedding_axis(a: Tensor, adapter: Adapter, x: Tensor) -> None:
+    """Raise ValueError if attributions for token ids have a last axis that isn't the embedding's.
+
+    Such an axis is summed, and over classes a sum means nothing.
+    """
+    if not adapter.takes_ids or a.ndim != 3 or a.shape[:2] != x.shape or a.shape[2] == 1:
+        return
+    embedded = adapter.over_embeddings()
+    width = None if embedded is None else embedded.embed(x[:1]).shape[1]
+    if a.shape[2] != width:
+        over = "" if width is None else f", or {(*x.shape, width)} over embeddings"
+        raise ValueError(
+            f"a_batch must have shape {tuple(x.shape)}{over} for these inputs, has "
+            f"{tuple(a.shape)}: of an axis of classes, axis 2, pick the explained class, "
+            f"a_batch[np.arange({len(x)}), ..., y_batch]"
+        )
+
+
 def laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
     """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
     return a if embedded is None or a.ndim != 3 else a.movedim(-1, 1)
@@ -150,16 +219,15 @@ def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtyp
 
     Raises
     ------
-    TypeError
-        If it holds no numbers.
+    TypeError, ValueError
+        If it holds anything but real numbers, is sparse, or has masked or missing values.
     """
-    if isinstance(values, Tensor):
-        tensor = values.detach()
-    else:
-        try:
-            tensor = torch.from_numpy(np.require(values, requirements=["C", "W"]))
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
+    numbers = numbers_of(name, values)
+    tensor = (
+        numbers
+        if isinstance(numbers, Tensor)
+        else torch.from_numpy(np.require(numbers, requirements=["C", "W"]))
+    )
     if dtype == torch.int64:
         return checks.token_ids(tensor, name).to(device)
     if dtype is None:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantus_ext.arrays import array_of
+
 
 def plain(value: object) -> object:
     """Return a number of NumPy's or torch's as Python's own; anything else as it is.
@@ -221,7 +223,9 @@ def all_finite(name: str, values: Tensor, first: int = 0) -> None:
         raise ValueError(f"{name} must be finite, holds NaN or infinity first in sample {sample}")
 
 
-def attributions(a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0) -> Tensor:
+def attributions(
+    a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0, *, counted: Tensor | None = None
+) -> Tensor:
     """Return attributions with a channel axis where the inputs have one.
 
     Parameters
@@ -234,6 +238,8 @@ def attributions(a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0) ->
         Of the argument, for errors.
     first : int, default 0
         Index of the first sample, for errors.
+    counted : Tensor of bool, broadcasting to the result, optional
+        Which values count: the others become 0, whatever they are.
 
     Returns
     -------
@@ -254,20 +260,54 @@ def attributions(a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0) ->
             a = a.unsqueeze(1)
     if tuple(a.shape) not in allowed:
         shapes = " or ".join(map(str, sorted(allowed, key=len, reverse=True)))
-        raise ValueError(f"{name} must have shape {shapes} for these inputs, has {tuple(a.shape)}")
+        raise ValueError(
+            f"{name} must have shape {shapes} for these inputs, has {tuple(a.shape)}"
+            f"{_way_out(name, tuple(a.shape), tuple(x.shape), allowed)}"
+        )
+    if counted is not None:
+        a = a.where(counted, 0.0)
     all_finite(name, a, first)
     return a
 
 
+def _way_out(
+    name: str, a: tuple[int, ...], x: tuple[int, ...], allowed: set[tuple[int, ...]]
+) -> str:
+    """Say what a shape of attributions that doesn't fit looks like, if it looks like anything."""
+    if len(a) == len(x) > 2 and (a[0], a[-1], *a[1:-1]) in allowed:
+        return f": put the channels before the rest, np.moveaxis({name}, -1, 1)"
+    samples = f"np.arange({x[0]})"
+    for axis, chosen in (
+        (len(a) - 1, f"{name}[{samples}, ..., y_batch]"),
+        (1, f"{name}[{samples}, y_batch]"),
+        (0, f"np.asarray({name})[y_batch, {samples}]"),
+    ):
+        if a[:axis] + a[axis + 1 :] in allowed:
+            return f": of an axis of classes, axis {axis}, pick the explained class, {chosen}"
+    return ""
+
+
 def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:
-    """Return labels as int64: n integers of at least 0.
+    """Return labels as int64: n integers of at least 0, from a column or whole floats as well.
 
     Raises
     ------
     TypeError, ValueError
-        If they are no integers, of another number, or negative.
+        If they are no whole numbers, of another number, or negative.
     """
-    return _indices(name, y, n, "labels")
+    array = array_of(name, y)
+    if array.shape == (n, 1):
+        array = array[:, 0]
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.trunc(array)).all():
+        array = array.astype(np.int64)
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    if array.ndim == 2 and len(array) == n:
+        raise ValueError(
+            f"{name} must have shape ({n},), one label for each sample, has {array.shape}: of "
+            "one-hot labels or outputs pass their argmax(1)"
+        )
+    return _indices(name, array, n, "labels")
 
 
 def sample_indices(index: object, n: int) -> np.ndarray:
@@ -276,7 +316,7 @@ def sample_indices(index: object, n: int) -> np.ndarray:
 
 
 def _indices(name: str, values: object, n: int, what: str) -> np.ndarray:
-    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    array = array_of(name, values)
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one for each sample, has {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):

@@ -421,7 +421,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Inputs], dict[str, object]], type[Exception
         "explain_func must be callable, is None",
     ),
     "y length": (lambda i: {"y_batch": i.y[:-1]}, ValueError, r"y_batch must have shape \(5,\)"),
-    "y floats": (lambda i: {"y_batch": i.y / 2}, TypeError, "y_batch must hold integers"),
+    "y floats": (lambda i: {"y_batch": i.y + 0.5}, TypeError, "y_batch must hold integers"),
     "y negative": (lambda i: {"y_batch": i.y - 9}, ValueError, "at least 0, sample 0 has"),
     "y range": (
         lambda i: {"y_batch": np.array([0, 1, 2, 9, 9])},

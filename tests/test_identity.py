@@ -407,3 +407,22 @@ def test_modules_that_are_used_again_tell_models_apart():
     keys = [content_key(nn.Sequential(*order)) for order in orders]
     assert len(set(keys)) == len(orders)
     assert keys == [content_key(copy.deepcopy(nn.Sequential(*order))) for order in orders]
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "bsc"])
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_tensors_count_by_what_they_hold(layout):
+    dense = torch.tensor([[0.0, 2.0, 0.0, 0.0], [1.0, 0.0, 3.0, 0.0]])
+
+    def sparse(values: torch.Tensor) -> torch.Tensor:
+        block = ((1, 2),) if layout.startswith("b") else ()
+        return getattr(values, "to_sparse" if layout == "coo" else f"to_sparse_{layout}")(*block)
+
+    key = content_key(sparse(dense))
+    assert key == content_key(sparse(dense.clone()))
+    assert key != content_key(sparse(dense + dense))
+    assert key != content_key(sparse(dense.flip(0)))
+    assert key != content_key(sparse(torch.cat([dense, torch.zeros(1, 4)])))
+    module = torch.nn.Linear(2, 2)
+    module.register_buffer("adjacency", sparse(dense))
+    assert content_key(module) != content_key(torch.nn.Linear(2, 2))

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.arrays import array_of
 
 Predict = Callable[[np.ndarray], Any]
 """Rows in, (rows, classes) scores out."""
@@ -31,7 +32,7 @@ class BlackBox(Adapter):
         ``predict_proba`` of scikit-learn, XGBoost, LightGBM or CatBoost, an ONNX Runtime session,
         a remote call.
     classes : int
-        How many scores a row has.
+        How many scores a row has; of one, ``predict`` may return shape (rows,).
     max_rows_per_call : int, optional
         More rows than that go out in several calls.
     display_progressbar : bool, default False
@@ -110,7 +111,8 @@ class BlackBox(Adapter):
                 part = rows[start : start + size]
                 parts.append(self._scores(part))
                 bar.update(len(part))
-        dtype = x.dtype if x.is_floating_point() else torch.float32
+        # Scores have more digits than inputs in half precision.
+        dtype = torch.promote_types(x.dtype, torch.float32)
         return torch.from_numpy(np.concatenate(parts)).to(x.device, dtype)
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
@@ -122,10 +124,14 @@ class BlackBox(Adapter):
             raise RuntimeError(
                 f"predict failed on call {self.n_calls}, with {len(rows)} rows: {error}"
             ) from error
+        if isinstance(returned, Tensor):
+            returned = returned.detach().cpu()
         try:
             scores = np.asarray(returned, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"predict must return an array of numbers: {error}") from error
+        if self.classes == 1 and scores.shape == (len(rows),):
+            scores = scores[:, np.newaxis]
         if scores.shape != (len(rows), self.classes):
             raise ValueError(
                 f"predict must return shape {(len(rows), self.classes)}, on call {self.n_calls} "
@@ -189,11 +195,12 @@ def refit(
     if not callable(make_estimator):
         raise TypeError(f"make_estimator must be callable, is {make_estimator!r}")
     copies = checks.positive_integer("copies", copies)
-    labels = checks.labels(y, len(x), "y")
+    rows = array_of("x", x)
+    labels = checks.labels(y, len(rows), "y")
     known = int(labels.max()) + 1 if classes is None else classes
 
     def fine_tune(model: nn.Module, masks: Corrupt) -> BlackBox:
-        inputs = torch.as_tensor(np.asarray(x))
+        inputs = torch.from_numpy(rows.copy())
         index = torch.arange(len(inputs))
         parts = [inputs, *(masks(inputs, draw, index) for draw in range(1, copies + 1))]
         estimator = make_estimator()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.arrays import array_of
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Columns(Adapter):
         background : array, shape (n, F)
             Rows such as those that the model was trained on.
         """
-        rows = np.asarray(background)
+        rows = array_of("background", background)
         if rows.ndim != 2 or rows.shape[1] != self.n_columns or not len(rows):
             raise ValueError(f"background must have shape (n, {self.n_columns}), has {rows.shape}")
         values = rows.mean(0)

@@ -350,6 +350,7 @@ class EmbeddedTokens(Adapter):
         tokens.require_embedding()
         self.tokens = tokens
         self.training = tokens.training
+        self.channel_first = True
         self.padding_mask = _marked
 
     def embed(self, x: Tensor) -> Tensor:

@@ -65,6 +65,9 @@ def called_alike(other: nn.Module, model: nn.Module) -> nn.Module:
     return with_keywords(other, model.keywords if isinstance(model, WithKeywords) else None)
 
 
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
 class WithKeywords(nn.Module):
     """A model whose call needs nothing but rows; in the mode that the model is in."""
 
@@ -77,6 +80,13 @@ class WithKeywords(nn.Module):
     def forward(self, rows: Tensor) -> Any:
         """Call the model."""
         return self.model(rows, **self.keywords)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WithKeywords:
+        for value in self.keywords.values():
+            if isinstance(value, Tensor) and value.layout in _COMPRESSED:
+                # torch copies none of these in depth.
+                memo[id(value)] = value.clone()
+        return WithKeywords(copy.deepcopy(self.model, memo), copy.deepcopy(self.keywords, memo))
 
 
 class _Probabilities(nn.Module):

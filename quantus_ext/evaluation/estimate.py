@@ -13,7 +13,7 @@ from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import with_keywords
-from quantus_ext.evaluation.plan import Cell, Plan
+from quantus_ext.evaluation.plan import Cell, Plan, as_called
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.evaluation.shard import Loaded, Shard, told
 from quantus_ext.finetune.training import as_input
@@ -62,8 +62,9 @@ def settled_cells(
         if not isinstance(cell.metric, TorchMetric):
             return cell
         answering = with_keywords(model, cell.call.get("model_predict_kwargs"))
+        rows = as_called(x, cell.call)
         try:
-            return replace(cell, metric=cell.metric.settled(answering, x, y, train=train))
+            return replace(cell, metric=cell.metric.settled(answering, rows, y, train=train))
         except Exception as error:
             return replace(cell, failure=told("training failed: ", error))
 
@@ -83,7 +84,7 @@ def planned(cell: Cell, plan: Plan, model: nn.Module, x: Rows) -> Cell:
         forward = Forward.of_module(
             answering, device, softmax=None, **replace(execution, compile=False).arguments()
         )
-        forward.clean(as_input(some, model, device))
+        forward.clean(as_input(as_called(some, cell.call), model, device))
     except Exception as error:
         return replace(cell, failure=told("measuring the plan failed: ", error))
     ready = copy.copy(metric)

@@ -19,11 +19,15 @@ from quantus.metrics.base import Metric
 from torch import nn
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
+from quantus_ext.batch import channels_are_first
+from quantus_ext.engine.keywords import check_shared
 from quantus_ext.engine.modules import called_alike, with_keywords
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.finetune import FineTuner
 from quantus_ext.finetune.known import Known, identify
+from quantus_ext.finetune.training import as_input
 from quantus_ext.identity import content_of, copied
 from quantus_ext.metrics.qge import better_scores
 
@@ -158,6 +162,27 @@ class Plan:
         return [(start, min(start + self.shard_size, n)) for start in range(0, n, self.shard_size)]
 
 
+def as_called(x: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+    """Return inputs as a metric with this call sends them, channels first."""
+    last = x.ndim > 2 and call.get("channel_first") is False
+    return x.movedim(-1, 1) if last else x
+
+
+def check_calls(plan: Plan, model: nn.Module, x: Rows) -> None:
+    """Raise ValueError for inputs, or arguments of calls, that no sample could be scored with.
+
+    What it refuses would fail in every shard, or pass where a shard is as long as something else.
+    """
+    few = torch.as_tensor(x.part(0, min(len(x), 2)).read())
+    calls = {cell.names[1]: cell.call for cell in plan.cells}
+    for call in calls.values():
+        if call.get("channel_first") is None and adapter_of(model).channel_first is None:
+            channels_are_first(few, model)
+        keywords = call.get("model_predict_kwargs")
+        rows = as_input(as_called(few, call), model, checks.resolve_device(model, plan.device))
+        check_shared(model, keywords, rows, sizes=(len(x), plan.batch_size))
+
+
 def methods_of(xai_methods: object, keywords: Mapping[str, Any] | None, n: int) -> list[Method]:
     """Return the explainers of ``xai_methods``, checked against the number of samples."""
     if not isinstance(xai_methods, Mapping) or not xai_methods:
@@ -168,9 +193,11 @@ def methods_of(xai_methods: object, keywords: Mapping[str, Any] | None, n: int) 
     methods = [Method.of(str(name), value, keywords) for name, value in xai_methods.items()]
     for method in methods:
         if method.maps is not None and len(method.maps) != n:
+            shape = tuple(method.maps.part(0, 1).read().shape[1:])
+            by_class = ": of maps by class pick those of the explained ones" * (shape[:1] == (n,))
             raise ValueError(
                 f"xai_methods[{method.name!r}] must hold a map for each of the {n} samples, holds "
-                f"{len(method.maps)}"
+                f"{len(method.maps)}{by_class}"
             )
     return methods
 
@@ -283,7 +310,7 @@ def known_models(
     """
     calls = [cell.call for cell in plan.cells]
     answering = with_keywords(model, calls[0].get("model_predict_kwargs"))
-    rows = torch.as_tensor(x)
+    rows = as_called(torch.as_tensor(x), calls[0])
     known = {"model": identify(answering, rows, checks.resolve_device(model, plan.device))}
     if of_metrics:
         for cell in plan.cells:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
+from quantus_ext.arrays import array_of, native
 from quantus_ext.identity import content_key
 
 _BLOCK = 256
@@ -42,7 +44,7 @@ class Rows:
 
     @classmethod
     def of(cls, name: str, values: Any) -> Rows:
-        """Take an argument: array, tensor, or the path of an ``.npy`` file.
+        """Take an argument: array, tensor, table, list, or the path of an ``.npy`` file.
 
         Raises
         ------
@@ -57,10 +59,12 @@ class Rows:
             if not isinstance(found, np.ndarray) or found.ndim == 0:
                 raise ValueError(f"{name} must be the path of an .npy file of samples, is {path}")
             return cls(path, 0, len(found))
-        if isinstance(values, Tensor):
-            values = values.detach().cpu().numpy()
-        if isinstance(values, list):
-            values = np.asarray(values)
+        if not isinstance(values, np.memmap) and (
+            isinstance(values, (np.ndarray, Tensor, list, tuple, pd.DataFrame, pd.Series))
+            or any(hasattr(values, other) for other in ("get_columns", "toarray"))
+        ):
+            # What is read bit by bit stays where it is.
+            values = array_of(name, values)
         if not hasattr(values, "shape") or not len(values.shape) or not hasattr(values, "dtype"):
             raise TypeError(
                 f"{name} must be an array, a tensor or the path of an .npy file, is "
@@ -81,8 +85,9 @@ class Rows:
         """Return them as an array; what is read from a file is in memory then."""
         if isinstance(self.source, Path):
             mapped = np.load(self.source, mmap_mode="r")
-            return np.array(mapped[self.start : self.stop])
-        return np.asarray(self.source[self.start : self.stop])
+            return native(np.array(mapped[self.start : self.stop]))
+        # In order, because torch takes no negative strides.
+        return np.ascontiguousarray(native(np.asarray(self.source[self.start : self.stop])))
 
     def key(self) -> str:
         """Return what they are known by, in memory or in a file: their content."""

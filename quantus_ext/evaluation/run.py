@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
+from quantus_ext.batch import segmentations_of
 from quantus_ext.engine import sampling
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, work
@@ -29,6 +30,7 @@ from quantus_ext.evaluation.plan import (
     Metrics,
     Plan,
     cells_of,
+    check_calls,
     identity,
     known_models,
     methods_of,
@@ -55,7 +57,9 @@ _ATTEMPTS = 3
 _ROUND = 4
 """Tasks a worker, at once, on backends that give results back only when all are done."""
 
-Array = np.ndarray | Tensor | str | Path
+Array = Any
+"""An array, tensor, data frame, list, or the path of an ``.npy`` file."""
+
 Key = tuple[int, int]
 """Explainer and first sample."""
 
@@ -139,11 +143,12 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         attributions, as an array or the path of an ``.npy`` file.
     model : torch.nn.Module
         In evaluation mode.
-    x_batch : array, tensor or path of an .npy file, shape (n, F), (n, C, T) or (n, C, H, W)
-        From a file each worker reads its own shards. Whatever has a shape and slices does.
-    y_batch : array, tensor or path, of int, shape (n,)
+    x_batch : array, tensor, table, list or path of an .npy file
+        Inputs, as a metric's call takes them. From a file each worker reads its own shards.
+        Whatever has a shape and slices does.
+    y_batch : array, tensor, list or path, of int, shape (n,) or (n, 1)
         Explained classes.
-    s_batch : array, tensor or path, optional
+    s_batch : array, tensor, list or path, optional
         Segmentations.
     agg_func : callable, optional
         Aggregates the scores of a cell in :meth:`Evaluation.to_dict`, which has the form that
@@ -243,6 +248,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         raise TypeError("y_batch must hold the explained classes, is None")
     seed = checks.seed(seed)
     x, y = Rows.of("x_batch", x_batch), Rows.of("y_batch", y_batch)
+    if isinstance(s_batch, (list, tuple)):
+        s_batch = segmentations_of(s_batch)
     s = None if s_batch is None else Rows.of("s_batch", s_batch)
     n = len(x)
     if n == 0:
@@ -250,7 +257,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     for name, rows in (("y_batch", y), ("s_batch", s)):
         if rows is not None and len(rows) != n:
             raise ValueError(f"{name} must have {n} rows, as x_batch has, has {len(rows)}")
-    checks.labels(y.read(), n)
+    y = Rows.of("y_batch", checks.labels(y.read(), n))
     n_cases = min(n, cases) if cases == 0 else min(n, checks.positive_integer("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(xai_methods, explain_func_kwargs, n)),
@@ -261,6 +268,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         device=device,
         cases=tuple(np.linspace(0, n - 1, n_cases).round().astype(int).tolist()),
     )
+    check_calls(plan, model, x)
     columns = tuple(cell.names for cell in plan.cells)
     directions = {cell.name: cell.direction for cell in plan.cells}
     shards = plan.shards(n)

@@ -221,6 +221,9 @@ class Loaded:
         if maps.ndim > x.ndim:
             # Over the embeddings of token ids; metrics that cannot use them say so.
             return maps
+        if maps.shape[1:] == x.shape[2:]:
+            # Quantus would not know which axis is missing where axes are equally long.
+            return maps[:, np.newaxis]
         expanded: np.ndarray = utils.expand_attribution_channel(maps, x)
         return expanded
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from quantus_ext import checks
+from quantus_ext.arrays import numbers_of
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.identity import content_key
 
@@ -49,7 +50,7 @@ def read(x: object, y: object = None, *, seed: int = 0) -> TrainingData:
 
     Parameters
     ----------
-    x : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W); or DataLoader or Dataset
+    x : array, tensor or table, shape (n, F), (n, C, T) or (n, C, H, W); or DataLoader or Dataset
         Inputs, channels first; or what gives ``(x, y)`` pairs.
     y : array or tensor of int, shape (n,), optional
         Labels.
@@ -65,10 +66,9 @@ def read(x: object, y: object = None, *, seed: int = 0) -> TrainingData:
         if y is not None:
             raise ValueError("y must be None with a DataLoader or Dataset as x, which gives labels")
         x, y = _read_loader(x, seed)
-    try:
-        inputs = x.detach().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"x must be an array or tensor of numbers: {error}") from error
+    numbers = numbers_of("x", x)
+    # A copy: the caller's may change between two trainings.
+    inputs = numbers.clone() if isinstance(numbers, Tensor) else torch.from_numpy(np.array(numbers))
     checks.inputs(inputs, "x")
     if len(inputs) < 3:
         raise ValueError(

@@ -24,6 +24,8 @@ from quantus_ext.functional.scores import Scores
 
 Scheme = Literal["patch", "subset", "all", "quantus"]
 
+_DEFAULT_PATCH_SIZE = 4
+
 
 class Infidelity(TorchMetric):
     r"""Infidelity, ``E_I[(I·Φ - (f(x) - f(x - I)))²]`` (Yeh et al., 2019); lower is better.
@@ -34,8 +36,9 @@ class Infidelity(TorchMetric):
     ----------
     loss_func : "mse" or callable
         Other than the squared error only with ``scheme="quantus"``.
-    perturb_patch_sizes : int or list of int, default [4]
-        Sides of the patches, one chosen at random for each draw.
+    perturb_patch_sizes : int or list of int, optional
+        Sides of the patches, one chosen at random for each draw; 4 by default, or the shortest
+        axis where that is less.
     n_perturb_samples : int, default 200
         Draws a sample, at most. Up to 1,024 equally likely masks (one patch size) are drawn
         without repetition, all of them where there are no more. With ``scheme="quantus"``:
@@ -129,8 +132,10 @@ class Infidelity(TorchMetric):
             # Quantus declares it for the class; here it depends on the instance's scheme.
             self.data_applicability = {DataType.IMAGE}  # type: ignore[misc]
         self.loss_func = loss_func
-        self.perturb_patch_sizes = checks.positive_integers(
-            "perturb_patch_sizes", [4] if perturb_patch_sizes is None else perturb_patch_sizes
+        self.perturb_patch_sizes = (
+            None
+            if perturb_patch_sizes is None
+            else checks.positive_integers("perturb_patch_sizes", perturb_patch_sizes)
         )
         self.n_perturb_samples = checks.positive_integer("n_perturb_samples", n_perturb_samples)
         self.scheme = scheme
@@ -185,7 +190,8 @@ class Infidelity(TorchMetric):
                 "these are perturbed; for attributions a token use multiply_by_inputs=True and "
                 "leave perturb_func and perturb_baseline out"
             )
-        self._check_quantus_scheme(batch.x)
+        patch_sizes = self._patch_sizes(batch.x)
+        self._check_quantus_scheme(batch.x, patch_sizes)
         if self.scheme == "quantus":
             return cumulative_infidelity(
                 forward,
@@ -194,7 +200,7 @@ class Infidelity(TorchMetric):
                 batch.y,
                 perturb_func=self.perturb_func,
                 loss_func=self.loss_func,
-                patch_sizes=self.perturb_patch_sizes,
+                patch_sizes=patch_sizes,
                 n_repeats=self.n_perturb_samples,
                 is_random=resolved.random,
                 seed=batch.seed,
@@ -208,7 +214,7 @@ class Infidelity(TorchMetric):
             batch.y,
             perturbation=resolved,
             scheme=self.scheme,
-            patch_sizes=self.perturb_patch_sizes,
+            patch_sizes=patch_sizes,
             subset_fraction=self.subset_fraction,
             elements=(
                 None if batch.features is None else elements_of(batch.x, features=batch.features)
@@ -223,14 +229,20 @@ class Infidelity(TorchMetric):
             clean=batch.clean,
         )
 
-    def _check_quantus_scheme(self, x: Tensor) -> None:
+    def _patch_sizes(self, x: Tensor) -> list[int]:
+        """Return the sides of the patches, by default one that fits the inputs."""
+        if self.perturb_patch_sizes is not None:
+            return self.perturb_patch_sizes
+        return [min(_DEFAULT_PATCH_SIZE, *x.shape[1 if x.ndim == 2 else 2 :])]
+
+    def _check_quantus_scheme(self, x: Tensor, patch_sizes: list[int]) -> None:
         if self.scheme != "quantus":
             return
         if x.ndim != 4:
             raise ValueError(
                 f'scheme="quantus" needs images (n, C, H, W), x_batch has {tuple(x.shape)}'
             )
-        for size in self.perturb_patch_sizes:
+        for size in patch_sizes:
             if any(length % size for length in x.shape[2:]):
                 raise ValueError(
                     'perturb_patch_sizes must divide height and width with scheme="quantus", '

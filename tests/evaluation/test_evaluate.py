@@ -298,7 +298,7 @@ def test_metrics_in_a_list_have_their_own_names():
         ),
         ({"y_batch": None}, TypeError, "y_batch must hold the explained classes"),
         ({"y_batch": np.zeros(5, int)}, ValueError, "y_batch must have 24 rows"),
-        ({"y_batch": np.zeros(N)}, TypeError, "must hold integers"),
+        ({"y_batch": np.full(N, 0.5)}, TypeError, "must hold integers"),
         ({"shard_size": 6}, ValueError, "shard_size must be a multiple of batch_size, 4, is 6"),
         ({"shard_size": 0}, ValueError, "shard_size must be at least 1"),
         ({"confidence": 1.0}, ValueError, "confidence must be between 0 and 1"),

@@ -456,7 +456,7 @@ def test_pickles():
     ("change", "error", "message"),
     [
         ({"y": np.zeros(159, int)}, ValueError, r"y must have shape \(160,\).*has \(159,\)"),
-        ({"y": np.zeros(160)}, TypeError, "y must hold integers, has dtype float64"),
+        ({"y": np.full(160, 0.5)}, TypeError, "y must hold integers, has dtype float64"),
         ({"y": np.full(160, -1)}, ValueError, "labels in y must be at least 0, sample 0 has -1"),
         ({"x": np.zeros(160)}, ValueError, r"x must have shape \(n, F\).*has \(160,\)"),
         ({"x": np.full((160, 10), np.nan)}, ValueError, "x must be finite.*first in sample 0"),

@@ -1,0 +1,138 @@
+"""Samples in the forms that people have them in, as arrays: tables, lists, masked and odd types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+
+def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
+    """Return real numbers: a dense tensor if it is a tensor, or a list of them, else an array.
+
+    Arrays of another byte order or width than torch knows are converted, and so are objects that
+    are all numbers. Data frames (of pandas or polars) become arrays column by column; rows count
+    by their place, whatever the index says.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    values : array, tensor, data frame, series or nested list
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it holds anything but real numbers, is sparse, or has masked or missing values.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from quantus_ext.arrays import numbers_of
+    >>> numbers_of("x_batch", pd.DataFrame({"age": [41.0, 23.0], "smoker": [True, False]}))
+    array([[41.,  1.],
+           [23.,  0.]])
+    """
+    if isinstance(values, (list, tuple)) and values and all(isinstance(v, Tensor) for v in values):
+        shapes = sorted({tuple(each.shape) for each in values})
+        if len(shapes) > 1:
+            raise ValueError(f"{name} must hold tensors of one shape, holds {shapes}")
+        values = torch.stack([each.detach() for each in values])
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided:
+            raise TypeError(f"{name} must be dense, is {values.layout}: pass its to_dense()")
+        if values.is_complex():
+            raise _complex(name)
+        return values.detach()
+    if isinstance(values, pd.DataFrame) or hasattr(values, "get_columns"):
+        return _table(name, values)
+    if isinstance(values, pd.Series) or type(values).__module__.startswith("polars"):
+        return _column(name, values)
+    if hasattr(values, "toarray"):
+        raise TypeError(f"{name} must be dense, is {type(values).__name__}: pass its toarray()")
+    parts = values if isinstance(values, (list, tuple)) else [values]
+    if any(np.ma.is_masked(part) for part in parts):
+        raise ValueError(
+            f"{name} must have no masked values, which would count as ordinary ones: fill them in, "
+            "with its filled(...), or leave the samples out"
+        )
+    try:
+        return _plain(name, np.asarray(values))
+    except ValueError as error:
+        raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
+
+
+def array_of(name: str, values: Any) -> np.ndarray:
+    """Return the same as :func:`numbers_of`, always as an array in the processor's memory."""
+    numbers = numbers_of(name, values)
+    if isinstance(numbers, np.ndarray):
+        return numbers
+    if numbers.dtype == torch.bfloat16:
+        numbers = numbers.float()  # numpy has no such type
+    return numbers.cpu().numpy()
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """Return an array of numbers in a type and byte order that torch has; as it is if it can."""
+    kind, width = array.dtype.kind, array.dtype.itemsize
+    if kind == "f" and width > 8:
+        return array.astype(np.float64)
+    if kind == "u" and width > 1:
+        # torch can do little with these.
+        return array.astype(np.float64 if width > 4 else np.int64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _plain(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype == object:
+        array = _of_objects(name, array)
+    if array.dtype.kind == "c":
+        raise _complex(name)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be an array or tensor of numbers, has dtype {array.dtype}")
+    return native(array)
+
+
+def _of_objects(name: str, array: np.ndarray) -> np.ndarray:
+    for value in array.flat:
+        if not isinstance(value, (Real, np.bool_)):
+            what = "a missing value" if value is None or value is pd.NA else repr(value)
+            raise TypeError(f"{name} must be an array or tensor of numbers, holds {what[:80]}")
+    return array.astype(np.float64)
+
+
+def _table(name: str, table: Any) -> np.ndarray:
+    columns: Iterable[tuple[Any, Any]] = (
+        table.items()
+        if isinstance(table, pd.DataFrame)
+        else ((column.name, column) for column in table.get_columns())
+    )
+    arrays = []
+    for label, column in columns:
+        array = _column(f"{name}'s column {label!r}", column)
+        missing = np.flatnonzero(np.isnan(array))
+        if len(missing):
+            raise ValueError(
+                f"{name}'s column {label!r} must have no missing values, has one in row "
+                f"{missing[0]}: fill it in, or leave the row out"
+            )
+        arrays.append(array)
+    if not arrays:
+        raise ValueError(f"{name} must have at least one column, has none")
+    return np.stack(arrays, axis=1)
+
+
+def _column(name: str, column: Any) -> np.ndarray:
+    return _plain(name, np.asarray(column.to_numpy()))
+
+
+def _complex(name: str) -> TypeError:
+    return TypeError(
+        f"{name} must hold real numbers, holds complex ones: pass real and imaginary part as "
+        "channels, or their absolute value"
+    )
