@@ -32,10 +32,10 @@ from quantus_ext.batch import (
     segmentations_of,
     tensor_of,
 )
-from quantus_ext.engine import sampling
+from quantus_ext.engine import influence, sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.keywords import check_shared
-from quantus_ext.engine.modules import with_keywords
+from quantus_ext.engine.modules import with_keywords, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.functional.scores import Scores
 from quantus_ext.plotting import figures
@@ -96,7 +96,8 @@ class TorchMetric(Metric[list[float]]):
     Attributes
     ----------
     standard_errors : numpy.ndarray, shape (n,)
-        After a call: the Monte-Carlo standard error of each score, 0 where nothing is random.
+        After a call: the Monte-Carlo standard error of each score, 0 where nothing is random, NaN
+        where the model itself is.
     details : dict of numpy.ndarray
         After a call: what else the same evaluations gave.
     n_evaluations : int
@@ -111,6 +112,8 @@ class TorchMetric(Metric[list[float]]):
     default_softmax: ClassVar[bool] = False
     clean_rows: ClassVar[int | None] = None
     """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all."""
+    asks_model: ClassVar[bool] = True
+    """Whether scores depend on what the model answers."""
     over_embeddings: bool = False
     """Whether a model of token ids is asked about their embeddings."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
@@ -263,11 +266,15 @@ class TorchMetric(Metric[list[float]]):
         if asked is not answering:
             forward, known = forward_of(asked), None
         seed = sampling.fresh_seed() if self.seed is None else self.seed
-        batches = []
+        batches: list[Scores] = []
+        answers_by_chance = False
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, start + batch_size)
             clean = forward.clean(scored[rows][: self.clean_rows]) if known is None else known[rows]
             checks.labels_below(y, clean.shape[1])
+            if start == 0 and self.asks_model:
+                known_as = model if asked is answering else without_keywords(asked)
+                answers_by_chance = _answers_by_chance(known_as, forward, scored)
             if probabilities and clean.shape[1] == 1:
                 raise ValueError(
                     "softmax must be False where the model has one output, of which the softmax is "
@@ -296,7 +303,7 @@ class TorchMetric(Metric[list[float]]):
                 features=features_of_rows(features, rows),
             )
             batches.append(self.evaluate_batch(forward, batch))
-        return self._finish(batches, forward)
+        return self._finish(batches, forward, answers_by_chance)
 
     def plot(
         self,
@@ -425,7 +432,9 @@ class TorchMetric(Metric[list[float]]):
             checks.all_finite("a_batch after normalise_func", a, first)
         return a.abs() if self.abs else a
 
-    def _finish(self, batches: list[Scores], forward: Forward) -> list[float]:
+    def _finish(
+        self, batches: list[Scores], forward: Forward, answers_by_chance: bool
+    ) -> list[float]:
         score, standard_error = (
             torch.cat(parts).cpu().numpy()
             for parts in zip(*((b.score, b.standard_error) for b in batches), strict=True)
@@ -435,6 +444,12 @@ class TorchMetric(Metric[list[float]]):
             name: torch.cat([batch.details[name] for batch in batches]).cpu().numpy()
             for name in batches[0].details
         }
+        if answers_by_chance:
+            # What draws tell of is not all that is random.
+            self.standard_errors[:] = np.nan
+            for name, values in self.details.items():
+                if "error" in name:
+                    values[:] = np.nan
         self.n_evaluations = forward.n_evaluations
         self.plan = forward.plan
         unknown = np.flatnonzero(~np.isfinite(score))
@@ -464,6 +479,42 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
     "disable_warnings": False,
     "display_progressbar": False,
 }
+
+
+def _answers_by_chance(model: nn.Module, forward: Forward, x: Tensor) -> bool:
+    """Return whether a model does, and warn if so or if rows influence each other.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As the caller knows it.
+    forward : Forward
+        Asks it, or a view of it; its plan is known.
+    x : Tensor, shape (n, \\*sample)
+        All inputs of the call.
+    """
+    if not all(getattr(module, "check_rows", True) for module in model.modules()):
+        return False
+    try:
+        found = influence.examine(
+            model,
+            forward.probe,
+            x,
+            together=forward.chunk_size,
+            precision=forward.execution.autocast_dtype(x.device),
+        )
+    except Exception as error:
+        # A model may take batches of one size alone, and all that it is asked for scores have it.
+        warnings.warn(
+            f"whether rows influence each other in model is not known: it fails for a few: {error}",
+            UserWarning,
+            stacklevel=3,
+        )
+        return False
+    message = found.warning(model)
+    if message is not None:
+        warnings.warn(message, UserWarning, stacklevel=3)
+    return found.is_random
 
 
 def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:

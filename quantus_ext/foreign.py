@@ -7,7 +7,6 @@ import inspect
 import pickle
 import random
 import reprlib
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from torch import Tensor, nn
 
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
-from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
-
-_one_at_a_time = threading.RLock()
-"""Held during a call of another package's metric: global random states are shared by threads."""
+from quantus_ext.engine.global_state import (
+    isolated_random_state,
+    one_at_a_time,
+    seed_global_generators,
+)
 
 Maps = Callable[[np.ndarray], np.ndarray]
 """Attributions of a batch in, others of the same shape out."""
@@ -163,8 +163,8 @@ class ForeignMetric:
             If Quantus refuses the attributions, or the scores are not one a sample.
         """
         with (
-            _one_at_a_time,
-            _isolated(batch.device),
+            one_at_a_time,
+            isolated_random_state(batch.device),
             _any_values_pass(),
             _rows_counted(self.call.model) as (model, rows),
         ):
@@ -402,17 +402,9 @@ def _rows_counted(model: nn.Module) -> Iterator[tuple[nn.Module, list[int]]]:
 
 
 @contextmanager
-def _isolated(device: torch.device) -> Iterator[None]:
-    """Put every global random state back on leaving, that of the model's device included."""
-    devices = [device] if device.type == "cuda" else []
-    with isolated_random_state(), torch.random.fork_rng(devices=devices):
-        yield
-
-
-@contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the global random states, one thread at a time, and put them back on leaving."""
-    with _one_at_a_time, _isolated(device):
+    with one_at_a_time, isolated_random_state(device):
         _seed(seed, device)
         yield
 

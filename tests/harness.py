@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quantus_ext.base import TorchMetric
+from quantus_ext.engine.forward import Forward
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Rows in, (rows, classes) out, all numpy: what a reference knows of a model."""
@@ -150,11 +152,23 @@ def make_inputs(modality: str, n: int = 5, dtype: torch.dtype = torch.float64) -
 
 @contextmanager
 def rows_seen(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect copies of all the rows that go through ``model``."""
+    """Collect copies of all the rows that go through ``model`` for scores.
+
+    Not those of the check whether rows influence each other, which ``n_evaluations`` leaves out.
+    """
     seen: list[Tensor] = []
+    probe = Forward.probe
+
+    def aside(forward: Forward, rows: Tensor) -> Tensor:
+        before = len(seen)
+        outputs = probe(forward, rows)
+        del seen[before:]
+        return outputs
+
     handle = model.register_forward_hook(lambda _, args, __: seen.append(args[0].clone()))
     try:
-        yield seen
+        with mock.patch.object(Forward, "probe", aside):
+            yield seen
     finally:
         handle.remove()
 

@@ -38,6 +38,8 @@ class Adapter(nn.Module):
         Whether outputs are probabilities already.
     channel_first : bool or None
         Whether inputs have their channels first; None to infer it from shapes.
+    check_rows : bool
+        Whether a few rows more may be asked, to find out whether rows influence each other.
     unread : frozenset of str
         Attributes that the answers do not depend on; two models that differ in them are the same
         to stores and caches.
@@ -55,6 +57,7 @@ class Adapter(nn.Module):
     removed: float = 0.0
     own_softmax: bool = False
     channel_first: bool | None = None
+    check_rows: bool = True
     unread: frozenset[str] = frozenset()
     feature_mask: FeatureMask | None = None
     padding_mask: Callable[[Tensor], Tensor] | None = None

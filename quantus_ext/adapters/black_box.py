@@ -40,6 +40,10 @@ class BlackBox(Adapter):
     key : str, optional
         A name of what ``predict`` answers, as ``"model-2026-11"``, by which stores and caches know
         it in place of its code and what that holds; to be changed whenever the answers do.
+    check_rows : bool, default False
+        Ask up to 12 rows more, once for each metric and kind of input at most, to find out whether
+        answers depend on chance or on the other rows of a call. Not unless asked, for calls may
+        have a price.
 
     Attributes
     ----------
@@ -64,7 +68,7 @@ class BlackBox(Adapter):
     [0.5]
     """
 
-    unread = frozenset({"n_calls", "max_rows_per_call", "display_progressbar"})
+    unread = frozenset({"n_calls", "max_rows_per_call", "display_progressbar", "check_rows"})
     asks_outside: ClassVar[bool] = True
     """Whether the answers may come from elsewhere, so that no content shows what they depend on."""
 
@@ -76,6 +80,7 @@ class BlackBox(Adapter):
         max_rows_per_call: int | None = None,
         display_progressbar: bool = False,
         key: str | None = None,
+        check_rows: bool = False,
     ) -> None:
         super().__init__()
         if not callable(predict):
@@ -91,6 +96,7 @@ class BlackBox(Adapter):
             else checks.positive_integer("max_rows_per_call", max_rows_per_call)
         )
         self.display_progressbar = display_progressbar
+        self.check_rows = check_rows
         self.n_calls = 0
 
     def forward(self, x: Tensor) -> Tensor:

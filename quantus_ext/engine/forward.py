@@ -311,6 +311,10 @@ class Forward:
             self._clean(x[:_FIRST_CHUNK])
             self.n_evaluations = before
 
+    def probe(self, rows: Tensor) -> Tensor:
+        """Return the outputs of a few rows, which are not counted and go through in one pass."""
+        return self._checked(self._require_plan().laid_out(rows))
+
     @property
     def model(self) -> nn.Module | None:
         """The torch module that is asked, its keywords filled in; None for a function."""

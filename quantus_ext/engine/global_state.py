@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+one_at_a_time = threading.RLock()
+"""Held while code runs that may draw from the global states, so that threads don't mix draws."""
 
 
 @contextmanager

@@ -184,6 +184,7 @@ class QGE(TorchMetric):
         self.nan_reason = "their metric gives NaN for them or for what they are compared with"  # type: ignore[misc]
         if isinstance(metric, TorchMetric):
             self.default_softmax = metric.default_softmax  # type: ignore[misc]
+            self.asks_model = metric.asks_model  # type: ignore[misc]
             self.over_embeddings = metric.over_embeddings
         if not self.is_native:
             # Enough to know the classes; the metric asks the model itself.

@@ -379,7 +379,7 @@ class OfOneLength(Reader):
 
 @pytest.mark.parametrize("make", [Bag, Drawing, OfOneLength])
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore:model answers by chance")
 def test_models_that_padding_is_no_fault_of_are_asked(make: Callable[[], nn.Module], side: str):
     with torch.random.fork_rng(devices=[]):
         for removal in ("mask", "zero"):

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from quantus_ext.engine import perturb, sampling
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.influence import measure
 from quantus_ext.functional import (
     Scores,
     fidelity,
@@ -169,6 +170,18 @@ def test_removal_stays_on_the_device(modality, random):
     for result in (*curves.values(), halves):
         tensors = [result.score, result.standard_error, *result.details.values()]
         assert {tensor.device.type for tensor in tensors} == {DEVICE.type}
+
+
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_what_rows_do_to_each_other_is_measured_on_the_device(modality, n):
+    with fake_device():
+        with DEVICE:
+            model, shape = MODALITIES[modality]()
+        x = torch.randn(n, *shape, device=DEVICE)
+        forward = Forward.of_module(model.eval(), DEVICE, softmax=True, chunk_size=4)
+        forward.settle(x)
+        assert measure(forward.probe, x, forward.chunk_size).device.type == DEVICE.type
 
 
 def test_comparisons_of_maps_stay_on_the_device():

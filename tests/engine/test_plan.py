@@ -285,8 +285,9 @@ def test_a_compiled_model_answers_alike_and_is_found_again_by_content(inputs, co
         scores = inputs.call(metric)
     np.testing.assert_array_equal(scores, inputs.call(Infidelity(n_perturb_samples=20)))
     assert compiler.models == 1
-    # All rows of the score went through it, and the one pass that compiled it.
-    assert sum(compiler.rows) == 6 + metric.n_evaluations == 6 + 126
+    # All rows of the score went through it, the one pass that compiled it, and the check whether
+    # rows influence each other.
+    assert sum(compiler.rows) == 6 + metric.n_evaluations + 12 == 6 + 126 + 12
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (inputs.call(metric, model=copy.deepcopy(inputs.model)) == scores).all()

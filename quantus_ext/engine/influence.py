@@ -1,0 +1,224 @@
+"""Whether a row's outputs depend on the rows beside it, or on chance: asked once of each model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from quantus_ext.engine.global_state import isolated_random_state, one_at_a_time
+from quantus_ext.engine.plan import autocast_in_force
+
+_FEW = 4
+"""Rows that are asked together; of them, two by themselves, for one may set what all share."""
+_DOUBTS = 2
+"""How often it is asked again whether what looks like company is chance."""
+_TENSOR_FLOAT = 2.0**-10
+"""Rounding of the type in which GPUs may compute single-precision layers."""
+
+
+class Influence(NamedTuple):
+    """How far outputs change, relative to the largest, that should not.
+
+    Attributes
+    ----------
+    chance : float
+        When the same rows are asked again.
+    company : float
+        When a row is asked apart from the others.
+    rounding : float
+        Up to which both are taken for rounding.
+    """
+
+    chance: float
+    company: float
+    rounding: float
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the model answers by chance."""
+        return self.chance > self.rounding
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether rows influence each other; not known of a model that answers by chance."""
+        return self.company > self.rounding and not self.is_random
+
+    def warning(self, model: nn.Module) -> str | None:
+        """Return what must be said of the model, None if nothing."""
+        if self.is_random:
+            return (
+                "model answers by chance: asked the same rows again, its outputs change by "
+                f"{self.chance:.1%} of the largest, so that scores differ from call to call and "
+                "standard errors are unknown (NaN)"
+                + _named(model, _may_draw)
+                + ". Have it draw nothing in evaluation mode (dropout only where self.training), "
+                "or explain a module that averages its answers"
+            )
+        if self.is_shared:
+            return (
+                "rows influence each other in model: asked apart from the others, a row's outputs "
+                f"change by {self.company:.1%} of the largest, so that scores depend on batch_size "
+                "and chunk_size" + _named(model, _shares) + ". Pass chunk_size=1, so that every "
+                "row is alone, or give the module statistics of its own (BatchNorm with "
+                "track_running_stats=True, static quantisation in place of dynamic)"
+            )
+        return None
+
+
+def measure(ask: Callable[[Tensor], Tensor], x: Tensor, together: int) -> Tensor:
+    """Ask a few rows again, and apart from each other, and measure how far outputs change.
+
+    At most 12 rows go through the model, and nothing comes back from its device.
+
+    Parameters
+    ----------
+    ask : callable
+        One forward pass: rows in, (rows, classes) out.
+    x : Tensor, shape (n, \\*sample)
+        Inputs, of which up to four are asked.
+    together : int
+        Rows that go through the model at once at most; 1: company is no question.
+
+    Returns
+    -------
+    Tensor, shape (2,)
+        Changes by chance and by company, relative to the largest output; see :class:`Influence`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.engine.influence import measure
+    >>> x = torch.eye(4)
+    >>> measure(lambda rows: rows * 2, x, together=64)
+    tensor([0., 0.])
+    >>> measure(lambda rows: rows - rows.mean(0), x, together=64)
+    tensor([0., 1.])
+    """
+    rows = x[:: max(len(x) // _FEW, 1)][:_FEW]
+    if len(x) == 1 and x.is_floating_point():
+        # The company of a single sample: what it is with everything removed.
+        rows = torch.cat([x, torch.zeros_like(x)])
+    outputs, again = (torch.cat([ask(part) for part in rows.split(together)]) for _ in range(2))
+    chance = _change(again, outputs)
+    if together == 1 or len(rows) == 1:
+        return torch.stack([chance, torch.zeros_like(chance)])
+    # Twice, because batch statistics of one row are an error.
+    alone = [ask(row.expand_as(rows[:2]))[:1] for row in rows[:2].split(1)]
+    return torch.stack([chance, _change(torch.cat(alone), outputs)])
+
+
+def examine(
+    model: nn.Module,
+    ask: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    together: int,
+    precision: torch.dtype | None,
+) -> Influence:
+    """Return what a model's rows do to each other; one found to do nothing is not asked again.
+
+    It is asked again once its modules, or their attributes that are plain values, have changed.
+    Global random states stay as they are.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As the caller knows it; what ``ask`` asks may be another view of it.
+    ask, x, together
+        See :func:`measure`.
+    precision : torch.dtype, optional
+        Of the layers, where that is not the weights' own.
+    """
+    state = (_plain_state(model), tuple(x.shape[1:]), together == 1, len(x) == 1, precision)
+    if _harmless.get(model) == state:
+        return Influence(0.0, 0.0, 0.0)
+    rounding = _rounding(model, x.device, precision)
+    with one_at_a_time, isolated_random_state(x.device):
+        chance, company = measure(ask, x, together).tolist()
+        found = Influence(chance, company, rounding)
+        for _ in range(_DOUBTS):
+            if found.is_shared:
+                # Two answers by chance may have been equal.
+                chance = float(measure(ask, x, together)[0])
+                found = found._replace(chance=max(found.chance, chance))
+    # A model may be mended in place, so what was found to do harm is always asked.
+    if not (found.is_random or found.is_shared):
+        _harmless[model] = state
+    return found
+
+
+_harmless: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+
+
+def _plain_state(model: nn.Module) -> list[Any]:
+    return [
+        (
+            type(module),
+            {
+                name: value
+                for name, value in vars(module).items()
+                if isinstance(value, (bool, int, float, str, type(None)))
+            },
+            [name for name, buffer in module._buffers.items() if buffer is None],
+        )
+        for module in model.modules()
+    ]
+
+
+def _change(changed: Tensor, outputs: Tensor) -> Tensor:
+    """Return the largest change of the first outputs, relative to the largest of all."""
+    least = torch.promote_types(outputs.dtype, torch.float32)
+    changed, outputs = changed.to(least), outputs.to(least)
+    before = outputs[: len(changed)]
+    same = (changed == before) | (changed.isnan() & before.isnan())
+    # NaN in one of them alone is no rounding.
+    change = (changed - before).abs().masked_fill(same, 0).nan_to_num(nan=torch.inf)
+    largest = outputs.nan_to_num(0, 0, 0).abs().amax()
+    return change.amax() / largest.clamp_min(torch.finfo(least).tiny)
+
+
+def _rounding(model: nn.Module, device: torch.device, precision: torch.dtype | None) -> float:
+    """Return what kernels for other numbers of rows may change, far above what they do.
+
+    Single precision on a processor: 2e-6 was seen, 2e-5 is allowed, and dynamic quantisation
+    changes outputs by 3e-4 at least. Never less, for a model may compute in it behind doubles.
+    """
+    types = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    types |= {precision or autocast_in_force(device) or torch.float32, torch.float32}
+    rounding = max(torch.finfo(dtype).eps for dtype in types)
+    if device.type != "cpu":
+        rounding = max(rounding, _TENSOR_FLOAT)
+    # In low precision sums are kept in single, so that less is lost than the type's rounding says.
+    return float(rounding ** (2 / 3))
+
+
+def _named(model: nn.Module, suspected: Callable[[nn.Module], str | None]) -> str:
+    found = [
+        f"{name or 'the model'} ({type(module).__name__}) {reason}"
+        for name, module in model.named_modules()
+        if (reason := suspected(module)) is not None
+    ]
+    if len(found) > 3:
+        found = [*found[:2], f"{len(found) - 2} more are like them"]
+    return ": " + "; ".join(found) if found else ""
+
+
+def _shares(module: nn.Module) -> str | None:
+    if isinstance(module, _BatchNorm) and module.running_mean is None:
+        return "has no running statistics and takes those of the rows"
+    if "quantized.dynamic" in type(module).__module__:
+        return "is quantised to the range of the rows"
+    return None
+
+
+def _may_draw(module: nn.Module) -> str | None:
+    kind = type(module)
+    is_own = not kind.__module__.startswith("torch.nn.")
+    if "dropout" in kind.__name__.lower() and (module.training or is_own):
+        return "drops at random"
+    return None
