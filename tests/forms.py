@@ -80,7 +80,7 @@ def _exported(model: nn.Module, x: Tensor) -> nn.Module:
 
 
 def _symbolically_traced(model: nn.Module, x: Tensor) -> nn.Module:
-    return torch.fx.symbolic_trace(copy.deepcopy(model))
+    return torch.fx.symbolic_trace(copy.deepcopy(model)).eval()
 
 
 def _data_parallel(model: nn.Module, x: Tensor) -> nn.Module:
@@ -100,7 +100,7 @@ def _parametrised(model: nn.Module, x: Tensor) -> nn.Module:
     changed = copy.deepcopy(model)
     for module in _with_weights(changed):
         parametrizations.weight_norm(module)
-    return changed
+    return changed.eval()
 
 
 @_quietly
@@ -120,7 +120,8 @@ def _pruned(model: nn.Module, x: Tensor) -> nn.Module:
 
 @_quietly
 def _quantised(model: nn.Module, x: Tensor) -> nn.Module:
-    return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear})
+    changed = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {nn.Linear})
+    return changed.eval()
 
 
 class LowRank(nn.Module):
