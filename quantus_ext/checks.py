@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantus_ext.engine.modules import exported_in_training, parts_with_mode
+
 
 def positive_integer(name: str, value: object) -> int:
     """Return ``value`` as an int of at least 1.
@@ -258,11 +260,19 @@ def labels_below(y: np.ndarray, classes: int, name: str = "y_batch") -> None:
 
 
 def evaluation_mode(model: torch.nn.Module, name: str = "model") -> None:
-    """Raise ValueError if the model, or a part of it, is in training mode."""
-    for part, module in model.named_modules():
+    """Raise ValueError if the model, or a part of it, is in training mode.
+
+    A frozen script or an exported program was made in a mode, and has none of its own.
+    """
+    for part, module in parts_with_mode(model):
         if module.training:
             where = f" (its submodule {part!r} is not)" if part else ""
             raise ValueError(f"{name} must be in evaluation mode, call its eval(){where}")
+    if any(map(exported_in_training, model.modules())):
+        raise ValueError(
+            f"{name} must be exported in evaluation mode, is in training mode: call eval() of what "
+            "it was exported from, and export that again"
+        )
 
 
 def resolve_device(model: torch.nn.Module, device: str | torch.device | None) -> torch.device:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from quantus_ext.engine.modules import with_submodule, without_keywords
+from quantus_ext.engine.modules import in_training, with_submodule, without_keywords
 from quantus_ext.engine.perturb import Perturbation, Sparing, replace_by
 
 FeatureMask = Callable[[Tensor], Tensor]
@@ -67,7 +67,7 @@ class Adapter(nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
         self.model = model
-        self.training = model.training
+        self.training = in_training(model)
         if isinstance(model, Adapter):
             self.takes_ids, self.one_label = model.takes_ids, model.one_label
             self.removed, self.feature_mask = model.removed, model.feature_mask

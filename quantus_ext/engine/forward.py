@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import Unpack
 
 from quantus_ext.engine import compiled
-from quantus_ext.engine.modules import resolve_softmax, with_keywords
+from quantus_ext.engine.modules import resolve_softmax, with_any_rows, with_keywords
 from quantus_ext.engine.plan import (
     Execution,
     ExecutionArguments,
@@ -207,7 +207,7 @@ class Forward:
         n_rows, **execution
             See the class.
         """
-        asked = _Asked(with_keywords(model, predict_kwargs), softmax)
+        asked = _Asked(with_any_rows(with_keywords(model, predict_kwargs)), softmax)
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         forward = cls(
             asked, channels_last=convolves and device.type == "cpu", n_rows=n_rows, **execution

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
-from quantus_ext.engine.modules import called_alike, without_keywords
+from quantus_ext.engine.modules import called_alike, is_closed, without_keywords
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.plan import Precision
 from quantus_ext.finetune import cache, data
@@ -180,10 +180,10 @@ class FineTuner:
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        if any(map(is_closed, model.modules())):
             raise TypeError(
-                "model must be a torch.nn.Module without a ScriptModule to be tuned: pass what it "
-                "was scripted from, or a tuned model as fine_tune"
+                "model must be a torch.nn.Module without a ScriptModule to be tuned, and without "
+                "an exported program: pass what it was made from, or a tuned model as fine_tune"
             )
         checks.evaluation_mode(model)
         device = checks.resolve_device(model, self.device)
