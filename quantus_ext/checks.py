@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
@@ -290,6 +291,12 @@ def resolve_device(model: torch.nn.Module, device: str | torch.device | None) ->
         raise ValueError(f"device must name a torch device, is {device!r}") from error
     if not tensors:
         return wanted or torch.device("cpu")
+    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if tensor.device.type == "meta":
+            raise ValueError(
+                f"model must be on a device, its {name!r} is on 'meta', where tensors have no "
+                "values: load it, or delete it from the model if it is not used"
+            )
     actual = tensors[0].device
     if wanted is not None and not _same_device(wanted, actual):
         raise ValueError(f"device is {str(wanted)!r} but the model is on {str(actual)!r}")

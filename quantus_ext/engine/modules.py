@@ -5,7 +5,6 @@ exchanged. The model itself stays as it is.
 from __future__ import annotations
 
 import functools
-import inspect
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -328,28 +327,35 @@ def parts_with_mode(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, part
 
 
-def forward_parameters(model: nn.Module) -> list[str]:
-    """Name the parameters of a model's call.
+def weight_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the floating-point type that a model computes in, None where nothing tells.
 
-    A model that takes any keyword and has one part alone hands keywords on to that, as wrappers
-    do: adapters, compiled and parallel models, those with low-rank updates.
+    That of its parameters, or else of its buffers, or of the constants that freezing made of them;
+    quantised layers compute in single precision.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.engine.modules import weight_dtype
+    >>> weight_dtype(torch.nn.Linear(2, 2).double()), weight_dtype(torch.nn.Tanh())
+    (torch.float64, None)
     """
-    names: list[str] = []
-    while True:
-        if isinstance(model, torch.jit.ScriptModule):
-            script: Any = model.forward
-            return [*names, *(argument.name for argument in script.schema.arguments)]
-        # Where it is exchanged on the instance, the class knows more.
-        parameters = [
-            parameter
-            for forward in (model.forward, type(model).forward)
-            for parameter in inspect.signature(forward).parameters.values()
-        ]
-        names += [parameter.name for parameter in parameters]
-        parts = list(model.children())
-        if len(parts) != 1 or all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
-            return names
-        model = parts[0]
+    for tensors in (model.parameters(), model.buffers(), _frozen_constants(model)):
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                return tensor.dtype
+    quantised = any(".quantized." in type(part).__module__ for part in model.modules())
+    return torch.float32 if quantised else None
+
+
+def _frozen_constants(model: nn.Module) -> Iterator[Tensor]:
+    for part in model.modules():
+        if _is_frozen(part):
+            script: Any = part
+            for node in script.graph.findAllNodes("prim::Constant"):
+                value = node.output().toIValue()
+                if isinstance(value, Tensor):
+                    yield value
 
 
 def with_submodule(module: nn.Module, path: list[str], part: nn.Module) -> nn.Module:

@@ -72,6 +72,7 @@ class PScore(TorchMetric):
     name = "PScore"
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
+    reads_values = False
 
     def __init__(self, models: Sequence[nn.Module], **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)

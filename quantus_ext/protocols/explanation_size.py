@@ -180,6 +180,7 @@ def explanation_size(
             clean=clean,
         )
         curves[alpha, beta] = scores.details["curve_plus"].cpu().numpy()
+    forward.warn_of_second_softmax()
     return size_from_curves(curves, shares)
 
 
