@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import quantus
 import torch
-
-# The submodules are imported here, for what is looked at must not depend on the test's order.
 from quantus.functions import (  # noqa: F401
     complexity_func,
     explanation_func,
@@ -24,6 +24,10 @@ from quantus.functions import (  # noqa: F401
     similarity_func,
 )
 from torch import Tensor, nn
+
+# Torch's optimisers import its compiler, which sets variables of the environment and makes a
+# folder: once, and not within the test that happens to be the first.
+torch.compile(torch.neg, backend="eager")(torch.ones(1))
 
 
 def of_model(model: nn.Module) -> dict[str, Any]:
@@ -63,9 +67,13 @@ def of_process() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "default type": torch.get_default_dtype(),
         "numpy's errors": np.geterr(),
+        "warnings": list(warnings.filters),
+        "functions' modes": torch._C._len_torch_function_stack(),
+        "environment": dict(os.environ),
+        "folder": Path.cwd(),
         "metrics": repr(quantus.AVAILABLE_METRICS),
         "explainers": repr(quantus.AVAILABLE_XAI_METHODS_CAPTUM),
-        "files": sorted(map(str, Path(tempfile.gettempdir()).rglob("*"))),
+        "files": sorted(Path(tempfile.gettempdir()).rglob("*")),
     }
     for name, module in sorted(sys.modules.items()):
         if name.startswith(("quantus.functions", "quantus.helpers", "quantus.metrics")):
