@@ -184,8 +184,8 @@ class Twice(nn.Module):
         self.spare = model
         self.model = model
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+    def forward(self, x: Tensor, **keywords: Any) -> Tensor:
+        return self.model(x, **keywords)
 
 
 def _shared(model: nn.Module, x: Tensor) -> nn.Module:

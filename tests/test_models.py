@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext import QGE, ROAR, Deletion, FFidelity, Fidelity, FineTuner, Infidelity, SynScore
-from quantus_ext.adapters import BlackBox
+from quantus_ext.adapters import BlackBox, TokenIds
 from quantus_ext.protocols import explanation_size
 from tests.forms import MODEL_FORMS
 
@@ -275,3 +276,67 @@ def test_a_model_that_stays_in_training_mode_is_refused(changes):
     with pytest.raises(ValueError, match="model must be in evaluation mode"):
         Deletion(4)(model, x, **given)
     assert all(part.training for part in model.modules())
+
+
+# Text
+
+
+class Reader(nn.Module):
+    """Reads what its attention mask lets it, and may end in a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            self.embedding, self.head = nn.Embedding(9, 6), nn.Linear(6, 3)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.embedding(ids).tanh() * attention_mask.unsqueeze(2)
+        return self.head(hidden.sum(1))
+
+
+def _traced_with_mask(model: nn.Module, ids: Tensor) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(copy.deepcopy(model), (ids, (ids != 0).long()))
+
+
+def _exported_with_mask(model: nn.Module, ids: Tensor) -> nn.Module:
+    rows = {0: torch.export.Dim("rows", min=1, max=2**16)}
+    mask = {"attention_mask": (ids != 0).long()}
+    shapes = {"ids": rows, "attention_mask": rows}
+    return torch.export.export(model, (ids,), mask, dynamic_shapes=shapes, strict=False).module()
+
+
+IDS = np.array([[2, 5, 4, 3, 8], [7, 6, 0, 0, 0], [3, 3, 8, 0, 0]])
+WITH_MASK = {
+    **MODEL_FORMS,
+    "traced": _traced_with_mask,
+    "exported": _exported_with_mask,
+}
+NO_KEYWORDS = {"nested", "compiled part", "scripted part", "quantised"}
+"""Forms in ``nn.Sequential``, which hands no keywords on, and the one that answers otherwise."""
+
+
+def test_a_program_of_one_number_of_texts_is_refused():
+    ids = torch.from_numpy(IDS)
+    mask = {"attention_mask": (ids != 0).long()}
+    model = torch.export.export(Reader().eval(), (ids,), mask).module()
+    with pytest.raises(ValueError, match="export it with dynamic_shapes"):
+        TokenIds(model, 1, 0)
+
+
+@pytest.mark.parametrize("removal", ["mask", "delete", "zero"])
+@pytest.mark.parametrize("form", [form for form in WITH_MASK if form not in NO_KEYWORDS])
+def test_text_in_every_form_is_asked_with_its_attention_mask(form, removal):
+    closed = {"scripted", "traced", "frozen", "exported"}
+    plain = Reader().eval()
+    model = WITH_MASK[form](plain, torch.from_numpy(IDS))
+    metric, a = Deletion(3), A[:3, :5]
+    if form in closed and removal == "zero":
+        with pytest.raises(ValueError, match="embedding must name the part of the model"):
+            TokenIds(model, 1, 0, removal=removal)
+        return
+    scores = metric(TokenIds(model, 1, 0, removal=removal), IDS, Y[:3], a)
+    expected = metric(TokenIds(plain, 1, 0, removal=removal), IDS, Y[:3], a)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
