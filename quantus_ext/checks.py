@@ -276,13 +276,15 @@ def evaluation_mode(model: torch.nn.Module, name: str = "model") -> None:
         )
 
 
-def resolve_device(model: torch.nn.Module, device: str | torch.device | None) -> torch.device:
+def resolve_device(
+    model: torch.nn.Module, device: str | torch.device | None, name: str = "model"
+) -> torch.device:
     """Return the device of the model's weights, or ``device`` for a model without any.
 
     Raises
     ------
     ValueError
-        If ``device`` is another than the model's.
+        If ``device`` is another than the model's, or a part of the model is on none.
     """
     tensors = [*model.parameters(), *model.buffers()]
     try:
@@ -291,11 +293,11 @@ def resolve_device(model: torch.nn.Module, device: str | torch.device | None) ->
         raise ValueError(f"device must name a torch device, is {device!r}") from error
     if not tensors:
         return wanted or torch.device("cpu")
-    for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+    for part, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
         if tensor.device.type == "meta":
             raise ValueError(
-                f"model must be on a device, its {name!r} is on 'meta', where tensors have no "
-                "values: load it, or delete it from the model if it is not used"
+                f"{name} must be on a device, its {part!r} is on 'meta', where tensors have no "
+                "values: load it, or delete it if it is not used"
             )
     actual = tensors[0].device
     if wanted is not None and not _same_device(wanted, actual):

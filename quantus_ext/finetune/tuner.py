@@ -309,7 +309,7 @@ def resolve_tuned_model(
     if not isinstance(tuned, nn.Module):
         raise TypeError(f"{what} must be a torch.nn.Module, is {tuned!r}")
     checks.evaluation_mode(tuned, what)
-    ours, theirs = (checks.resolve_device(module, None) for module in (model, tuned))
+    ours, theirs = checks.resolve_device(model, None), checks.resolve_device(tuned, None, what)
     if ours != theirs:
         raise ValueError(f"{what} is on {str(theirs)!r} but the model is on {str(ours)!r}")
     return called_alike(tuned, model), None

@@ -123,7 +123,7 @@ class PScore(TorchMetric):
 
     def _explained(self, number: int, model: nn.Module, batch: Batch, known: _Answers) -> Tensor:
         checks.evaluation_mode(model, f"models[{number}]")
-        checks.resolve_device(model, batch.x.device)
+        checks.resolve_device(model, batch.x.device, f"models[{number}]")
         content = self._content(model)
         explainer = (batch.explain.require(), batch.explain.keywords)
         asked = content_of(content.key, explainer, batch.x, batch.y)
