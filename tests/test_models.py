@@ -12,9 +12,20 @@ import quantus
 import torch
 from torch import Tensor, nn
 
-from quantus_ext import QGE, ROAR, Deletion, FFidelity, Fidelity, FineTuner, Infidelity, SynScore
+from quantus_ext import (
+    QGE,
+    ROAR,
+    Deletion,
+    FFidelity,
+    Fidelity,
+    FineTuner,
+    Infidelity,
+    SynScore,
+    evaluate,
+)
 from quantus_ext.adapters import BlackBox, TokenIds
 from quantus_ext.protocols import explanation_size
+from tests import state
 from tests.forms import MODEL_FORMS
 
 _draw = np.random.default_rng(4)
@@ -100,6 +111,34 @@ def test_weights_that_are_computed_from_others_are_not_drawn_anew(form):
         roar = ROAR(FineTuner(X, Y, epochs=1, display_progressbar=False), A, 0.5)
         with pytest.raises(ValueError, match="build_model must make an untrained model"):
             roar(model, X, Y, A)
+
+
+@pytest.mark.parametrize("form", [form for form in MODEL_FORMS if form != "quantised"])
+def test_evaluate_takes_every_form_and_leaves_it_alone(form):
+    metrics = {
+        "Deletion": Deletion(2),
+        "Infidelity": Infidelity(n_perturb_samples=4),
+        "Flipping": quantus.PixelFlipping(
+            features_in_step=1, disable_warnings=True, return_auc_per_sample=True
+        ),
+    }
+
+    def explain(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return inputs * model(torch.from_numpy(inputs)).sum().numpy()
+
+    def scores(model: nn.Module) -> np.ndarray:
+        evaluation = evaluate(metrics, {"a": A, "own": explain}, model, X, Y, batch_size=5)
+        assert evaluation.failures == ()
+        return evaluation.scores
+
+    plain = network()
+    model = MODEL_FORMS[form](plain, torch.from_numpy(X))
+    with torch.no_grad():
+        model(torch.from_numpy(X))
+        before = state.of_model(model)
+        np.testing.assert_allclose(scores(model), scores(plain), rtol=1e-4, atol=1e-5)
+    assert state.differences(before, state.of_model(model)) == []
 
 
 # Softmax twice
