@@ -35,7 +35,7 @@ from quantus_ext.batch import (
 from quantus_ext.engine import influence, sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.keywords import check_shared
-from quantus_ext.engine.modules import with_keywords, without_keywords
+from quantus_ext.engine.modules import parts_with_mode, with_keywords, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.functional.scores import Scores
 from quantus_ext.plotting import figures
@@ -114,6 +114,8 @@ class TorchMetric(Metric[list[float]]):
     """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all."""
     asks_model: ClassVar[bool] = True
     """Whether scores depend on what the model answers."""
+    reads_values: bool = True
+    """Whether scores depend on the outputs' values, not only on which of them is the largest."""
     over_embeddings: bool = False
     """Whether a model of token ids is asked about their embeddings."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
@@ -154,8 +156,9 @@ class TorchMetric(Metric[list[float]]):
         Parameters
         ----------
         model : torch.nn.Module
-            In evaluation mode; its output has shape (n, classes). See :mod:`quantus_ext.adapters`
-            for other models.
+            In evaluation mode, at the latest when ``explain_func`` has made the first
+            attributions; its output has shape (n, classes). See :mod:`quantus_ext.adapters` for
+            other models.
         x_batch : array, tensor, data frame or list, shape (n, F), (n, C, T) or (n, C, H, W)
             Inputs; or token ids (n, L) of a :class:`quantus_ext.adapters.TokenIds`.
         y_batch : array or tensor of int, shape (n,) or (n, 1)
@@ -195,7 +198,11 @@ class TorchMetric(Metric[list[float]]):
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-        checks.evaluation_mode(model)
+        # Functions that explain may call eval() themselves, as Quantus's own do.
+        may_be_told = a_batch is None and y_batch is not None and callable(explain_func)
+        is_told = may_be_told and any(part.training for _, part in parts_with_mode(model))
+        if not is_told:
+            checks.evaluation_mode(model)
         torch_device = checks.resolve_device(model, device)
         batch_size = checks.positive_integer("batch_size", batch_size)
         checks.on_device("x_batch", x_batch, torch_device)
@@ -231,6 +238,11 @@ class TorchMetric(Metric[list[float]]):
         if a is None:
             # Before anything is trained or evaluated.
             explain.require()
+        first_maps = None
+        if is_told and y is not None:
+            labels = torch.from_numpy(y[:batch_size]).to(torch_device)
+            first_maps = explain(model, x[:batch_size], labels)
+            checks.evaluation_mode(model)
 
         probabilities = self.default_softmax and not adapter.own_softmax
         if softmax is not None:
@@ -281,12 +293,15 @@ class TorchMetric(Metric[list[float]]):
                     "1 whatever it is; adapters.BinaryLogit makes two of a binary logit"
                 )
             labels = torch.from_numpy(y[rows]).to(torch_device)
+            if a is None:
+                made = explain(model, x[rows], labels) if first_maps is None else first_maps
+                first_maps = None
             batch = Batch(
                 x=scored[rows],
                 y=labels,
                 a=(
                     self._prepared(
-                        laid_out(explain(model, x[rows], labels), embedded),
+                        laid_out(made, embedded),
                         scored[rows],
                         first=start,
                         features=features_of_rows(features, rows),
@@ -452,6 +467,8 @@ class TorchMetric(Metric[list[float]]):
                     values[:] = np.nan
         self.n_evaluations = forward.n_evaluations
         self.plan = forward.plan
+        if self.reads_values:
+            forward.warn_of_second_softmax(stacklevel=3)
         unknown = np.flatnonzero(~np.isfinite(score))
         if len(unknown):
             warnings.warn(

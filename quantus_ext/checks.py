@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quantus_ext.arrays import array_of
+from quantus_ext.engine.modules import exported_in_training, parts_with_mode
 
 
 def plain(value: object) -> object:
@@ -340,20 +342,30 @@ def labels_below(y: np.ndarray, classes: int, name: str = "y_batch") -> None:
 
 
 def evaluation_mode(model: torch.nn.Module, name: str = "model") -> None:
-    """Raise ValueError if the model, or a part of it, is in training mode."""
-    for part, module in model.named_modules():
+    """Raise ValueError if the model, or a part of it, is in training mode.
+
+    A frozen script or an exported program was made in a mode, and has none of its own.
+    """
+    for part, module in parts_with_mode(model):
         if module.training:
             where = f" (its submodule {part!r} is not)" if part else ""
             raise ValueError(f"{name} must be in evaluation mode, call its eval(){where}")
+    if any(map(exported_in_training, model.modules())):
+        raise ValueError(
+            f"{name} must be exported in evaluation mode, is in training mode: call eval() of what "
+            "it was exported from, and export that again"
+        )
 
 
-def resolve_device(model: torch.nn.Module, device: str | torch.device | None) -> torch.device:
+def resolve_device(
+    model: torch.nn.Module, device: str | torch.device | None, name: str = "model"
+) -> torch.device:
     """Return the device of the model's weights, or ``device`` for a model without any.
 
     Raises
     ------
     ValueError
-        If ``device`` is another than the model's.
+        If ``device`` is another than the model's, or a part of the model is on none.
     """
     tensors = [*model.parameters(), *model.buffers()]
     try:
@@ -362,6 +374,12 @@ def resolve_device(model: torch.nn.Module, device: str | torch.device | None) ->
         raise ValueError(f"device must name a torch device, is {device!r}") from error
     if not tensors:
         return wanted or torch.device("cpu")
+    for part, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):
+        if tensor.device.type == "meta":
+            raise ValueError(
+                f"{name} must be on a device, its {part!r} is on 'meta', where tensors have no "
+                "values: load it, or delete it if it is not used"
+            )
     actual = tensors[0].device
     if wanted is not None and not _same_device(wanted, actual):
         raise ValueError(f"device is {str(wanted)!r} but the model is on {str(actual)!r}")

@@ -26,6 +26,13 @@ from quantus_ext.engine.global_state import (
     one_at_a_time,
     seed_global_generators,
 )
+from quantus_ext.engine.modules import (
+    has_hidden_softmax,
+    in_training,
+    inseparable,
+    is_closed,
+    with_any_rows,
+)
 
 Maps = Callable[[np.ndarray], np.ndarray]
 """Attributions of a batch in, others of the same shape out."""
@@ -162,11 +169,13 @@ class ForeignMetric:
         ValueError
             If Quantus refuses the attributions, or the scores are not one a sample.
         """
+        # As Quantus sends them.
+        few = torch.tensor(batch.x[:2], dtype=torch.float32, device=batch.device)
         with (
             one_at_a_time,
             isolated_random_state(batch.device),
             _any_values_pass(),
-            _rows_counted(self.call.model) as (model, rows),
+            _rows_counted(self.call.model, few) as (model, rows),
         ):
             arguments = self._arguments(model, batch, a, compare)
             _seed(seed, batch.device)
@@ -369,30 +378,40 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 
 
 class _Counted(nn.Module):
-    """A TorchScript model, which takes no such hook."""
+    """A script or an exported program, which take no such hook, in a form that Quantus takes.
 
-    def __init__(self, model: nn.Module, count: Callable[..., None]) -> None:
+    It shows its softmax where Quantus looks for one. Quantus's copies without it are refused.
+    """
+
+    def __init__(self, model: nn.Module, count: Callable[..., None], *, softmax: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model = with_any_rows(model)
         self.count = count
-        self.training = model.training
+        self.training = in_training(model)
+        self.shown = nn.Softmax(-1) if softmax else None
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
+        if isinstance(self.shown, nn.Identity):
+            raise inseparable()
         self.count(self, args, keywords)
         return self.model(*args, **keywords)
 
 
 @contextmanager
-def _rows_counted(model: nn.Module) -> Iterator[tuple[nn.Module, list[int]]]:
-    """Count rows by a hook that is gone afterwards; copies made meanwhile count as well."""
+def _rows_counted(model: nn.Module, x: Tensor) -> Iterator[tuple[nn.Module, list[int]]]:
+    """Count rows by a hook that is gone afterwards; copies made meanwhile count as well.
+
+    ``x`` are a few rows.
+    """
     rows: list[int] = []
 
     def count(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         tensors = [v for v in (*args, *keywords.values()) if isinstance(v, Tensor)]
         rows.append(len(tensors[0]) if tensors else 0)
 
-    if isinstance(model, torch.jit.ScriptModule):
-        yield _Counted(model, count), rows
+    softmax = has_hidden_softmax(model, x)
+    if is_closed(model) or softmax:
+        yield _Counted(model, count, softmax=softmax), rows
         return
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     try:

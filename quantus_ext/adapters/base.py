@@ -8,7 +8,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from quantus_ext.engine.modules import with_submodule, without_keywords
+from quantus_ext.engine.modules import (
+    in_training,
+    weight_dtype,
+    with_submodule,
+    without_keywords,
+)
 from quantus_ext.engine.perturb import Perturbation, Sparing, replace_by
 
 FeatureMask = Callable[[Tensor], Tensor]
@@ -70,7 +75,7 @@ class Adapter(nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
         self.model = model
-        self.training = model.training
+        self.training = in_training(model)
         if isinstance(model, Adapter):
             self.takes_ids, self.one_label = model.takes_ids, model.one_label
             self.removed, self.feature_mask = model.removed, model.feature_mask
@@ -124,10 +129,7 @@ def adapter_of(model: nn.Module) -> Adapter:
 
 def input_dtype(model: nn.Module) -> torch.dtype | None:
     """Return the type of a model's inputs: integers, or that of its weights, None without any."""
-    if adapter_of(model).takes_ids:
-        return torch.int64
-    floating = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(floating, None)
+    return torch.int64 if adapter_of(model).takes_ids else weight_dtype(model)
 
 
 def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:

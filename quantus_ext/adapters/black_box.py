@@ -53,7 +53,7 @@ class BlackBox(Adapter):
     Notes
     -----
     The outputs are taken as they are. Where they are probabilities already, call metrics with
-    ``softmax=False``: removal metrics take a softmax by default.
+    ``softmax=False``: removal metrics take a softmax by default, and warn of it there.
 
     Examples
     --------

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from quantus_ext.adapters.tokens import TokenIds
 
 _Keywords = Mapping[str, Any]
-_ERRORS = (IndexError, RuntimeError, ValueError)
-"""What a model raises on ids or lengths that it does not take."""
+_ERRORS = (AssertionError, IndexError, RuntimeError, ValueError)
+"""What a model, or a program exported for one length, raises on ids or lengths it does not take."""
 
 
 def check_text_model(model: TokenIds, x: Tensor, keywords: _Keywords) -> None:

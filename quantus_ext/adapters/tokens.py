@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
 from quantus_ext.adapters.token_checks import check_text_model
-from quantus_ext.engine.modules import with_submodule
+from quantus_ext.engine.modules import with_any_rows, with_submodule
 
 Removal = Literal["mask", "pad", "delete", "zero"]
 
@@ -122,6 +122,11 @@ class TokenIds(Adapter):
         padding_side: Literal["left", "right"] | None = None,
     ) -> None:
         super().__init__(model)
+        if with_any_rows(model) is not model:
+            raise ValueError(
+                "model must take any number of texts, was exported for one number: export it with "
+                "dynamic_shapes"
+            )
         self.takes_ids, self.removed = True, REMOVED
         checks.one_of("removal", removal, ("mask", "pad", "delete", "zero"))
         if removal == "mask" and mask_id is None:
@@ -517,9 +522,18 @@ def _parameters(model: nn.Module) -> frozenset[str]:
     """Name the parameters of a model's forward; what passes all on takes those of its one part."""
     names: set[str] = set()
     while True:
-        given = inspect.signature(model.forward).parameters.values()
+        if isinstance(model, torch.jit.ScriptModule):
+            script: Any = model.forward
+            return frozenset(names.union(each.name for each in script.schema.arguments))
+        # Where it is exchanged on the instance, the class may know more.
+        given = [
+            each
+            for forward in (model.forward, type(model).forward)
+            for each in inspect.signature(forward).parameters.values()
+        ]
         names |= {each.name for each in given}
-        parts = list(model._modules.values())
+        # One at two places is one.
+        parts = list(dict.fromkeys(model._modules.values()))
         if isinstance(model, Adapter):
             parts = [model._modules.get("model")]
         elif not any(each.kind is each.VAR_KEYWORD for each in given):

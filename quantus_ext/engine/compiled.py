@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from quantus_ext.engine.modules import is_closed
 from quantus_ext.engine.plan import autocast_in_force
 from quantus_ext.identity import content_key, content_of, probe_rows, same_answers
 from quantus_ext.memory import Memory
@@ -30,8 +31,14 @@ def find(model: nn.Module, like: Tensor) -> tuple[str, Callable[[Tensor], Tensor
     Raises
     ------
     ValueError
-        If the model has hooks, which a compiled copy would keep as they are now.
+        If the model has hooks, which a compiled copy would keep as they are now, or is compiled
+        in another way.
     """
+    if any(map(is_closed, model.modules())):
+        raise ValueError(
+            "compile must be False for a model that is scripted, traced, frozen or exported: leave "
+            "it out, or pass the model that it was made from"
+        )
     for name, module in model.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise ValueError(
@@ -72,7 +79,12 @@ def compile_frozen(model: nn.Module, rows: Tensor, key: str) -> Callable[[Tensor
     ValueError
         If torch cannot take it as one graph.
     """
-    frozen = copy.deepcopy(model).requires_grad_(False)
+    try:
+        frozen = copy.deepcopy(model).requires_grad_(False)
+    except Exception as error:
+        raise ValueError(
+            f"compile must be False for a model that copy.deepcopy does not copy: {error}"
+        ) from error
 
     def forward(inputs: Tensor) -> Tensor:
         outputs: Tensor = frozen(inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,14 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import Unpack
 
 from quantus_ext.engine import compiled
-from quantus_ext.engine.modules import resolve_softmax, with_keywords
+from quantus_ext.engine.modules import (
+    Probabilities,
+    are_probabilities,
+    resolve_softmax,
+    weight_dtype,
+    with_any_rows,
+    with_keywords,
+)
 from quantus_ext.engine.plan import (
     Execution,
     ExecutionArguments,
@@ -40,6 +48,9 @@ from quantus_ext.identity import (
 from quantus_ext.memory import Memory
 
 Predict = Callable[[Tensor], Tensor]
+
+_OF_TYPES = re.compile("dtype|data ?type|scalar type|input type", re.IGNORECASE)
+"""What torch's errors about types of numbers say, and those of ONNX Runtime."""
 
 _FIRST_CHUNK = 64
 """Rows of the very first pass, before anything is known about the model."""
@@ -207,7 +218,7 @@ class Forward:
         n_rows, **execution
             See the class.
         """
-        asked = _Asked(with_keywords(model, predict_kwargs), softmax)
+        asked = _Asked(with_any_rows(with_keywords(model, predict_kwargs)), softmax)
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         forward = cls(
             asked, channels_last=convolves and device.type == "cpu", n_rows=n_rows, **execution
@@ -314,6 +325,21 @@ class Forward:
     def probe(self, rows: Tensor) -> Tensor:
         """Return the outputs of a few rows, which are not counted and go through in one pass."""
         return self._checked(self._require_plan().laid_out(rows))
+
+    def warn_of_second_softmax(self, stacklevel: int = 2) -> None:
+        """Warn if a softmax was taken of what are probabilities already.
+
+        It reads from the model's device, so it is for when other results are read, too.
+        """
+        had = None if self._asked is None else self._asked.had_probabilities
+        if had is not None and bool(had):
+            warnings.warn(
+                "the model's outputs are probabilities already (none negative, each row sums to 1),"
+                " and a softmax of them, which softmax=True or the metric's default asks for, is "
+                "nearly flat: pass softmax=False",
+                UserWarning,
+                stacklevel=stacklevel + 1,
+            )
 
     @property
     def model(self) -> nn.Module | None:
@@ -434,12 +460,27 @@ class Forward:
         # Without one, whatever the caller has on stays on.
         return nullcontext() if dtype is None else torch.autocast(rows.device.type, dtype)
 
+    @contextmanager
+    def _types_named(self, dtype: torch.dtype) -> Iterator[None]:
+        """Say what to do about a type that a model does not take, where its weights don't tell."""
+        try:
+            yield
+        except RuntimeError as error:
+            known = self._asked is None or weight_dtype(self._asked.model) is not None
+            if known or not _OF_TYPES.search(str(error)):
+                raise
+            raise TypeError(
+                f"x_batch must have the type that the model takes, which has no floating-point "
+                f"weights to tell it: pass another than {dtype}, as x_batch.astype('float32'); the "
+                f"model says: {error}"
+            ) from error
+
     def _checked(self, rows: Tensor) -> Tensor:
         # In inference mode tensors don't tell whether they were changed.
         self._writes_to_input |= rows.is_inference()
         version = 0 if self._writes_to_input else rows._version
         predict = self._compiled or self.predict
-        with torch.no_grad(), self._precision(rows):
+        with torch.no_grad(), self._precision(rows), self._types_named(rows.dtype):
             outputs = predict(rows.clone() if self._writes_to_input else rows)
         # The rows are compared with the inputs afterwards, so a model that works in place (a
         # first ReLU, a normalisation) gets copies. The first pass, on a copy anyway, finds it out.
@@ -451,6 +492,18 @@ class Forward:
                 f"model's output must have shape (rows, classes), here ({len(rows)}, classes), "
                 f"has {tuple(outputs.shape)}"
             )
+        if outputs.is_complex():
+            raise TypeError(
+                f"model's output must hold real numbers, holds {outputs.dtype}: give real or "
+                "absolute values"
+            )
+        if not outputs.is_floating_point():
+            if self._asked is not None and self._asked.softmax:
+                raise TypeError(
+                    "model's output must hold floating-point numbers for a softmax, holds "
+                    f"{outputs.dtype}: pass softmax=False, or give scores as floats"
+                )
+            return outputs.double()
         if self.execution.precision == "float32":
             return outputs
         # Sums and differences of outputs are no place to lose digits.
@@ -463,11 +516,18 @@ class _Asked:
     def __init__(self, model: nn.Module, softmax: bool | None) -> None:
         self.model = model
         self.softmax = softmax
+        self.had_probabilities: Tensor | None = None
+        """Whether the first rows' outputs were some before a softmax was taken; not read yet."""
         self._resolved = model if softmax is None else None
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        outputs: Tensor = self.resolved(rows)(rows)
-        return outputs
+    def __call__(self, rows: Tensor) -> Any:
+        model = self.resolved(rows)
+        if not isinstance(model, Probabilities):
+            return model(rows)
+        outputs = model.model(rows)
+        if self.had_probabilities is None and isinstance(outputs, Tensor):
+            self.had_probabilities = are_probabilities(outputs)
+        return model.of(outputs)
 
     def resolved(self, rows: Tensor) -> nn.Module:
         """Return the module that answers, for which a few rows are needed at first."""

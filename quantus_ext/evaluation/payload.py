@@ -6,6 +6,7 @@ it says how large it is; to Dask's workers it is sent before the tasks. A worker
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import time
@@ -182,7 +183,7 @@ def claimed(devices: Sequence[str] | None, run: str) -> Iterator[str | None]:
     if devices is None:
         yield None
         return
-    folder = Path(tempfile.gettempdir()) / f"quantus_ext-{run}"
+    folder = _folder_of_locks(run)
     folder.mkdir(exist_ok=True)
     while True:
         # The one it had last first: the model is there.
@@ -199,6 +200,19 @@ def claimed(devices: Sequence[str] | None, run: str) -> Iterator[str | None]:
                 lock.release()
             return
         time.sleep(_POLL)
+
+
+@contextmanager
+def locks_cleared(run: str) -> Iterator[None]:
+    """Leave none of a run's locks on this machine, whatever happens."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(_folder_of_locks(run), ignore_errors=True)
+
+
+def _folder_of_locks(run: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"quantus_ext-{run}"
 
 
 def _moved(loaded: Loaded, device: str) -> Loaded:

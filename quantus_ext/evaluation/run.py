@@ -24,7 +24,7 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.batch import segmentations_of
 from quantus_ext.engine import sampling
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
-from quantus_ext.evaluation.payload import Payload, Task, Unusable, work
+from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
 from quantus_ext.evaluation.plan import (
     Cell,
     Metrics,
@@ -326,6 +326,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     light = tuple(replace(method, maps=None) for method in plan.methods)
     payload = Payload(Loaded(model, replace(plan, methods=light)), devices)
     with (
+        locks_cleared(payload.key),
         tqdm(total=len(todo), disable=not verbose, unit="task", desc="evaluate") as bar,
         closing(_records(payload, todo, shard_of, n_jobs)) as records,
     ):

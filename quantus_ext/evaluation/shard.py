@@ -20,6 +20,7 @@ from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import clean_memory, clean_outputs_shared
+from quantus_ext.engine.modules import parts_with_mode
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.foreign import Arrays, Call, ForeignMetric, is_rows, seeded
@@ -333,15 +334,17 @@ class Loaded:
 @contextmanager
 def _kept(model: nn.Module) -> Iterator[None]:
     """Put back what an explainer leaves in training mode; an error if it changes weights."""
-    modes = [(module, module.training) for module in model.modules()]
-    versions = [parameter._version for parameter in model.parameters()]
+    modes = [(module, module.training) for _, module in parts_with_mode(model)]
+    # Inference tensors don't tell whether they were changed.
+    weights = [parameter for parameter in model.parameters() if not parameter.is_inference()]
+    versions = [parameter._version for parameter in weights]
     try:
         yield
     finally:
         for module, training in modes:
             if module.training != training:
                 module.training = training
-    if versions != [parameter._version for parameter in model.parameters()]:
+    if versions != [parameter._version for parameter in weights]:
         raise ValueError("the explainer must leave the model's weights as they are, changes them")
 
 

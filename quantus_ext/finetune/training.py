@@ -20,7 +20,7 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import input_dtype
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
-from quantus_ext.engine.modules import resolve_softmax
+from quantus_ext.engine.modules import are_probabilities, resolve_softmax
 from quantus_ext.engine.plan import Execution, Precision
 from quantus_ext.identity import PROBES, copied
 
@@ -297,8 +297,7 @@ class _Run:
         self.autocast_dtype = Execution(precision=settings.precision).autocast_dtype(device)
         self.forward = torch.compile(self.resolved) if settings.compile else self.resolved
         checks.labels_below(y.cpu().numpy(), outputs.shape[1], "y")
-        sums_to_one = ((outputs.sum(1) - 1).abs() < 1e-3) & (outputs >= 0).all(1)
-        self.gives_probabilities = bool(sums_to_one.all())
+        self.gives_probabilities = bool(are_probabilities(outputs))
 
     def epoch(self, optimiser: torch.optim.Optimizer, draw: int) -> float:
         """Take one step a batch and return the sum of losses."""

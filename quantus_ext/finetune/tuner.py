@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
-from quantus_ext.engine.modules import called_alike, without_keywords
+from quantus_ext.engine.modules import called_alike, is_closed, without_keywords
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.plan import Precision
 from quantus_ext.finetune import cache, data
@@ -182,10 +182,10 @@ class FineTuner:
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        if any(map(is_closed, model.modules())):
             raise TypeError(
-                "model must be a torch.nn.Module without a ScriptModule to be tuned: pass what it "
-                "was scripted from, or a tuned model as fine_tune"
+                "model must be a torch.nn.Module without a ScriptModule to be tuned, and without "
+                "an exported program: pass what it was made from, or a tuned model as fine_tune"
             )
         checks.evaluation_mode(model)
         device = checks.resolve_device(model, self.device)
@@ -311,7 +311,7 @@ def resolve_tuned_model(
     if not isinstance(tuned, nn.Module):
         raise TypeError(f"{what} must be a torch.nn.Module, is {tuned!r}")
     checks.evaluation_mode(tuned, what)
-    ours, theirs = (checks.resolve_device(module, None) for module in (model, tuned))
+    ours, theirs = checks.resolve_device(model, None), checks.resolve_device(tuned, None, what)
     if ours != theirs:
         raise ValueError(f"{what} is on {str(theirs)!r} but the model is on {str(ours)!r}")
     return called_alike(tuned, model), None

@@ -97,6 +97,7 @@ class Fidelity(RemovalMetric):
         checks.one_of("output", output, ("label", "probability"))
         self.score = score
         self.output = output
+        self.reads_values = output != "label"
         if score == "minus":
             # Quantus declares it for the class; here it depends on which score is returned.
             self.score_direction = ScoreDirection.LOWER  # type: ignore[misc]

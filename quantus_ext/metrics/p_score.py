@@ -73,6 +73,7 @@ class PScore(TorchMetric):
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.FAITHFULNESS
     asks_model = False
+    reads_values = False
 
     def __init__(self, models: Sequence[nn.Module], **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)
@@ -123,7 +124,7 @@ class PScore(TorchMetric):
 
     def _explained(self, number: int, model: nn.Module, batch: Batch, known: _Answers) -> Tensor:
         checks.evaluation_mode(model, f"models[{number}]")
-        checks.resolve_device(model, batch.x.device)
+        checks.resolve_device(model, batch.x.device, f"models[{number}]")
         content = self._content(model)
         explainer = (batch.explain.require(), batch.explain.keywords)
         asked = content_of(content.key, explainer, batch.x, batch.y)

@@ -186,9 +186,11 @@ class QGE(TorchMetric):
             self.default_softmax = metric.default_softmax  # type: ignore[misc]
             self.asks_model = metric.asks_model  # type: ignore[misc]
             self.over_embeddings = metric.over_embeddings
+            self.reads_values = metric.reads_values
         if not self.is_native:
             # Enough to know the classes; the metric asks the model itself.
             self.clean_rows = 1  # type: ignore[misc]
+            self.reads_values = False
 
     @property
     def is_native(self) -> bool:

@@ -262,11 +262,16 @@ def _fresh(model: nn.Module) -> nn.Module:
     for name, module in fresh.named_modules():
         # Attention has its own name for it.
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+        own = [weight for weight in module.parameters(recurse=False) if weight.is_floating_point()]
         if callable(reset):
+            with torch.no_grad():
+                for weight in own:
+                    weight.fill_(torch.nan)
             reset()
-        elif any(True for _ in module.parameters(recurse=False)):
+        # Weights that others are computed from (of a weight norm, say) are not its own to draw.
+        if own and (not callable(reset) or any(bool(weight.isnan().any()) for weight in own)):
             raise ValueError(
                 f"build_model must make an untrained model, because the model's part {name!r} "
-                f"({type(module).__name__}) has weights and no reset_parameters"
+                f"({type(module).__name__}) has weights and no reset_parameters that draws them"
             )
     return fresh

@@ -43,6 +43,7 @@ class SynScore(TorchMetric):
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.LOCALISATION
     asks_model = False
+    reads_values = False
     nan_reason = "s_batch marks none of their elements, or all"
 
     def __init__(self, measure: Measure = "auroc", **common: Unpack[CommonArguments]) -> None:

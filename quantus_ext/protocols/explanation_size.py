@@ -193,6 +193,7 @@ def explanation_size(
             clean=clean,
         )
         asked[state] = curves[alpha, beta] = scores.details["curve_plus"].cpu().numpy()
+    forward.warn_of_second_softmax()
     removed = {beta: fmean(np.divide(caps[beta], totals)) for beta in tried}
     return size_from_curves(curves, places.tolist(), removed=removed)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -589,6 +590,11 @@ def test_a_tuner_gives_its_report():
     assert isinstance(tuned, nn.Module)
 
 
+def on_a_gpu() -> nn.Module:
+    with FakeTensorMode(), torch.device("cuda"):
+        return nn.Linear(10, 4).eval()
+
+
 @pytest.mark.parametrize(
     ("fine_tune", "error", "message"),
     [
@@ -598,7 +604,12 @@ def test_a_tuner_gives_its_report():
             "fine_tune returned must be a torch.nn.Module, is None",
         ),
         (lambda model, masks: model.train(), ValueError, "returned must be in evaluation mode"),
-        (lambda model, masks: model.to("meta"), ValueError, "is on 'meta' but the model is on"),
+        (lambda model, masks: on_a_gpu(), ValueError, "is on 'cuda:0' but the model is on"),
+        (
+            lambda model, masks: model.to("meta"),
+            ValueError,
+            "fine_tune returned must be on a device, its '0.weight' is on 'meta'",
+        ),
         (network().train(), ValueError, "fine_tune must be in evaluation mode"),
         (lambda model: model, RuntimeError, "fine_tune raised TypeError: .* takes 1 positional"),
         (3, TypeError, "fine_tune must be a FineTuner, a torch.nn.Module or a callable.*is 3"),
