@@ -33,6 +33,7 @@ from quantus_ext.batch import (
     tensor_of,
 )
 from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import with_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
@@ -383,6 +384,20 @@ class TorchMetric(Metric[list[float]]):
             False: an untrained model stands in, for estimates of what a call costs.
         """
         return self
+
+    def elements(self, batch: Batch) -> Elements:
+        """Return what the metric compares as one variable; QGE's references exchange their values.
+
+        By default every value of a map by itself, as far as maps have one for each of the
+        inputs' values; the columns that make one feature of a table are one.
+
+        Parameters
+        ----------
+        batch : Batch
+        """
+        by_value = batch.x.ndim > 2 and batch.a.shape[1] == batch.x.shape[1]
+        element = "channel_value" if by_value else "position"
+        return elements_of(batch.x, element, features=batch.features)
 
     @abstractmethod
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:

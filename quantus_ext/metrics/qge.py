@@ -22,7 +22,7 @@ from quantus_ext import checks
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
 from quantus_ext.engine import sampling
-from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, check_values
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
@@ -40,6 +40,10 @@ class QGE(TorchMetric):
 
     It answers whether a score is good: is the explanation ``e`` better than the same values given
     to the variables in the opposite order? About 0 says that the order could as well be any other.
+    Variables are what the metric removes or perturbs at once: pixels with all their channels,
+    patches, segments, the columns of a feature. All values of one change place together with
+    those of another; where the two are of unlike size, each gets the other's element score in
+    place of its values. For metrics of other packages every value of the map is a variable.
     Where a low ``q`` is good the difference is turned, so that positive always reads "better than
     its inverse".
 
@@ -262,6 +266,10 @@ class QGE(TorchMetric):
         self.inner.normalise_func = self.normalise_func
         return self.inner.model_to_ask(model, x, y)
 
+    def elements(self, batch: Batch) -> Elements:
+        """See :meth:`quantus_ext.base.TorchMetric.elements`; they are the metric's own."""
+        return cast("TorchMetric", self.metric).elements(batch)
+
     @property
     def evaluations_a_sample(self) -> int | None:
         """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
@@ -294,13 +302,14 @@ class QGE(TorchMetric):
         """
         metric = cast("TorchMetric", self.inner)
         seed = sampling.fresh_seed() if metric.seed is None else metric.seed
+        elements = metric.elements(batch)
         block = max(1, forward.chunk_size // len(batch.x))
         references = range(1, self.n_references)
         for draws in (
             [_ITSELF, 0],
             *(references[start : start + block] for start in range(0, len(references), block)),
         ):
-            maps = torch.stack([self._compared(batch.a, draw, batch) for draw in draws])
+            maps = torch.stack([self._compared(batch.a, draw, batch, elements) for draw in draws])
             yield _stacked(metric, forward, replace(batch, seed=seed), maps)
 
     def _one_by_one(
@@ -327,30 +336,29 @@ class QGE(TorchMetric):
             curve = None if answer.curve is None else torch.from_numpy(answer.curve).unsqueeze(0)
             yield Scores(score, error, {} if curve is None else {"curve": curve})
 
-    def _compared(self, a: Tensor, draw: int, batch: Batch) -> Tensor:
-        """Return a reference of the explanations ``a``, or ``a`` where ``draw`` says so."""
+    def _compared(
+        self, a: Tensor, draw: int, batch: Batch, elements: Elements | None = None
+    ) -> Tensor:
+        """Return a reference of the explanations ``a``, or ``a`` where ``draw`` says so.
+
+        Variables are the ``elements``, or by default the single values.
+        """
         if draw == _ITSELF:
             return a
-        values, among = a, batch.counted.to(a.device)
-        grouped = None
-        if self.is_native and batch.features is not None and batch.x.ndim == 2:
-            # A block of columns is one variable: its sum changes place, spread over the block.
-            grouped = elements_of(batch.x, features=batch.features)
-            values, among = grouped.scores(a).nan_to_num(neginf=0.0), grouped.present
-        elif a.ndim == 3:
-            # Time by time, so that padding at the end moves nothing.
-            values, among = a.transpose(1, 2), among.expand(a.shape).transpose(1, 2)
-        made = make_reference(
-            values,
-            self.reference,
+        reference = partial(
+            make_reference,
+            kind=self.reference,
             draw=draw,
             seed=batch.seed,
             index=batch.index.to(a.device).expand(len(a)),
-            among=among,
         )
-        if grouped is not None:
-            return grouped.spread(made).to(a)
-        return made.transpose(1, 2) if a.ndim == 3 else made
+        if elements is not None:
+            return reference(a, elements=elements)
+        among = batch.counted.to(a.device).expand(a.shape)
+        if a.ndim == 3:
+            # Time by time, so that padding at the end moves nothing.
+            return reference(a.transpose(1, 2), among=among.transpose(1, 2)).transpose(1, 2)
+        return reference(a, among=among)
 
     def _compared_again(self, made: np.ndarray, draw: int, batch: Batch) -> np.ndarray:
         """Do the same to maps that the metric has made; one that is not finite stays."""

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks, functional
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
-from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.scores import Scores
 from quantus_ext.functional.syn_score import Measure
@@ -49,9 +49,13 @@ class SynScore(TorchMetric):
         checks.one_of("measure", measure, ("auroc", "ap"))
         self.measure = measure
 
+    def elements(self, batch: Batch) -> Elements:
+        """See :meth:`quantus_ext.base.TorchMetric.elements`: positions over all channels."""
+        return elements_of(batch.x, features=batch.features)
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        elements = elements_of(batch.x, features=batch.features)
+        elements = self.elements(batch)
         truth = _truth(batch.s, (len(batch.x), *elements.mask_shape), batch.x.device)
         # An element of several positions is planted where any of them is.
         planted = elements.scores(truth.reshape(len(truth), *elements.mask_shape).double()) > 0
