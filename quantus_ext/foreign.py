@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -46,6 +47,8 @@ class Call:
     device: str | torch.device | None
     custom_batch: Any
     has_attributions: bool
+    is_part: bool = True
+    """Whether the samples are said to be some of a larger set."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,9 @@ class ForeignMetric:
         off in the copy.
     call : Call
         The rest of the arguments of the metric's call.
-    prepare : callable
-        What the metric would do to attributions: normalise, take absolute values.
+    seen_by : quantus.metrics.base.Metric
+        Whose settings decide how maps are prepared that the metric makes itself; see
+        :func:`as_metric_sees`.
     reduce : callable
         Makes a number of each curve.
 
@@ -101,7 +105,9 @@ class ForeignMetric:
         If the metric cannot be copied.
     """
 
-    def __init__(self, metric: Metric[Any], call: Call, prepare: Maps, reduce: Reduce) -> None:
+    def __init__(
+        self, metric: Metric[Any], call: Call, seen_by: Metric[Any], reduce: Reduce
+    ) -> None:
         # Past results can be long, and the copy has no use for them.
         past = (metric.evaluation_scores, metric.all_evaluation_scores)
         without = {
@@ -121,7 +127,7 @@ class ForeignMetric:
             self.metric.custom_postprocess = _nothing
         fix_seeds(self.metric)
         self.call = call
-        self.prepare = prepare
+        self.prepare = partial(as_metric_sees, seen_by)
         self.reduce = reduce
         self._parameters = _call_parameters(type(metric))
         self._start = 0
@@ -254,6 +260,26 @@ class ForeignMetric:
                 f"gave shape {scores.shape}"
             )
         return scores
+
+
+def as_metric_sees(metric: Metric[Any], maps: np.ndarray) -> np.ndarray:
+    """Return the maps of a batch, normalised and absolute where a metric has its maps so.
+
+    The one place where maps for another package's metric are prepared. They are normalised all
+    at once, as Quantus does, so a batch scores as in a call of Quantus with that batch alone, and
+    what else is called, or in which shards, does not matter.
+
+    Parameters
+    ----------
+    metric : quantus.metrics.base.Metric
+        Its ``abs``, ``normalise`` and ``normalise_func`` decide.
+    maps : numpy.ndarray, shape (n, \\*map)
+        Not written to.
+    """
+    # Dividing by the maximum of zeros would leave NaN.
+    if metric.normalise and metric.normalise_func is not None and maps.any():
+        maps = metric.normalise_func(maps.copy())
+    return np.abs(maps) if metric.abs else maps
 
 
 def check_values(metric: Metric[Any], x: np.ndarray, a: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from quantus_ext.batch import Batch
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
-from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, check_values
+from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, as_metric_sees, check_values
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
 from quantus_ext.metrics.roar import ROAR
@@ -231,8 +231,9 @@ class QGE(TorchMetric):
                 device=device,
                 custom_batch=custom_batch,
                 has_attributions=a_batch is not None,
+                is_part=index_batch is not None,
             )
-            self._foreign = ForeignMetric(self.metric, call, self._as_metric_sees, self.reduce)
+            self._foreign = ForeignMetric(self.metric, call, self, self.reduce)
             custom_batch = None
         try:
             return super().__call__(
@@ -326,8 +327,9 @@ class QGE(TorchMetric):
             index=batch.index.cpu().numpy(),
             device=batch.x.device,
         )
+        a = torch.from_numpy(as_metric_sees(self, batch.a.cpu().numpy())).to(batch.a)
         for draw in range(_ITSELF, self.n_references):
-            maps = self._compared(batch.a, draw, batch).cpu().numpy().copy()
+            maps = self._compared(a, draw, batch).cpu().numpy().copy()
             made_again = partial(self._compared_again, draw=draw, batch=batch)
             answer = foreign.score(arrays, maps, made_again, state)
             forward.n_evaluations += answer.rows
@@ -415,17 +417,13 @@ class QGE(TorchMetric):
     ) -> Tensor:
         if self.is_native:
             return super()._prepared(a, x, first, features)
-        maps = checks.attributions(a, x, first=first).cpu().numpy()
-        if self._foreign is not None and self._foreign.call.has_attributions:
-            check_values(self.metric, x.cpu().numpy(), maps)
-        return torch.from_numpy(self._as_metric_sees(maps)).to(a)
-
-    def _as_metric_sees(self, maps: np.ndarray) -> np.ndarray:
-        """Normalise all maps at once, as Quantus does, and take absolute values."""
-        # Dividing by the maximum of zeros would leave NaN.
-        if self.normalise and self.normalise_func is not None and maps.any():
-            maps = self.normalise_func(maps.copy())
-        return np.abs(maps) if self.abs else maps
+        maps = checks.attributions(a, x, first=first)
+        call = None if self._foreign is None else self._foreign.call
+        if call is not None and call.has_attributions and not call.is_part:
+            # Whether a part has a map that Quantus takes says nothing of the whole.
+            check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
+        # Normalised batch by batch, where it is known what a batch is.
+        return maps
 
 
 def _stacked(metric: TorchMetric, forward: Forward, batch: Batch, maps: Tensor) -> Scores:

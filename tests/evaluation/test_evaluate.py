@@ -412,6 +412,43 @@ def test_training_that_fails_fails_in_its_cell(capsys):
     assert np.isfinite(found.scores[:, 0]).all()
 
 
+def scaled_maps() -> np.ndarray:
+    """Maps whose largest value differs from sample to sample; those of one shard are zeros."""
+    x, y = data()
+    maps = gradients(network(), x, y) * np.geomspace(1, 100, N)[:, None, None, None]
+    maps[8:12] = 0
+    return maps.astype(np.float32)
+
+
+def test_other_packages_normalisation_goes_by_batches_and_never_by_shards():
+    """The same number around Quantus's metric in QGE, beside it, and of Quantus for one batch."""
+    own = quantus.Infidelity(
+        perturb_patch_sizes=[2], perturb_baseline=0.2, normalise=True, disable_warnings=True
+    )
+    chosen = {"own": own, "QGE": quantus_ext.QGE(own)}
+    maps = scaled_maps()
+    x, y = data()
+    found = [
+        run(metrics=chosen, xai_methods={"maps": maps}, shard_size=size) for size in (BATCH, 8, N)
+    ]
+    for other in found:
+        # A shard of zeros fails no more than a larger one with zeros in it.
+        assert not other.failures
+        np.testing.assert_array_equal(other.scores, found[0].scores)
+    whole = quantus_ext.QGE(own)
+    np.testing.assert_allclose(
+        whole(network(), x, y, maps, batch_size=BATCH), found[0].scores_of("maps", "QGE"), rtol=1e-6
+    )
+    np.testing.assert_allclose(whole.details["score"], found[0].scores_of("maps", "own"), rtol=1e-6)
+    for start in (0, 12, 20):
+        part = slice(start, start + BATCH)
+        np.testing.assert_allclose(
+            own(network(), x[part], y[part], maps[part]),
+            found[0].scores_of("maps", "own")[part],
+            rtol=1e-5,
+        )
+
+
 def test_no_samples_are_refused():
     x, y = data()
     with pytest.raises(ValueError, match="x_batch must hold at least one sample"):
