@@ -85,6 +85,49 @@ def test_each_kind_of_explainer():
     np.testing.assert_allclose(evaluation.scores_of("Saliency", "MoRF"), saliency, rtol=1e-5)
 
 
+def by_method(model, inputs, targets, method):
+    """Explain as the method of that name says, and by no other."""
+    return {"gradients": 1, "turned": -1}[method] * gradients(model, inputs, targets)
+
+
+def test_the_method_that_is_given_wins_over_the_name():
+    named = {"explain_func": by_method, "explain_func_kwargs": {"method": "turned"}}
+    own = run(metrics={"MoRF": MoRF(4)}, xai_methods={"mine": named, "gradients": by_method})
+    assert not own.failures
+    shared = run(
+        metrics={"MoRF": MoRF(4)},
+        xai_methods={"mine": {"explain_func": by_method}},
+        explain_func_kwargs={"method": "turned"},
+    )
+    x, y = data()
+    expected = MoRF(4)(network(), x, y, -gradients(network(), x, y))
+    for found in (own, shared):
+        np.testing.assert_allclose(found.scores_of("mine", "MoRF"), expected, atol=1e-6)
+    # A metric that explains again does it by the same method.
+    stable = quantus.MaxSensitivity(nr_samples=2, disable_warnings=True)
+    assert not run(metrics={"stable": stable}, xai_methods={"mine": named}).failures
+
+
+@pytest.mark.parametrize(
+    ("given", "batch_size", "shard_size"),
+    [
+        ({}, 64, 256),
+        ({"batch_size": 8}, 8, 32),
+        ({"shard_size": 8}, 8, 8),
+        ({"shard_size": 64}, 64, 64),
+        ({"shard_size": 96}, 48, 96),
+        ({"shard_size": 512}, 64, 512),
+        ({"shard_size": 8, "batch_size": 4}, 4, 8),
+    ],
+)
+def test_default_sizes_fit_what_is_given(given, batch_size, shard_size):
+    x, y = data()
+    methods = {"own": x}
+    found = evaluate({"MoRF": MoRF(2)}, methods, network(), x, y, **given)
+    sizes = found.settings["batch_size"], found.settings["shard_size"]
+    assert sizes == (batch_size, shard_size)
+
+
 def test_files_are_read_shard_by_shard(tmp_path):
     x, y = data()
     for name, values in (("x", x), ("y", y), ("a", gradients(network(), x, y))):
@@ -109,10 +152,19 @@ def test_segmentations_are_split_as_the_samples_are():
 def test_a_failure_stays_in_its_cell(tmp_path):
     mark = tmp_path / "mark"
     mark.touch()
-    evaluation = run(
-        metrics={"fails": Fails(mark, 9), **metrics()},
-        xai_methods={"broken": broken, **METHODS},
+    with pytest.warns(RuntimeWarning) as told:
+        evaluation = run(
+            metrics={"fails": Fails(mark, 9), **metrics()},
+            xai_methods={"broken": broken, **METHODS},
+        )
+    assert len(told) == 1
+    assert str(told[0].message) == (
+        "some scores are NaN, and without a rank, because of errors: broken by fails, INFD, "
+        "R-Fidelity, QGE, Correlation; gradients by fails; noise by fails. The first is explaining "
+        "failed: RuntimeError: no such layer. All are in evaluation.failures, with their tracebacks"
     )
+    assert told[0].filename.endswith("problem.py")
+    assert evaluation.ranking().order("fails") == ()
     whole = run()
     for explainer in METHODS:
         for metric in metrics():
@@ -309,11 +361,34 @@ def test_metrics_in_a_list_have_their_own_names():
         ({"call_kwargs": {"a": 3}}, TypeError, "call_kwargs must be a dict"),
         ({"call_kwargs": {"a": {"a_batch": 3}}}, ValueError, "must not hold a_batch"),
         ({"x_batch": "missing.npy"}, FileNotFoundError, "missing.npy"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"explain_func_kwargs": 3}, TypeError, "explain_func_kwargs must be a dict, is 3"),
+        (
+            {"explain_func_kwargs": {"method": "turned"}},
+            ValueError,
+            "must not hold one method for gradients, noise, has 'turned'",
+        ),
+        (
+            {"xai_methods": {"a": {"explain_func": gradients, "kwargs": {}}}},
+            TypeError,
+            r"xai_methods\['a'\] must hold a callable explain_func",
+        ),
+        (
+            {"xai_methods": {"a": {"explain_func": "Saliency"}}},
+            TypeError,
+            r"xai_methods\['a'\] must hold a callable explain_func",
+        ),
     ],
 )
 def test_what_is_refused(settings, error, message):
     with pytest.raises(error, match=message):
         run(**settings)
+
+
+def test_verbose_wins_over_its_old_name(capsys):
+    with pytest.warns(DeprecationWarning, match="old name of verbose"):
+        run(metrics={"MoRF": MoRF(2)}, progress=True, verbose=False)
+    assert not capsys.readouterr().out
 
 
 def test_the_old_name_of_verbose(capsys):
