@@ -35,7 +35,7 @@ from quantus_ext.batch import (
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.modules import with_keywords
+from quantus_ext.engine.modules import NoModel, with_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.functional.scores import Scores
 from quantus_ext.plotting import figures
@@ -110,7 +110,10 @@ class TorchMetric(Metric[list[float]]):
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
     default_softmax: ClassVar[bool] = False
     clean_rows: ClassVar[int | None] = None
-    """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all."""
+    """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all. With 0 a call
+    needs no model, unless the metric asks it by itself."""
+    reads_labels: ClassVar[bool] = True
+    """Whether scores depend on the explained classes."""
     over_embeddings: bool = False
     """Whether a model of token ids is asked about their embeddings."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
@@ -131,7 +134,7 @@ class TorchMetric(Metric[list[float]]):
 
     def __call__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         x_batch: np.ndarray | Tensor,
         y_batch: np.ndarray | Tensor | None,
         a_batch: np.ndarray | Tensor | None = None,
@@ -152,7 +155,7 @@ class TorchMetric(Metric[list[float]]):
         ----------
         model : torch.nn.Module
             In evaluation mode; its output has shape (n, classes). See :mod:`quantus_ext.adapters`
-            for other models.
+            for other models. None where neither the metric nor the rest of the call asks one.
         x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
             Inputs; or token ids (n, L) of a :class:`quantus_ext.adapters.TokenIds`.
         y_batch : array or tensor of int, shape (n,)
@@ -189,6 +192,10 @@ class TorchMetric(Metric[list[float]]):
         ValueError, TypeError
             If an argument breaks a rule; the metric's last results stay.
         """
+        if model is None and self.clean_rows == 0:
+            if a_batch is None:
+                raise TypeError("a_batch must hold attributions where model is None, is None")
+            model = NoModel(self.name)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
         checks.evaluation_mode(model)
@@ -253,6 +260,8 @@ class TorchMetric(Metric[list[float]]):
         if embedded is not None:
             _check_embedded(with_keywords(model, model_predict_kwargs), answering, x, scored)
         known = None
+        if y is None and a is not None and not self.reads_labels:
+            y = np.zeros(n, dtype=np.int64)
         if y is None:
             known = forward.clean(scored)
             y = known.argmax(1).cpu().numpy()
@@ -263,13 +272,15 @@ class TorchMetric(Metric[list[float]]):
         batches = []
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, start + batch_size)
-            clean = forward.clean(scored[rows][: self.clean_rows]) if known is None else known[rows]
-            checks.labels_below(y, clean.shape[1])
-            if probabilities and clean.shape[1] == 1:
-                raise ValueError(
-                    "softmax must be False where the model has one output, of which the softmax is "
-                    "1 whatever it is; adapters.BinaryLogit makes two of a binary logit"
-                )
+            if known is not None:
+                clean = known[rows]
+            elif self.clean_rows == 0:
+                clean = scored.new_empty(len(scored[rows]), 0)
+            else:
+                clean = forward.clean(scored[rows][: self.clean_rows])
+            if self.clean_rows != 0:
+                checks.labels_below(y, clean.shape[1])
+            checks.no_softmax_of_one(probabilities, clean.shape[1])
             labels = torch.from_numpy(y[rows]).to(torch_device)
             batch = Batch(
                 x=scored[rows],

@@ -21,9 +21,11 @@ from quantus.metrics.base import Metric
 from quantus.metrics.faithfulness.road import ROAD
 from torch import Tensor, nn
 
+from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.engine.modules import NoModel
 
 _one_at_a_time = threading.RLock()
 """Held during a call of another package's metric: global random states are shared by threads."""
@@ -172,7 +174,7 @@ class ForeignMetric:
             _one_at_a_time,
             _isolated(batch.device),
             _any_values_pass(),
-            _rows_counted(self.call.model) as (model, rows),
+            _rows_counted(self.call, batch) as (model, rows),
         ):
             arguments = self._arguments(model, batch, a, compare)
             _seed(seed, batch.device)
@@ -184,14 +186,29 @@ class ForeignMetric:
                     f"{type(self.metric).__name__} refuses the batch of samples "
                     f"{batch.index.tolist()}: {error}"
                 ) from error
+            except Exception as error:
+                self._refuse_no_model(error)
+                raise
             is_random = before != _global_states(batch.device)
         if isinstance(self.metric, TorchMetric):
             # It puts the global states back itself; an error that is NaN is no 0 either.
             is_random |= not (self.metric.standard_errors == 0).all()
-        values = _one_row_a_sample(result, batch.index, type(self.metric).__name__)
+        try:
+            values = _one_row_a_sample(result, batch.index, type(self.metric).__name__)
+        except ValueError as error:
+            self._refuse_no_model(error)
+            raise
         if values.ndim == 1:
             return Answer(values, None, is_random, sum(rows))
         return Answer(self._reduced(values), values, is_random, sum(rows))
+
+    def _refuse_no_model(self, error: Exception) -> None:
+        """Raise TypeError for what may have come of there being no model."""
+        if isinstance(self.call.model, NoModel) and not isinstance(error, TypeError):
+            raise TypeError(
+                f"model must be a torch.nn.Module if {type(self.metric).__name__} needs one, is "
+                f"None: {type(error).__name__}: {error}"
+            ) from error
 
     def _arguments(
         self, model: nn.Module, batch: Arrays, a: np.ndarray, compare: Maps
@@ -397,34 +414,52 @@ def _numbers(value: Any, name: str) -> np.ndarray:
 class _Counted(nn.Module):
     """A TorchScript model, which takes no such hook."""
 
-    def __init__(self, model: nn.Module, count: Callable[..., None]) -> None:
+    def __init__(
+        self, model: nn.Module, count: Callable[..., None], check: Callable[..., None]
+    ) -> None:
         super().__init__()
         self.model = model
         self.count = count
+        self.check = check
         self.training = model.training
 
     def forward(self, *args: Any, **keywords: Any) -> Any:
         self.count(self, args, keywords)
-        return self.model(*args, **keywords)
+        outputs = self.model(*args, **keywords)
+        self.check(self, args, outputs)
+        return outputs
 
 
 @contextmanager
-def _rows_counted(model: nn.Module) -> Iterator[tuple[nn.Module, list[int]]]:
-    """Count rows by a hook that is gone afterwards; copies made meanwhile count as well."""
+def _rows_counted(call: Call, batch: Arrays) -> Iterator[tuple[nn.Module, list[int]]]:
+    """Count rows by hooks that are gone afterwards; copies made meanwhile count as well.
+
+    What the model answers also says whether it has the explained classes.
+    """
+    model = call.model
     rows: list[int] = []
 
     def count(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         tensors = [v for v in (*args, *keywords.values()) if isinstance(v, Tensor)]
         rows.append(len(tensors[0]) if tensors else 0)
 
+    def check(_: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
+        if isinstance(outputs, Tensor) and outputs.ndim == 2:
+            checks.labels_below(batch.y, outputs.shape[1], index=batch.index)
+            checks.no_softmax_of_one(bool(call.softmax), outputs.shape[1])
+
     if isinstance(model, torch.jit.ScriptModule):
-        yield _Counted(model, count), rows
+        yield _Counted(model, count, check), rows
         return
-    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    handles = [
+        model.register_forward_pre_hook(count, with_kwargs=True),
+        model.register_forward_hook(check),
+    ]
     try:
         yield model, rows
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

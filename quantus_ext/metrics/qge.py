@@ -24,6 +24,7 @@ from quantus_ext.batch import Batch
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.modules import NoModel
 from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, as_metric_sees, check_values
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
@@ -189,9 +190,10 @@ class QGE(TorchMetric):
         if isinstance(metric, TorchMetric):
             self.default_softmax = metric.default_softmax  # type: ignore[misc]
             self.over_embeddings = metric.over_embeddings
+            self.clean_rows, self.reads_labels = metric.clean_rows, metric.reads_labels  # type: ignore[misc]
         if not self.is_native:
-            # Enough to know the classes; the metric asks the model itself.
-            self.clean_rows = 1  # type: ignore[misc]
+            # The metric asks the model itself, if at all.
+            self.clean_rows, self.reads_labels = 0, True  # type: ignore[misc]
 
     @property
     def is_native(self) -> bool:
@@ -202,7 +204,7 @@ class QGE(TorchMetric):
 
     def __call__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         x_batch: np.ndarray | Tensor,
         y_batch: np.ndarray | Tensor | None,
         a_batch: np.ndarray | Tensor | None = None,
@@ -219,11 +221,12 @@ class QGE(TorchMetric):
     ) -> list[float]:
         """Score explanations; see :meth:`quantus_ext.base.TorchMetric.__call__`.
 
-        Around a metric of another package ``custom_batch`` is that metric's own.
+        Around a metric of another package ``custom_batch`` is that metric's own, and ``model`` may
+        be None if it does not ask for one, as localisation metrics.
         """
         if not self.is_native:
             call = Call(
-                model=model,
+                model=NoModel(self.metric.name) if model is None else model,
                 explain_func=explain_func,
                 explain_func_kwargs=explain_func_kwargs,
                 model_predict_kwargs=model_predict_kwargs,
@@ -304,7 +307,8 @@ class QGE(TorchMetric):
         metric = cast("TorchMetric", self.inner)
         seed = sampling.fresh_seed() if metric.seed is None else metric.seed
         elements = metric.elements(batch)
-        block = max(1, forward.chunk_size // len(batch.x))
+        # No plan where the model is not asked.
+        block = 1 if forward.plan is None else max(1, forward.chunk_size // len(batch.x))
         references = range(1, self.n_references)
         for draws in (
             [_ITSELF, 0],

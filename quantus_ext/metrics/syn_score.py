@@ -22,7 +22,8 @@ class SynScore(TorchMetric):
 
     For models that are known to use what ``s_batch`` marks, as those of
     :func:`quantus_ext.protocols.plant_shortcut`. Higher is better. Attributions are summed over
-    channels and ranked as they come: pass ``abs=True`` where the sign does not matter.
+    channels and ranked as they come: pass ``abs=True`` where the sign does not matter. The model is
+    not asked, and may be None with attributions that are passed.
 
     Parameters
     ----------
@@ -42,6 +43,8 @@ class SynScore(TorchMetric):
     name = "SynScore"
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.LOCALISATION
+    clean_rows = 0
+    reads_labels = False
     nan_reason = "s_batch marks none of their elements, or all"
 
     def __init__(self, measure: Measure = "auroc", **common: Unpack[CommonArguments]) -> None:

@@ -149,6 +149,27 @@ def test_segmentations_are_split_as_the_samples_are():
     np.testing.assert_allclose(evaluation.scores_of("gradients", "SynScore"), expected)
 
 
+def test_a_model_is_not_asked_where_no_metric_asks_one():
+    """One that takes other inputs will do, and none of its rows are counted."""
+    x, y = data()
+    s = x > 0.5
+    s[:, 0, 0, :2] = [True, False]
+    located = quantus.RelevanceMassAccuracy(disable_warnings=True)
+    chosen = {
+        "SynScore": quantus_ext.SynScore(),
+        "Mass": located,
+        "QGE": quantus_ext.QGE(located),
+    }
+    maps = {"maps": gradients(network(), x, y)}
+    found, expected = (
+        run(metrics=chosen, xai_methods=maps, model=model, s_batch=s)
+        for model in (torch.nn.Linear(5, 2).eval(), network())
+    )
+    assert not found.failures
+    assert found.n_evaluations.sum() == 0
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
 def test_a_failure_stays_in_its_cell(tmp_path):
     mark = tmp_path / "mark"
     mark.touch()

@@ -438,7 +438,8 @@ def test_metrics_of_this_package_go_in_one_pass(name: str):
     np.testing.assert_allclose(metric.details["reference"], of_inverse, rtol=1e-9)
     sign = 1 if inner.score_direction is ScoreDirection.HIGHER else -1
     np.testing.assert_allclose(scores, sign * (by_itself - of_inverse), rtol=1e-7, atol=1e-9)
-    assert metric.n_evaluations <= 2 * inner.n_evaluations - len(inputs.x)
+    asked = inner.n_evaluations
+    assert metric.n_evaluations <= max(2 * asked - len(inputs.x), 0)
     is_known = (inner.standard_errors == 0).all()
     assert np.array_equal(
         metric.standard_errors, np.full(len(scores), 0.0 if is_known else np.nan), True
@@ -559,11 +560,72 @@ def test_the_model_is_asked_by_the_metric_alone():
     problem = quantus_metrics.problem()
     metric = QGE(quantus.TopKIntersection(k=30))
     expected = metric(**problem.arguments())
-    assert metric.n_evaluations == 1
+    assert metric.n_evaluations == 0
     assert metric(**problem.arguments(batch_size=4)) == expected
-    assert metric.n_evaluations == 2
-    with pytest.raises(ValueError, match="labels in y_batch must be below 10"):
-        metric(**problem.arguments(y_batch=problem.y + 10))
+    assert metric.n_evaluations == 0
+    y = problem.y.copy()
+    y[5] = 12
+    with pytest.raises(ValueError, match=r"labels in y_batch must be below 10, .* sample 5 has 12"):
+        QGE(make("Pixel-Flipping"))(**problem.arguments(y_batch=y, batch_size=4))
+    one = nn.Sequential(nn.Flatten(), nn.Linear(256, 1)).eval()
+    with pytest.raises(ValueError, match="softmax must be False where the model has one output"):
+        QGE(make("Pixel-Flipping"))(
+            **problem.arguments(model=one, y_batch=0 * problem.y, softmax=True)
+        )
+
+
+UNASKED = (
+    *("Pointing Game", "Top-K Intersection", "Relevance Mass Accuracy", "Relevance Rank Accuracy"),
+    *("Attribution Localisation ", "AUC", "Focus", "Sparseness", "Complexity"),
+    "Effective Complexity",
+)
+"""Names of Quantus's metrics that ask no model."""
+
+
+class Refuses(nn.Module):
+    """Takes no input at all."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize("name", list(ENTRIES))
+def test_no_model_is_needed_where_the_metric_asks_none(name: str):
+    entry, problem = ENTRIES[name], quantus_metrics.problem()
+    if entry.error:
+        return
+    call = problem.arguments(**entry.call)
+    if name not in UNASKED:
+        with pytest.raises(
+            TypeError, match=r"model must be a torch.nn.Module (for|if) .*, is None"
+        ):
+            QGE(entry.make())(**{**call, "model": None})
+        return
+    metric = QGE(entry.make())
+    expected = metric(**call)
+    for model in (None, Refuses().eval()):
+        assert metric(**{**call, "model": model}) == expected
+        assert metric.n_evaluations == 0
+    with pytest.raises(TypeError, match="a_batch must hold attributions where model is None"):
+        metric(**{**call, "model": None, "a_batch": None})
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module for QGE .*, is None"):
+        metric(**{**call, "model": None, "y_batch": None})
+
+
+def test_no_model_is_needed_for_a_planted_truth():
+    problem = quantus_metrics.problem()
+    for metric in (SynScore(), QGE(SynScore()), QGE(QGE(SynScore()))):
+        call = problem.arguments()
+        expected = metric(**call)
+        assert metric.n_evaluations == 0
+        for model in (None, Refuses().eval()):
+            for y in (problem.y, None):
+                assert metric(**{**call, "model": model, "y_batch": y}) == expected
+        with pytest.raises(TypeError, match="a_batch must hold attributions where model is None"):
+            metric(**{**call, "model": None, "a_batch": None})
+    for other in (Fidelity(), Infidelity(), QGE(Fidelity())):
+        with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, is NoneType"):
+            other(**{**call, "model": None})
 
 
 def test_maps_without_an_order_score_alike_for_any_batch():
