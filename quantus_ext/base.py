@@ -63,8 +63,9 @@ class TorchMetric(Metric[list[float]]):
     ----------
     abs : bool, default False
         Take absolute attributions.
-    normalise : bool, default False
+    normalise : bool, optional
         Normalise the attributions, each sample by itself, before ``abs``; a map of zeros stays.
+        By default only where it is said how, by one of the next two.
     normalise_func : callable, optional
         Quantus's ``normalise_by_max`` by default.
     normalise_func_kwargs : dict, optional
@@ -126,6 +127,9 @@ class TorchMetric(Metric[list[float]]):
         unknown = sorted(set(settings) - set(_QUANTUS_DEFAULTS))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
+        # Who says how to normalise wants it, as with Quantus's own default.
+        says_how = {"normalise_func", "normalise_func_kwargs"} & settings.keys()
+        settings.setdefault("normalise", any(settings[name] is not None for name in says_how))
         super().__init__(**{**_QUANTUS_DEFAULTS, **settings})
         self.standard_errors: np.ndarray = np.empty(0)
         self.details: dict[str, np.ndarray] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -186,6 +187,13 @@ def methods_of(xai_methods: object, keywords: Mapping[str, Any] | None, n: int) 
             f"explain_func_kwargs must not hold one method for {', '.join(sharing)}, has "
             f"{keywords['method']!r}: leave it out, and each gets its name, or give each as "
             '{"explain_func": ..., "explain_func_kwargs": {"method": ...}}'
+        )
+    if keywords and not sharing:
+        warnings.warn(
+            f"explain_func_kwargs, {', '.join(keywords)}, are not used: xai_methods holds no "
+            "function without keywords of its own",
+            UserWarning,
+            stacklevel=3,
         )
     methods = [Method.of(str(name), value, keywords) for name, value in xai_methods.items()]
     for method in methods:

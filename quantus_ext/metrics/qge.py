@@ -140,8 +140,10 @@ class QGE(TorchMetric):
                 'metric must be asked with one model, so ROAR with retrain="once", has '
                 f"retrain={metric.retrain!r}"
             )
+        own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
         common.setdefault("abs", metric.abs)
-        common.setdefault("normalise", metric.normalise)
+        if all(common.get(name) is None for name in own_normalisation):
+            common.setdefault("normalise", metric.normalise)
         if isinstance(metric, TorchMetric):
             execution = metric.execution
             # Both say how many rows a pass takes.
@@ -151,7 +153,6 @@ class QGE(TorchMetric):
             common.setdefault("compile", execution.compile)
         if "normalise_func_kwargs" in common:
             common.setdefault("normalise_func", metric.normalise_func)
-        own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
         super().__init__(**common)
         if not own_normalisation:
             self.normalise_func = metric.normalise_func

@@ -108,6 +108,12 @@ def test_the_method_that_is_given_wins_over_the_name():
     assert not run(metrics={"stable": stable}, xai_methods={"mine": named}).failures
 
 
+def test_keywords_that_nobody_takes_are_named():
+    x, _ = data()
+    with pytest.warns(UserWarning, match="explain_func_kwargs, scale, are not used"):
+        run(metrics={"MoRF": MoRF(2)}, xai_methods={"a": x}, explain_func_kwargs={"scale": 2})
+
+
 @pytest.mark.parametrize(
     ("given", "batch_size", "shard_size"),
     [

@@ -824,6 +824,19 @@ def test_normalisation_is_the_metrics_own_or_the_one_given():
     assert QGE(inner, normalise_func=np.negative).normalise_func(one) == -1
 
 
+def test_who_says_how_to_normalise_wants_it():
+    inputs = make_inputs("table")
+    settings = {"normalise_func": lambda maps: 3 * maps}
+    for make_one in (Infidelity, lambda **given: QGE(Infidelity(), **given)):
+        expected = inputs.call(make_one(normalise=True, **settings))
+        np.testing.assert_array_equal(inputs.call(make_one(**settings)), expected)
+        plain = inputs.call(make_one(normalise=False, **settings))
+        np.testing.assert_array_equal(plain, inputs.call(make_one()))
+        assert not np.allclose(plain, expected)
+    assert QGE(quantus.PixelFlipping(), normalise_func=None).normalise
+    assert not QGE(Infidelity(), normalise_func_kwargs=None).normalise
+
+
 def test_pickles_and_copies():
     problem = quantus_metrics.problem()
     metric = QGE(make("Pixel-Flipping"))
