@@ -100,7 +100,7 @@ def paired_means(
         ends = [_bounded(row, bounds, confidence, generator) for row in values]
         low, high = np.array(ends).T
     mean: Floats = values.mean(1)
-    return Means(mean, low, high, _ties(values, confidence, n_resamples, generator))
+    return Means(mean, low, high, tied_pairs(values, confidence, n_resamples, generator))
 
 
 def bounds_of(values: ArrayLike) -> Bounds | None:
@@ -151,9 +151,10 @@ def _bounded(
     return float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail))
 
 
-def _ties(
+def tied_pairs(
     values: Floats, confidence: float, n_resamples: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
+    """Return which rows the samples cannot tell apart, as :func:`paired_means` says."""
     k, n = values.shape
     first, second = np.triu_indices(k, 1)
     tied = np.ones((k, k), dtype=bool)
