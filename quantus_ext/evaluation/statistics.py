@@ -60,12 +60,12 @@ def paired_means(
     the bound for possible: no narrower than they should be for any number of samples, and
     Clopper and Pearson's for scores of 0 and 1.
 
-    Which pairs are tied: under the hypothesis that differences scatter symmetrically around 0 the
-    signs of a sample's differences may all be turned. A pair is told apart if fewer such turns
-    than 1 - confidence make the largest studentised difference of all pairs as large as its own
-    is. The chance that any pair is told apart wrongly is then at most 1 - confidence for any
-    number of samples and of rows, also where other pairs do differ; where differences are skewed
-    it is so approximately. With 0.95 it takes six samples to tell anything apart.
+    A pair is told apart if two tests agree, both of the largest studentised difference of all
+    pairs. One turns the signs of samples' differences, as is allowed where these scatter
+    symmetrically around 0: there, the chance that any pair is told apart wrongly is at most
+    1 - confidence for any number of samples and rows, also where other pairs do differ. The other
+    is a bootstrap of the samples, paired, which keeps it about there where differences are skewed.
+    With 0.95 it takes six samples to tell anything apart.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def paired_means(
         Finite, n at least 2.
     confidence : float, default 0.95
     n_resamples : int, default 2000
-        All turns of signs are made where there are no more.
+        Of each bootstrap, and turns of signs; all of these where there are no more.
     seed : int, default 0
     bounds : (float, float), optional
         See :func:`bounds_of`.
@@ -163,29 +163,59 @@ def tied_pairs(
     # All turns that differ (turning all samples changes no size), the one that turns none first.
     every = 2 ** (n - 1) if n <= 32 else np.inf
     count = int(min(every, n_resamples))
-    turned = np.zeros((count, len(first)))
-    squares = np.zeros(len(first))
-    step = max(1, _AT_ONCE // max(count, len(first)))
+    mean = values.mean(1)[first] - values.mean(1)[second]
+    turned, squares = np.zeros((count, len(first))), np.zeros(len(first))
+    weight = np.zeros((n_resamples, 1))
+    drawn, drawn_squares = np.zeros((2, n_resamples, len(first)))
+    variance = np.zeros(len(first))
+    step = max(1, _AT_ONCE // max(n_resamples, len(first)))
     for start in range(0, n, step):
         part = values[:, start : start + step]
         difference = paired_difference(part[first], part[second])
         places = np.arange(start, start + part.shape[1])
         if every <= n_resamples:
-            signs = 1 - 2 * ((np.arange(count)[:, None] >> places) & 1)
+            signs = 1.0 - 2 * ((np.arange(count)[:, None] >> places) & 1)
         else:
-            signs = 1 - 2 * generator.integers(0, 2, (count, len(places)))
+            signs = 1.0 - 2 * generator.integers(0, 2, (count, len(places)))
             signs[0] = 1
         turned += signs @ difference.T
         squares += np.square(difference).sum(1)
+        # How often a resample has each of these samples.
+        times = generator.poisson(1.0, (n_resamples, len(places))).astype(np.float64)
+        centred = difference - mean[:, None]
+        weight += times.sum(1, keepdims=True)
+        drawn += times @ centred.T
+        drawn_squares += times @ np.square(centred).T
+        variance += np.square(centred).sum(1) / n
     # A t statistic grows with the size of the sum over the root of the sum of squares, which no
     # turn changes.
-    scale = np.sqrt(n * squares)
-    sizes = np.divide(np.abs(turned), scale, out=np.zeros_like(turned), where=scale > 0)
-    largest = np.sort(sizes.max(1))
-    # Discrete scores often make equal sizes, which rounding must not order.
-    at_least = count - np.searchsorted(largest, sizes[0] * (1 - 1e-9))
-    tied[first, second] = tied[second, first] = at_least > (1 - confidence) * count * (1 + 1e-9)
+    sizes = _ratio(np.abs(turned), np.sqrt(n * squares))
+    by_turns = _share_at_least(sizes[0], sizes.max(1))
+    drawn, drawn_squares = _ratio(drawn, weight), _ratio(drawn_squares, weight)
+    spread = np.sqrt(np.maximum(drawn_squares - np.square(drawn), 0))
+    by_bootstrap = _share_at_least(
+        _ratio(np.abs(mean), np.sqrt(variance)), _ratio(np.abs(drawn), spread).max(1)
+    )
+    # Equal differences have a spread of 0 and no mean but by rounding.
+    level = (1 - confidence) * (1 + 1e-9)
+    within = (np.maximum(by_turns, by_bootstrap) > level) | (squares == 0)
+    tied[first, second] = tied[second, first] = within
     return tied
+
+
+def _ratio(first: Floats, second: Floats) -> Floats:
+    """Return ``first / second``, of which 0 / 0 is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.nan_to_num(first / second, nan=0.0, posinf=np.inf)
+
+
+def _share_at_least(found: Floats, largest: Floats) -> Floats:
+    """Return of each number which share of ``largest`` is as large; rounding makes none smaller."""
+    ordered = np.sort(largest)
+    # Discrete scores often make equal sizes, which rounding must not order.
+    below = np.searchsorted(ordered, found * (1 - 1e-9))
+    share: Floats = 1 - below / len(ordered)
+    return share
 
 
 def paired_difference(first: Floats, second: Floats) -> Floats:
