@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
-from quantus_ext.evaluation.statistics import bounds_of, paired_means
+from quantus_ext.evaluation.statistics import bounds_of, paired_means, tied_pairs
 
 Shape = tuple[int, int]
 Draw = Callable[[np.random.Generator, Shape], np.ndarray]
@@ -45,7 +45,7 @@ def told_apart(draw: Draw, k: int, n: int, trials: int) -> float:
     wrong = 0
     for trial in range(trials):
         values = draw(generator, (k, n))
-        wrong += not paired_means(values, n_resamples=1000, seed=trial).tied.all()
+        wrong += not tied_pairs(values, 0.95, 1000, np.random.default_rng(trial)).all()
     return wrong / trials
 
 
