@@ -33,9 +33,10 @@ from quantus_ext.batch import (
     tensor_of,
 )
 from quantus_ext.engine import influence, sampling
+from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.keywords import check_shared
-from quantus_ext.engine.modules import parts_with_mode, with_keywords, without_keywords
+from quantus_ext.engine.modules import NoModel, parts_with_mode, with_keywords, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.functional.scores import Scores
 from quantus_ext.plotting import figures
@@ -63,8 +64,9 @@ class TorchMetric(Metric[list[float]]):
     ----------
     abs : bool, default False
         Take absolute attributions.
-    normalise : bool, default False
+    normalise : bool, optional
         Normalise the attributions, each sample by itself, before ``abs``; a map of zeros stays.
+        By default only where it is said how, by one of the next two.
     normalise_func : callable, optional
         Quantus's ``normalise_by_max`` by default.
     normalise_func_kwargs : dict, optional
@@ -111,11 +113,14 @@ class TorchMetric(Metric[list[float]]):
     model_applicability = {ModelType.TORCH}  # noqa: RUF012
     default_softmax: ClassVar[bool] = False
     clean_rows: ClassVar[int | None] = None
-    """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all."""
+    """How many of a batch's clean outputs ``evaluate_batch`` needs, None for all. With 0 a call
+    needs no model, unless the metric asks it by itself."""
     asks_model: ClassVar[bool] = True
     """Whether scores depend on what the model answers."""
     reads_values: bool = True
     """Whether scores depend on the outputs' values, not only on which of them is the largest."""
+    reads_labels: ClassVar[bool] = True
+    """Whether scores depend on the explained classes."""
     over_embeddings: bool = False
     """Whether a model of token ids is asked about their embeddings."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
@@ -128,6 +133,9 @@ class TorchMetric(Metric[list[float]]):
         unknown = sorted(set(settings) - set(_QUANTUS_DEFAULTS))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
+        # Who says how to normalise wants it, as with Quantus's own default.
+        says_how = {"normalise_func", "normalise_func_kwargs"} & settings.keys()
+        settings.setdefault("normalise", any(settings[name] is not None for name in says_how))
         super().__init__(**{**_QUANTUS_DEFAULTS, **settings})
         self.standard_errors: np.ndarray = np.empty(0)
         self.details: dict[str, np.ndarray] = {}
@@ -136,7 +144,7 @@ class TorchMetric(Metric[list[float]]):
 
     def __call__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         x_batch: np.ndarray | Tensor,
         y_batch: np.ndarray | Tensor | None,
         a_batch: np.ndarray | Tensor | None = None,
@@ -158,7 +166,7 @@ class TorchMetric(Metric[list[float]]):
         model : torch.nn.Module
             In evaluation mode, at the latest when ``explain_func`` has made the first
             attributions; its output has shape (n, classes). See :mod:`quantus_ext.adapters` for
-            other models.
+            other models. None where neither the metric nor the rest of the call asks one.
         x_batch : array, tensor, data frame or list, shape (n, F), (n, C, T) or (n, C, H, W)
             Inputs; or token ids (n, L) of a :class:`quantus_ext.adapters.TokenIds`.
         y_batch : array or tensor of int, shape (n,) or (n, 1)
@@ -196,6 +204,10 @@ class TorchMetric(Metric[list[float]]):
         ValueError, TypeError
             If an argument breaks a rule; the metric's last results stay.
         """
+        if model is None and self.clean_rows == 0:
+            if a_batch is None:
+                raise TypeError("a_batch must hold attributions where model is None, is None")
+            model = NoModel(self.name)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
         # Functions that explain may call eval() themselves, as Quantus's own do.
@@ -271,6 +283,8 @@ class TorchMetric(Metric[list[float]]):
         if embedded is not None:
             _check_embedded(with_keywords(model, model_predict_kwargs), answering, x, scored)
         known = None
+        if y is None and a is not None and not self.reads_labels:
+            y = np.zeros(n, dtype=np.int64)
         if y is None:
             known = forward.clean(scored)
             y = known.argmax(1).cpu().numpy()
@@ -282,16 +296,18 @@ class TorchMetric(Metric[list[float]]):
         answers_by_chance = False
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, start + batch_size)
-            clean = forward.clean(scored[rows][: self.clean_rows]) if known is None else known[rows]
-            checks.labels_below(y, clean.shape[1])
-            if start == 0 and self.asks_model:
-                known_as = model if asked is answering else without_keywords(asked)
-                answers_by_chance = _answers_by_chance(known_as, forward, scored)
-            if probabilities and clean.shape[1] == 1:
-                raise ValueError(
-                    "softmax must be False where the model has one output, of which the softmax is "
-                    "1 whatever it is; adapters.BinaryLogit makes two of a binary logit"
-                )
+            if known is not None:
+                clean = known[rows]
+            elif self.clean_rows == 0:
+                clean = scored.new_empty(len(scored[rows]), 0)
+            else:
+                clean = forward.clean(scored[rows][: self.clean_rows])
+            if self.clean_rows != 0:
+                checks.labels_below(y, clean.shape[1])
+                if start == 0 and self.asks_model:
+                    known_as = model if asked is answering else without_keywords(asked)
+                    answers_by_chance = _answers_by_chance(known_as, forward, scored)
+            checks.no_softmax_of_one(probabilities, clean.shape[1])
             labels = torch.from_numpy(y[rows]).to(torch_device)
             if a is None:
                 made = explain(model, x[rows], labels) if first_maps is None else first_maps
@@ -409,6 +425,20 @@ class TorchMetric(Metric[list[float]]):
             False: an untrained model stands in, for estimates of what a call costs.
         """
         return self
+
+    def elements(self, batch: Batch) -> Elements:
+        """Return what the metric compares as one variable; QGE's references exchange their values.
+
+        By default every value of a map by itself, as far as maps have one for each of the
+        inputs' values; the columns that make one feature of a table are one.
+
+        Parameters
+        ----------
+        batch : Batch
+        """
+        by_value = batch.x.ndim > 2 and batch.a.shape[1] == batch.x.shape[1]
+        element = "channel_value" if by_value else "position"
+        return elements_of(batch.x, element, features=batch.features)
 
     @abstractmethod
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:

@@ -331,13 +331,27 @@ def _indices(name: str, values: object, n: int, what: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def labels_below(y: np.ndarray, classes: int, name: str = "y_batch") -> None:
-    """Raise ValueError naming the first sample whose label is not below ``classes``."""
+def labels_below(
+    y: np.ndarray, classes: int, name: str = "y_batch", index: np.ndarray | None = None
+) -> None:
+    """Raise ValueError naming the first sample whose label is not below ``classes``.
+
+    ``index`` has the samples' numbers, by default 0, …
+    """
     if (y >= classes).any():
         sample = int(np.flatnonzero(y >= classes)[0])
         raise ValueError(
             f"labels in {name} must be below {classes}, the model's number of classes; "
-            f"sample {sample} has {y[sample]}"
+            f"sample {sample if index is None else index[sample]} has {y[sample]}"
+        )
+
+
+def no_softmax_of_one(softmax: bool, classes: int) -> None:
+    """Raise ValueError where probabilities are asked of a model with one output."""
+    if softmax and classes == 1:
+        raise ValueError(
+            "softmax must be False where the model has one output, of which the softmax is 1 "
+            "whatever it is; adapters.BinaryLogit makes two of a binary logit"
         )
 
 

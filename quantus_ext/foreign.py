@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -19,6 +20,7 @@ from quantus.metrics.base import Metric
 from quantus.metrics.faithfulness.road import ROAD
 from torch import Tensor, nn
 
+from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.global_state import (
@@ -27,6 +29,7 @@ from quantus_ext.engine.global_state import (
     seed_global_generators,
 )
 from quantus_ext.engine.modules import (
+    NoModel,
     has_hidden_softmax,
     in_training,
     inseparable,
@@ -53,6 +56,8 @@ class Call:
     device: str | torch.device | None
     custom_batch: Any
     has_attributions: bool
+    is_part: bool = True
+    """Whether the samples are said to be some of a larger set."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,9 @@ class ForeignMetric:
         off in the copy.
     call : Call
         The rest of the arguments of the metric's call.
-    prepare : callable
-        What the metric would do to attributions: normalise, take absolute values.
+    seen_by : quantus.metrics.base.Metric
+        Whose settings decide how maps are prepared that the metric makes itself; see
+        :func:`as_metric_sees`.
     reduce : callable
         Makes a number of each curve.
 
@@ -108,7 +114,9 @@ class ForeignMetric:
         If the metric cannot be copied.
     """
 
-    def __init__(self, metric: Metric[Any], call: Call, prepare: Maps, reduce: Reduce) -> None:
+    def __init__(
+        self, metric: Metric[Any], call: Call, seen_by: Metric[Any], reduce: Reduce
+    ) -> None:
         # Past results can be long, and the copy has no use for them.
         past = (metric.evaluation_scores, metric.all_evaluation_scores)
         without = {
@@ -128,7 +136,7 @@ class ForeignMetric:
             self.metric.custom_postprocess = _nothing
         fix_seeds(self.metric)
         self.call = call
-        self.prepare = prepare
+        self.prepare = partial(as_metric_sees, seen_by)
         self.reduce = reduce
         self._parameters = _call_parameters(type(metric))
         self._start = 0
@@ -175,7 +183,7 @@ class ForeignMetric:
             one_at_a_time,
             isolated_random_state(batch.device),
             _any_values_pass(),
-            _rows_counted(self.call.model, few) as (model, rows),
+            _rows_counted(self.call, batch, few) as (model, rows),
         ):
             arguments = self._arguments(model, batch, a, compare)
             _seed(seed, batch.device)
@@ -187,14 +195,29 @@ class ForeignMetric:
                     f"{type(self.metric).__name__} refuses the batch of samples "
                     f"{batch.index.tolist()}: {error}"
                 ) from error
+            except Exception as error:
+                self._refuse_no_model(error)
+                raise
             is_random = before != _global_states(batch.device)
         if isinstance(self.metric, TorchMetric):
             # It puts the global states back itself; an error that is NaN is no 0 either.
             is_random |= not (self.metric.standard_errors == 0).all()
-        values = _one_row_a_sample(result, batch.index, type(self.metric).__name__)
+        try:
+            values = _one_row_a_sample(result, batch.index, type(self.metric).__name__)
+        except ValueError as error:
+            self._refuse_no_model(error)
+            raise
         if values.ndim == 1:
             return Answer(values, None, is_random, sum(rows))
         return Answer(self._reduced(values), values, is_random, sum(rows))
+
+    def _refuse_no_model(self, error: Exception) -> None:
+        """Raise TypeError for what may have come of there being no model."""
+        if isinstance(self.call.model, NoModel) and not isinstance(error, TypeError):
+            raise TypeError(
+                f"model must be a torch.nn.Module if {type(self.metric).__name__} needs one, is "
+                f"None: {type(error).__name__}: {error}"
+            ) from error
 
     def _arguments(
         self, model: nn.Module, batch: Arrays, a: np.ndarray, compare: Maps
@@ -263,6 +286,26 @@ class ForeignMetric:
                 f"gave shape {scores.shape}"
             )
         return scores
+
+
+def as_metric_sees(metric: Metric[Any], maps: np.ndarray) -> np.ndarray:
+    """Return the maps of a batch, normalised and absolute where a metric has its maps so.
+
+    The one place where maps for another package's metric are prepared. They are normalised all
+    at once, as Quantus does, so a batch scores as in a call of Quantus with that batch alone, and
+    what else is called, or in which shards, does not matter.
+
+    Parameters
+    ----------
+    metric : quantus.metrics.base.Metric
+        Its ``abs``, ``normalise`` and ``normalise_func`` decide.
+    maps : numpy.ndarray, shape (n, \\*map)
+        Not written to.
+    """
+    # Dividing by the maximum of zeros would leave NaN.
+    if metric.normalise and metric.normalise_func is not None and maps.any():
+        maps = metric.normalise_func(maps.copy())
+    return np.abs(maps) if metric.abs else maps
 
 
 def check_values(metric: Metric[Any], x: np.ndarray, a: np.ndarray) -> None:
@@ -383,10 +426,18 @@ class _Counted(nn.Module):
     It shows its softmax where Quantus looks for one. Quantus's copies without it are refused.
     """
 
-    def __init__(self, model: nn.Module, count: Callable[..., None], *, softmax: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        count: Callable[..., None],
+        check: Callable[..., None],
+        *,
+        softmax: bool,
+    ) -> None:
         super().__init__()
         self.model = with_any_rows(model)
         self.count = count
+        self.check = check
         self.training = in_training(model)
         self.shown = nn.Softmax(-1) if softmax else None
 
@@ -394,30 +445,42 @@ class _Counted(nn.Module):
         if isinstance(self.shown, nn.Identity):
             raise inseparable()
         self.count(self, args, keywords)
-        return self.model(*args, **keywords)
+        outputs = self.model(*args, **keywords)
+        self.check(self, args, outputs)
+        return outputs
 
 
 @contextmanager
-def _rows_counted(model: nn.Module, x: Tensor) -> Iterator[tuple[nn.Module, list[int]]]:
-    """Count rows by a hook that is gone afterwards; copies made meanwhile count as well.
+def _rows_counted(call: Call, batch: Arrays, x: Tensor) -> Iterator[tuple[nn.Module, list[int]]]:
+    """Count rows by hooks that are gone afterwards; copies made meanwhile count as well.
 
-    ``x`` are a few rows.
+    What the model answers also says whether it has the explained classes. ``x`` are a few rows.
     """
+    model = call.model
     rows: list[int] = []
 
     def count(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         tensors = [v for v in (*args, *keywords.values()) if isinstance(v, Tensor)]
         rows.append(len(tensors[0]) if tensors else 0)
 
-    softmax = has_hidden_softmax(model, x)
+    def check(_: nn.Module, args: tuple[Any, ...], outputs: Any) -> None:
+        if isinstance(outputs, Tensor) and outputs.ndim == 2:
+            checks.labels_below(batch.y, outputs.shape[1], index=batch.index)
+            checks.no_softmax_of_one(bool(call.softmax), outputs.shape[1])
+
+    softmax = not isinstance(model, NoModel) and has_hidden_softmax(model, x)
     if is_closed(model) or softmax:
-        yield _Counted(model, count, softmax=softmax), rows
+        yield _Counted(model, count, check, softmax=softmax), rows
         return
-    handle = model.register_forward_pre_hook(count, with_kwargs=True)
+    handles = [
+        model.register_forward_pre_hook(count, with_kwargs=True),
+        model.register_forward_hook(check),
+    ]
     try:
         yield model, rows
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

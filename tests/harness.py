@@ -175,5 +175,7 @@ def rows_seen(model: nn.Module) -> Iterator[list[Tensor]]:
 
 def sorted_rows(seen: list[Tensor]) -> np.ndarray:
     """Return the rows as a sorted array, so that their order does not count."""
+    if not seen:
+        return np.empty((0, 0))
     rows = torch.cat(seen).flatten(1).numpy()
     return rows[np.lexsort(rows.T)]

@@ -466,6 +466,10 @@ def test_bad_calls_are_named_and_lose_nothing(case: Case, bad: str):
     change, error, message = BAD_CALLS[bad]
     inputs, metric = first_inputs(case), case.metric()
     scores = inputs.call(metric)
+    if metric.clean_rows == 0 and bad in ("y range", "output"):
+        # Nobody asks the model, so nothing it says is wrong.
+        np.testing.assert_array_equal(inputs.call(metric, **change(inputs)), scores)
+        return
     with pytest.raises(error, match=message):
         inputs.call(metric, **change(inputs))
     assert metric.evaluation_scores == scores.tolist()
@@ -565,5 +569,6 @@ def test_clean_outputs_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Forward, "clean", lambda self, x: calls.append(len(x)) or clean(self, x))
     for case in (case for case in CASES.values() if case.counts_every_row):
         calls.clear()
-        first_inputs(case).call(case.metric())
-        assert sum(calls) == 5
+        metric = case.metric()
+        first_inputs(case).call(metric)
+        assert sum(calls) == (0 if metric.clean_rows == 0 else 5)

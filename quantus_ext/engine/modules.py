@@ -244,6 +244,25 @@ def called_alike(other: nn.Module, model: nn.Module) -> nn.Module:
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
+class NoModel(nn.Module):
+    """What stands where a call has no model: any question is an error that says who asked.
+
+    Parameters
+    ----------
+    asking : str
+        The metric's name.
+    """
+
+    def __init__(self, asking: str) -> None:
+        super().__init__()
+        self.asking = asking
+        self.eval()
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Raise TypeError."""
+        raise TypeError(f"model must be a torch.nn.Module for {self.asking}, is None")
+
+
 class WithKeywords(nn.Module):
     """A model whose call needs nothing but rows; in the mode that the model is in."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -83,17 +84,25 @@ class Method:
         Raises
         ------
         TypeError
-            If the value is neither callable nor a dict, an array or a path.
+            If the value is neither callable nor a dict, an array or a path, or a dict with
+            ``explain_func`` holds anything else than that and its keywords.
         """
         if isinstance(value, Mapping):
-            if "explain_func" in value:
-                return cls.of(name, value["explain_func"], value.get("explain_func_kwargs"))
-            return cls(name, explain, {"method": name, **value})
+            if "explain_func" not in value:
+                return cls(name, explain, {"method": name, **value})
+            unknown = sorted(set(value) - {"explain_func", "explain_func_kwargs"})
+            if unknown or not callable(value["explain_func"]):
+                raise TypeError(
+                    f"xai_methods[{name!r}] must hold a callable explain_func and, if anything "
+                    f"else, explain_func_kwargs, holds {dict(value)!r}"
+                )
+            keywords = value.get("explain_func_kwargs", keywords)
+            value = value["explain_func"]
         if callable(value):
             given = dict(keywords or {})
             # As Quantus does, for functions that explain by several methods.
             if takes(value, "method"):
-                given = {**given, "method": name}
+                given = {"method": name, **given}
             return cls(name, value, given)
         return cls(name, maps=Rows.of(f"xai_methods[{name!r}]", value))
 
@@ -189,6 +198,27 @@ def methods_of(xai_methods: object, keywords: Mapping[str, Any] | None, n: int) 
         raise TypeError(
             "xai_methods must be a dict of at least one name and callable, dict, array or path, is "
             f"{xai_methods!r}"
+        )
+    keywords = {} if keywords is None else keywords
+    if not isinstance(keywords, Mapping):
+        raise TypeError(f"explain_func_kwargs must be a dict, is {keywords!r}")
+    sharing = [
+        str(name)
+        for name, value in xai_methods.items()
+        if callable(value) or (isinstance(value, Mapping) and set(value) == {"explain_func"})
+    ]
+    if "method" in keywords and len(sharing) > 1:
+        raise ValueError(
+            f"explain_func_kwargs must not hold one method for {', '.join(sharing)}, has "
+            f"{keywords['method']!r}: leave it out, and each gets its name, or give each as "
+            '{"explain_func": ..., "explain_func_kwargs": {"method": ...}}'
+        )
+    if keywords and not sharing:
+        warnings.warn(
+            f"explain_func_kwargs, {', '.join(keywords)}, are not used: xai_methods holds no "
+            "function without keywords of its own",
+            UserWarning,
+            stacklevel=3,
         )
     methods = [Method.of(str(name), value, keywords) for name, value in xai_methods.items()]
     for method in methods:

@@ -76,9 +76,10 @@ dd { margin: 0; overflow-wrap: anywhere; }
 
 _NOTES = """
 <p>Each number is a mean over samples. The interval says where the mean over all samples like these
-lies, with {confidence} confidence, by a bootstrap of the samples in which all explainers are
-resampled alike. Explainers that are <b>tied</b> (=) cannot be told apart by these samples; where
-two are not, the difference stands for all pairs of that metric together.</p>
+lies, with {confidence} confidence; few samples with skewed scores keep less than that, and samples
+that all have one score have no interval. Explainers that are <b>tied</b> (=) cannot be told apart
+by these samples; where two are not, the difference stands for all pairs of that metric
+together.</p>
 <p>Ranks compare explainers within a metric. Metrics ask different questions, so their numbers do
 not compare with each other, nor with those of another model.</p>
 """
@@ -95,7 +96,7 @@ def to_markdown(evaluation: Evaluation) -> str:
         for explainer in evaluation.explainers
     ]
     what = (
-        f"Means over {evaluation.n:,} samples with {evaluation.confidence:.0%} bootstrap "
+        f"Means over {evaluation.n:,} samples with {evaluation.confidence:.0%} "
         f"intervals; {best}. Metrics do not compare with each other."
         f"{_left_out(evaluation, ranking)}"
     )
@@ -218,10 +219,6 @@ def _td(text: str, *, kind: str = "", below: str = "") -> str:
     return f"<td{shown}>{escape(text)}{more}</td>"
 
 
-def _rank(row: Ranked) -> str:
-    return f"{row.rank}{' =' if row.ties else ''}"
-
-
 def _overview(evaluation: Evaluation, ranking: Ranking) -> str:
     by_cell = {(row.explainer, row.metric): row for row in ranking.rows}
     rows = []
@@ -229,7 +226,7 @@ def _overview(evaluation: Evaluation, ranking: Ranking) -> str:
         cells = [_td(explainer)]
         for metric in evaluation.metrics:
             row = by_cell[explainer, metric]
-            text = "–" if row.n == 0 else f"{number(row.mean)}  ({_rank(row)})"
+            text = "–" if row.n == 0 else f"{number(row.mean)}  ({row.shown_rank})"
             cells.append(_td(text, kind="best" if _leads(row, ranking) else ""))
         rows.append(cells)
     return _table(["", *(escape(_titled(evaluation, m)) for m in evaluation.metrics)], rows)
@@ -243,7 +240,7 @@ def _metric(evaluation: Evaluation, ranking: Ranking, metric: str) -> str:
     cells = [
         [
             _td(row.explainer, below=f"tied with {', '.join(row.ties)}" if row.ties else ""),
-            _td(_rank(row) if row.n else "–"),
+            _td(row.shown_rank),
             _td(
                 number(row.mean), below=f"{number(row.low)} to {number(row.high)}" if row.n else ""
             ),

@@ -16,7 +16,13 @@ from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
 from quantus_ext.evaluation.files import write_text
-from quantus_ext.evaluation.statistics import ROUNDING, holm, paired_means, paired_test
+from quantus_ext.evaluation.statistics import (
+    bounds_of,
+    holm,
+    paired_difference,
+    paired_means,
+    paired_test,
+)
 from quantus_ext.evaluation.tables import markdown, number
 
 if TYPE_CHECKING:
@@ -72,24 +78,31 @@ class Ranked:
     Attributes
     ----------
     metric, explainer : str
-    rank : int
-        1 is best; equal means share it.
+    rank : int or None
+        1 is best; equal means share it. None for an explainer without scores, and for one that
+        failed on some samples.
     mean, low, high : float
-        Over the samples that all ranked explainers have a score for, with its interval.
+        Over the samples that all ranked explainers have a score for, with its interval; NaN where
+        there is none.
     ties : tuple of str
         Explainers that these samples cannot tell from it.
     n : int
-        Those samples; 0 for an explainer without scores, which has the last rank.
+        Those samples; 0 where there is no rank.
     """
 
     metric: str
     explainer: str
-    rank: int
+    rank: int | None
     mean: float
     low: float
     high: float
     ties: tuple[str, ...]
     n: int
+
+    @property
+    def shown_rank(self) -> str:
+        """The rank as text: ``=`` beside it says that it is tied, a dash that there is none."""
+        return "–" if self.rank is None else f"{self.rank}{' =' if self.ties else ''}"
 
 
 @dataclass(frozen=True)
@@ -111,12 +124,12 @@ class Ranking:
         return tuple(row for row in self.rows if row.metric == metric)
 
     def order(self, metric: str) -> tuple[str, ...]:
-        """Return the explainers of one metric, the best first."""
-        return tuple(row.explainer for row in self.of(metric))
+        """Return the explainers of one metric that have a rank, the best first."""
+        return tuple(row.explainer for row in self.of(metric) if row.rank is not None)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with a row for each metric and explainer."""
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return pd.DataFrame([asdict(row) for row in self.rows]).astype({"rank": "Int64"})
 
     def to_markdown(self) -> str:
         """Return a table; ``=`` beside a rank says that it is tied with another."""
@@ -126,7 +139,7 @@ class Ranking:
                 [
                     row.metric,
                     row.explainer,
-                    f"{row.rank}{' =' if row.ties else ''}",
+                    row.shown_rank,
                     number(row.mean),
                     f"{number(row.low)} to {number(row.high)}",
                     ", ".join(row.ties),
@@ -372,14 +385,16 @@ class Evaluation:
     def ranking(self, *, n_resamples: int = 2000, seed: int = 0) -> Ranking:
         """Rank the explainers by each metric, with intervals, and say which are tied.
 
-        Intervals are of the mean over samples like these, by a bootstrap of the samples that is
-        paired: all explainers are resampled alike. Two explainers are tied unless their difference
-        is further from 0 than such differences are by chance, for all pairs of a metric together.
-        The Monte-Carlo errors of scores are part of what varies between samples.
+        Intervals are of the mean over samples like these; two explainers are tied unless their
+        difference is further from 0 than such differences are by chance, for all pairs of a metric
+        together; see :func:`quantus_ext.evaluation.statistics.paired_means`. The Monte-Carlo
+        errors of scores are part of what varies between samples. What failed has no rank, and
+        takes no samples from the others.
 
         Parameters
         ----------
         n_resamples : int, default 2000
+            Of the bootstrap and of the test.
         seed : int, default 0
 
         Returns
@@ -394,18 +409,27 @@ class Evaluation:
     def _ranked(self, metric: str, n_resamples: int, seed: int) -> list[Ranked]:
         values = np.stack([self.scores_of(e, metric) for e in self.explainers])
         known = np.isfinite(values)
-        there = [place for place in range(len(values)) if known[place].any()]
+        failed = self._failed
+        there = [
+            place
+            for place, explainer in enumerate(self.explainers)
+            if known[place].any() and (explainer, metric) not in failed
+        ]
         shared = known[there].all(0)
         n = int(shared.sum()) if there else 0
         kept = values[there][:, shared]
         nan = float("nan")
         if n == 0:
-            return [Ranked(metric, e, 1, nan, nan, nan, (), 0) for e in self.explainers]
+            return [Ranked(metric, e, None, nan, nan, nan, (), 0) for e in self.explainers]
         mean = kept.mean(1)
         ranks = _ranks(self._sign(metric) * mean)
         if n > 1:
             means = paired_means(
-                kept, confidence=self.confidence, n_resamples=n_resamples, seed=seed
+                kept,
+                confidence=self.confidence,
+                n_resamples=n_resamples,
+                seed=seed,
+                bounds=bounds_of(kept),
             )
             low, high, tied = means.low, means.high, means.tied
         else:
@@ -426,8 +450,12 @@ class Evaluation:
             for i in np.argsort(ranks, kind="stable")
         ]
         without = [e for place, e in enumerate(self.explainers) if place not in there]
-        last = len(rows) + 1
-        return [*rows, *(Ranked(metric, e, last, nan, nan, nan, (), 0) for e in without)]
+        return [*rows, *(Ranked(metric, e, None, nan, nan, nan, (), 0) for e in without)]
+
+    @property
+    def _failed(self) -> set[tuple[str, str]]:
+        """Cells that failed, on some samples at least."""
+        return {(failure.explainer, failure.metric) for failure in self.failures}
 
     def compare(self, a: str, b: str, *, n_resamples: int = 2000, seed: int = 0) -> Comparison:
         """Compare two explainers sample by sample, by each metric.
@@ -474,14 +502,18 @@ class Evaluation:
         seed: int,
     ) -> Compared:
         n, nan = len(first), float("nan")
-        difference = self._sign(metric) * (first - second)
-        # What is at the level of rounding is no difference.
-        scale = np.maximum(np.abs(first), np.abs(second))
-        difference[np.abs(difference) < ROUNDING * scale] = 0.0
+        difference = self._sign(metric) * paired_difference(first, second)
         low = high = p = effect = nan
         if n > 1:
+            bounds = bounds_of([first, second])
+            # From the best answer of one with the worst of the other to the opposite.
+            reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
             means = paired_means(
-                difference[None], confidence=self.confidence, n_resamples=n_resamples, seed=seed
+                difference[None],
+                confidence=self.confidence,
+                n_resamples=n_resamples,
+                seed=seed,
+                bounds=reach,
             )
             low, high = float(means.low[0]), float(means.high[0])
             p = paired_test(difference, n_resamples=n_resamples, seed=seed)
@@ -512,6 +544,9 @@ class Evaluation:
         from quantus_ext.protocols import metric_agreement
 
         means = self.means()
+        for explainer, metric in self._failed:
+            # The mean over other samples would rank it.
+            means.loc[explainer, metric] = np.nan
         return metric_agreement(
             {metric: means[metric].to_numpy()[None] for metric in self.metrics},
             directions=dict(self.directions),

@@ -48,6 +48,8 @@ class WorkerError(RuntimeError):
     """Workers cannot do their work, or die again and again."""
 
 
+_DEFAULT_BATCH_SIZE = 64
+
 _DEFAULT_BATCHES = 4
 """Batches a shard, by default."""
 
@@ -83,7 +85,7 @@ def evaluate(
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     shard_size: int | None = None,
     n_jobs: int | None = None,
     threads: int | None = None,
@@ -109,7 +111,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     shard_size: int | None = None,
     n_jobs: int | None = None,
     threads: int | None = None,
@@ -124,7 +126,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     """Score explainers by metrics, shard by shard, on one machine or many.
 
     Takes what ``quantus.evaluate`` takes, with the same meaning. Each explainer explains each
-    shard once, for all metrics. A metric that fails fails in its cell alone. Where the work runs
+    shard once, for all metrics. A metric that fails fails in its cell alone, and a warning at the
+    end names what failed. Where the work runs
     is joblib's matter: ``n_jobs`` processes by default, and whatever
     ``joblib.parallel_config(backend=...)`` says.
 
@@ -154,8 +157,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         Aggregates the scores of a cell in :meth:`Evaluation.to_dict`, which has the form that
         ``quantus.evaluate`` returns.
     explain_func_kwargs : dict, optional
-        Keywords of explanation functions of one's own, which get ``method``, the name, as well
-        if they take it.
+        Keywords of explanation functions of one's own that have none among ``xai_methods``. They
+        get ``method``, the name, as well if they take it and it is not among their keywords.
     call_kwargs : dict of str to dict, optional
         Arguments of the metrics' calls, by a name; with several, each makes a column of its own.
     return_as_df : bool, optional
@@ -164,8 +167,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose : bool, optional
         Say first what it will cost, from a few samples, and show progress. ``progress`` is its
         old name.
-    batch_size : int, default 64
-        Samples that a metric or an explainer is called with at once.
+    batch_size : int, optional
+        Samples that a metric or an explainer is called with at once. By default 64, or the largest
+        number up to 64 that divides the ``shard_size`` that is given.
     shard_size : int, optional
         Samples a task, a multiple of ``batch_size``; four times that by default.
     n_jobs : int, optional
@@ -225,13 +229,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
     checks.evaluation_mode(model)
-    batch_size = checks.positive_integer("batch_size", batch_size)
-    if shard_size is None:
-        shard_size = _DEFAULT_BATCHES * batch_size
-    elif checks.positive_integer("shard_size", shard_size) % batch_size:
-        raise ValueError(
-            f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
-        )
+    batch_size, shard_size = _sizes(batch_size, shard_size)
     confidence = checks.finite_number("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, is {confidence}")
@@ -243,7 +241,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         raise ValueError("device and devices are both given, pass one")
     if progress is not None:
         warnings.warn("progress is Quantus's old name of verbose", DeprecationWarning, stacklevel=2)
-        verbose = progress
+        verbose = progress if verbose is None else verbose
     if y_batch is None:
         raise TypeError("y_batch must hold the explained classes, is None")
     seed = checks.seed(seed)
@@ -351,7 +349,45 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         columns=columns,
         agg_func=agg_func,
     )
+    _warn_of(evaluation.failures)
     return evaluation.as_quantus_frame() if return_as_df else evaluation
+
+
+def _sizes(batch_size: int | None, shard_size: int | None) -> tuple[int, int]:
+    """Return the samples of a batch and of a shard; what is not given fits what is."""
+    if shard_size is not None:
+        shard_size = checks.positive_integer("shard_size", shard_size)
+    if batch_size is None:
+        largest = _DEFAULT_BATCH_SIZE
+        if shard_size is not None:
+            largest = next(n for n in range(min(largest, shard_size), 0, -1) if shard_size % n == 0)
+        batch_size = largest
+    batch_size = checks.positive_integer("batch_size", batch_size)
+    if shard_size is None:
+        return batch_size, _DEFAULT_BATCHES * batch_size
+    if shard_size % batch_size:
+        raise ValueError(
+            f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
+        )
+    return batch_size, shard_size
+
+
+def _warn_of(failures: Sequence[Failure]) -> None:
+    """Say which cells failed, and why the first did."""
+    cells: dict[str, dict[str, None]] = {}
+    for failure in failures:
+        cells.setdefault(failure.explainer, {})[failure.metric] = None
+    if not cells:
+        return
+    named = "; ".join(
+        f"{explainer} by {', '.join(metrics)}" for explainer, metrics in cells.items()
+    )
+    warnings.warn(
+        f"some scores are NaN, and without a rank, because of errors: {named}. The first is "
+        f"{failures[0].error}. All are in evaluation.failures, with their tracebacks",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _settled(plan: Plan, model: nn.Module, x: Rows, y: Rows) -> tuple[Cell, ...]:

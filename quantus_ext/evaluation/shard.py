@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from quantus_ext.engine.forward import clean_memory, clean_outputs_shared
 from quantus_ext.engine.modules import parts_with_mode
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Rows
-from quantus_ext.foreign import Arrays, Call, ForeignMetric, is_rows, seeded
+from quantus_ext.foreign import Arrays, Call, ForeignMetric, as_metric_sees, is_rows, seeded
 
 _TRACEBACK = 4000
 """Characters of a traceback that are kept, its end."""
@@ -305,7 +304,7 @@ class Loaded:
                 custom_batch=call.get("custom_batch"),
                 has_attributions=True,
             ),
-            partial(_prepared, metric),
+            metric,
             np.mean,
         )
         foreign.check_custom(len(x))
@@ -320,7 +319,7 @@ class Loaded:
                 index=np.arange(first + begin, first + begin + len(x[part])),
                 device=self._device,
             )
-            maps = _prepared(metric, a[part].copy())
+            maps = as_metric_sees(metric, a[part].copy())
             state = self._state(first + begin, sampling.Purpose.GLOBAL_STATE)
             answer = foreign.score(arrays, maps, _unchanged, state)
             scores.append(answer.score)
@@ -346,13 +345,6 @@ def _kept(model: nn.Module) -> Iterator[None]:
                 module.training = training
     if versions != [parameter._version for parameter in weights]:
         raise ValueError("the explainer must leave the model's weights as they are, changes them")
-
-
-def _prepared(metric: Metric[Any], maps: np.ndarray) -> np.ndarray:
-    """Normalise a batch of maps and take absolute values, as the metric itself would."""
-    if metric.normalise and metric.normalise_func is not None and maps.any():
-        maps = metric.normalise_func(maps)
-    return np.abs(maps) if metric.abs else maps
 
 
 def _unchanged(maps: np.ndarray) -> np.ndarray:

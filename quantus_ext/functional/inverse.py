@@ -6,13 +6,17 @@ variables in the opposite order; the customary comparison is with a random order
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quantus_ext import checks
 from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import Elements
+from quantus_ext.engine.elements import inverse as inverse_of
 from quantus_ext.engine.sampling import Purpose
 
 Kind = Literal["inverse", "random", "negated"]
@@ -20,7 +24,12 @@ KINDS: tuple[Kind, ...] = ("inverse", "random", "negated")
 
 
 def inverse(
-    a: Tensor, *, seed: int = 0, index: Tensor | None = None, among: Tensor | None = None
+    a: Tensor,
+    *,
+    seed: int = 0,
+    index: Tensor | None = None,
+    among: Tensor | None = None,
+    elements: Elements | None = None,
 ) -> Tensor:
     r"""Give the largest value to the least attributed variable, and so on (equation 4).
 
@@ -28,16 +37,23 @@ def inverse(
     ``inv(a)[π_i] = a[π_{t+1-i}]``: the values stay, the ranking is reversed. Without ties the
     inverse of the inverse is the original. Tied variables are ranked at random.
 
+    Variables are single values; or, with ``elements``, what a metric removes at once, ranked by
+    their scores. All values of an element then change place together, in their order, with those
+    of an element that is as large. Where the two differ in size the values cannot change hands,
+    and each gets the other's score, spread evenly over its own values.
+
     Parameters
     ----------
     a : Tensor, shape (n, \*map)
-        Attributions; a sample's variables are all its values, those of all channels together.
+        Attributions.
     seed : int, default 0
         With ``index`` it decides how ties are ranked.
     index : Tensor, int64, shape (n,), optional
         Global sample indices, by default 0, …, n - 1.
     among : Tensor, bool, that broadcasts to ``a``, optional
         Which variables change values (not padding, say); the others keep theirs.
+    elements : Elements, optional
+        What is one variable, in place of each value; what is in no element keeps its value.
 
     Returns
     -------
@@ -46,7 +62,8 @@ def inverse(
     Raises
     ------
     ValueError, TypeError
-        If an argument has another type or shape, or a value of ``a`` is not finite.
+        If an argument has another type or shape, a value of ``a`` is not finite, or ``among`` and
+        ``elements`` are both given.
 
     Examples
     --------
@@ -54,18 +71,24 @@ def inverse(
     >>> from quantus_ext.functional import inverse
     >>> inverse(torch.tensor([[0.25, -1.0, 4.0, 0.5]]))
     tensor([[ 0.5000,  4.0000, -1.0000,  0.2500]])
+
+    Pairs of neighbours as elements, of which the first has the highest score:
+
+    >>> from quantus_ext.engine.elements import elements_of
+    >>> a = torch.tensor([[5.0, -1.0, 0.0, 1.0, 2.0, 1.0]])
+    >>> inverse(a, elements=elements_of(a, "patch", patch_size=2))
+    tensor([[ 0.,  1.,  5., -1.,  2.,  1.]])
     """
     index = _checked(a, index)
-    flat, among = a.flatten(1), _among(a, among)
+    scores, among = _variables(a, among, elements)
     # Sorting a shuffled copy stably leaves tied values in the shuffle's order.
-    shuffle = _order(seed, index, 0, flat.shape[1], Purpose.REFERENCE_TIE)
-    ranked = flat.gather(1, shuffle).argsort(dim=1, stable=True)
+    shuffle = _order(seed, index, 0, scores.shape[1], Purpose.REFERENCE_TIE)
+    ranked = scores.gather(1, shuffle).argsort(dim=1, stable=True)
     variables = _in_front(shuffle.gather(1, ranked), among)
-    place = torch.arange(flat.shape[1], device=a.device)
+    place = torch.arange(scores.shape[1], device=a.device)
     last = among.sum(1, keepdim=True) - 1
     opposite = torch.where(place <= last, last - place, place)
-    values = flat.gather(1, variables).gather(1, opposite)
-    return torch.empty_like(flat).scatter_(1, variables, values).reshape(a.shape)
+    return _given(a, variables, variables.gather(1, opposite), scores, elements)
 
 
 def permuted(
@@ -75,6 +98,7 @@ def permuted(
     seed: int = 0,
     index: Tensor | None = None,
     among: Tensor | None = None,
+    elements: Elements | None = None,
 ) -> Tensor:
     r"""Give each sample's values to its variables in a uniformly random order.
 
@@ -84,7 +108,7 @@ def permuted(
         Attributions.
     draw : int, default 0
         Which of the seed's random orders.
-    seed, index, among
+    seed, index, among, elements
         As for :func:`inverse`.
 
     Returns
@@ -94,7 +118,7 @@ def permuted(
     Raises
     ------
     ValueError, TypeError
-        If an argument has another type or shape, or a value of ``a`` is not finite.
+        As for :func:`inverse`.
 
     Examples
     --------
@@ -105,12 +129,12 @@ def permuted(
     True
     """
     index = _checked(a, index)
-    flat, among = a.flatten(1), _among(a, among)
-    order = _order(seed, index, draw, flat.shape[1], Purpose.REFERENCE_ORDER)
-    place = torch.arange(flat.shape[1], device=a.device)
-    variables, shuffled = _in_front(place.expand(flat.shape), among), _in_front(order, among)
+    scores, among = _variables(a, among, elements)
+    order = _order(seed, index, draw, scores.shape[1], Purpose.REFERENCE_ORDER)
+    place = torch.arange(scores.shape[1], device=a.device)
+    variables, shuffled = _in_front(place.expand(scores.shape), among), _in_front(order, among)
     sources = torch.where(place < among.sum(1, keepdim=True), shuffled, variables)
-    return torch.empty_like(flat).scatter_(1, variables, flat.gather(1, sources)).reshape(a.shape)
+    return _given(a, variables, sources, scores, elements)
 
 
 def make_reference(
@@ -121,6 +145,7 @@ def make_reference(
     seed: int = 0,
     index: Tensor | None = None,
     among: Tensor | None = None,
+    elements: Elements | None = None,
 ) -> Tensor:
     r"""Return the explanations that ``a`` is compared with.
 
@@ -131,7 +156,7 @@ def make_reference(
     kind : {"inverse", "random", "negated"}
         :func:`inverse`; :func:`permuted`; or ``-a``, which ranks as the inverse does but does not
         keep the values.
-    draw, seed, index, among
+    draw, seed, index, among, elements
         As for :func:`permuted`; one draw of the kinds that are not random is like another.
 
     Returns
@@ -145,8 +170,10 @@ def make_reference(
     """
     checks.one_of("kind", kind, KINDS)
     if kind == "random":
-        return permuted(a, draw=draw, seed=seed, index=index, among=among)
-    return inverse(a, seed=seed, index=index, among=among) if kind == "inverse" else -a
+        return permuted(a, draw=draw, seed=seed, index=index, among=among, elements=elements)
+    if kind == "inverse":
+        return inverse(a, seed=seed, index=index, among=among, elements=elements)
+    return -a
 
 
 def _in_front(order: Tensor, among: Tensor) -> Tensor:
@@ -155,10 +182,52 @@ def _in_front(order: Tensor, among: Tensor) -> Tensor:
     return order.gather(1, outside.argsort(dim=1, stable=True))
 
 
-def _among(a: Tensor, among: Tensor | None) -> Tensor:
-    """Return which variables change values, shape (n, variables)."""
-    every = torch.ones((), dtype=torch.bool, device=a.device)
-    return (every if among is None else among).expand(a.shape).flatten(1)
+def _variables(a: Tensor, among: Tensor | None, elements: Elements | None) -> tuple[Tensor, Tensor]:
+    """Return what variables are ranked by and which of them change values, (n, variables)."""
+    if elements is None:
+        every = torch.ones((), dtype=torch.bool, device=a.device)
+        return a.flatten(1), (every if among is None else among).expand(a.shape).flatten(1)
+    if among is not None:
+        raise ValueError("among and elements are both given, pass one")
+    if not a.is_floating_point():
+        raise TypeError(f"a must be of a floating-point type with elements, is of {a.dtype}")
+    return elements.scores(a), elements.present
+
+
+def _given(
+    a: Tensor, variables: Tensor, sources: Tensor, scores: Tensor, elements: Elements | None
+) -> Tensor:
+    """Return maps in which each of ``variables`` (n, t) has what its source has in ``a``."""
+    if elements is None:
+        flat = a.flatten(1)
+        return (
+            torch.empty_like(flat).scatter_(1, variables, flat.gather(1, sources)).reshape(a.shape)
+        )
+    source_of = torch.empty_like(sources).scatter_(1, variables, sources)
+    # Channels that a mask has one of for all go together.
+    values = a.reshape(len(a), -1, prod(elements.mask_shape))
+    channels = values.shape[1]
+    if elements.group is None:
+        return values.gather(2, _each_channel(source_of, channels)).reshape(a.shape)
+    group = elements.group.expand(len(a), -1)
+    # Values that are in no element are their own source, as one more element.
+    source_of = F.pad(source_of, (0, 1), value=elements.largest)
+    members = group.argsort(dim=1, stable=True)
+    sizes = torch.zeros_like(source_of).scatter_add_(1, group, torch.ones_like(group))
+    first = sizes.cumsum(1) - sizes
+    place = inverse_of(members) - first.gather(1, group)
+    source = source_of.gather(1, group)
+    size, source_size = sizes.gather(1, group), sizes.gather(1, source)
+    taken = members.gather(1, (first.gather(1, source) + place).clamp(max=group.shape[1] - 1))
+    swapped = values.gather(2, _each_channel(taken, channels))
+    score = F.pad(scores, (0, 1)).gather(1, source)
+    spread = score / channels if elements.averages else score / (size * channels)
+    alike = (size == source_size).unsqueeze(1)
+    return torch.where(alike, swapped, spread.unsqueeze(1).to(a.dtype)).reshape(a.shape)
+
+
+def _each_channel(places: Tensor, channels: int) -> Tensor:
+    return places.unsqueeze(1).expand(-1, channels, -1)
 
 
 def _checked(a: Tensor, index: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from quantus_ext import checks, functional, perturbation
 from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
-from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import SAME, checked_baseline, name_of
 from quantus_ext.functional.cumulative_infidelity import cumulative_infidelity
@@ -174,6 +174,10 @@ class Infidelity(TorchMetric):
         # A grid of patches has as many as the inputs are large; `tolerance` tries an extreme first.
         return None if self.scheme == "quantus" else self.n_perturb_samples + 2
 
+    def elements(self, batch: Batch) -> Elements:
+        """See :meth:`quantus_ext.base.TorchMetric.elements`: positions, which draws perturb."""
+        return elements_of(batch.x, features=batch.features)
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)
@@ -216,9 +220,7 @@ class Infidelity(TorchMetric):
             scheme=self.scheme,
             patch_sizes=patch_sizes,
             subset_fraction=self.subset_fraction,
-            elements=(
-                None if batch.features is None else elements_of(batch.x, features=batch.features)
-            ),
+            elements=None if batch.features is None else self.elements(batch),
             multiply_by_inputs=self.multiply_by_inputs,
             inputs_baseline=self.inputs_baseline,
             rescale=self.rescale,

@@ -22,9 +22,10 @@ from quantus_ext import checks
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
 from quantus_ext.engine import sampling
-from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
-from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, check_values
+from quantus_ext.engine.modules import NoModel
+from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, as_metric_sees, check_values
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
 from quantus_ext.metrics.roar import ROAR
@@ -40,6 +41,10 @@ class QGE(TorchMetric):
 
     It answers whether a score is good: is the explanation ``e`` better than the same values given
     to the variables in the opposite order? About 0 says that the order could as well be any other.
+    Variables are what the metric removes or perturbs at once: pixels with all their channels,
+    patches, segments, the columns of a feature. All values of one change place together with
+    those of another; where the two are of unlike size, each gets the other's element score in
+    place of its values. For metrics of other packages every value of the map is a variable.
     Where a low ``q`` is good the difference is turned, so that positive always reads "better than
     its inverse".
 
@@ -135,8 +140,10 @@ class QGE(TorchMetric):
                 'metric must be asked with one model, so ROAR with retrain="once", has '
                 f"retrain={metric.retrain!r}"
             )
+        own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
         common.setdefault("abs", metric.abs)
-        common.setdefault("normalise", metric.normalise)
+        if all(common.get(name) is None for name in own_normalisation):
+            common.setdefault("normalise", metric.normalise)
         if isinstance(metric, TorchMetric):
             execution = metric.execution
             # Both say how many rows a pass takes.
@@ -146,7 +153,6 @@ class QGE(TorchMetric):
             common.setdefault("compile", execution.compile)
         if "normalise_func_kwargs" in common:
             common.setdefault("normalise_func", metric.normalise_func)
-        own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
         super().__init__(**common)
         if not own_normalisation:
             self.normalise_func = metric.normalise_func
@@ -187,9 +193,10 @@ class QGE(TorchMetric):
             self.asks_model = metric.asks_model  # type: ignore[misc]
             self.over_embeddings = metric.over_embeddings
             self.reads_values = metric.reads_values
+            self.clean_rows, self.reads_labels = metric.clean_rows, metric.reads_labels  # type: ignore[misc]
         if not self.is_native:
-            # Enough to know the classes; the metric asks the model itself.
-            self.clean_rows = 1  # type: ignore[misc]
+            # The metric asks the model itself, if at all.
+            self.clean_rows, self.reads_labels = 0, True  # type: ignore[misc]
             self.reads_values = False
 
     @property
@@ -201,7 +208,7 @@ class QGE(TorchMetric):
 
     def __call__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         x_batch: np.ndarray | Tensor,
         y_batch: np.ndarray | Tensor | None,
         a_batch: np.ndarray | Tensor | None = None,
@@ -218,11 +225,12 @@ class QGE(TorchMetric):
     ) -> list[float]:
         """Score explanations; see :meth:`quantus_ext.base.TorchMetric.__call__`.
 
-        Around a metric of another package ``custom_batch`` is that metric's own.
+        Around a metric of another package ``custom_batch`` is that metric's own, and ``model`` may
+        be None if it does not ask for one, as localisation metrics.
         """
         if not self.is_native:
             call = Call(
-                model=model,
+                model=NoModel(self.metric.name) if model is None else model,
                 explain_func=explain_func,
                 explain_func_kwargs=explain_func_kwargs,
                 model_predict_kwargs=model_predict_kwargs,
@@ -230,8 +238,9 @@ class QGE(TorchMetric):
                 device=device,
                 custom_batch=custom_batch,
                 has_attributions=a_batch is not None,
+                is_part=index_batch is not None,
             )
-            self._foreign = ForeignMetric(self.metric, call, self._as_metric_sees, self.reduce)
+            self._foreign = ForeignMetric(self.metric, call, self, self.reduce)
             custom_batch = None
         try:
             return super().__call__(
@@ -265,6 +274,10 @@ class QGE(TorchMetric):
         self.inner.normalise_func = self.normalise_func
         return self.inner.model_to_ask(model, x, y)
 
+    def elements(self, batch: Batch) -> Elements:
+        """See :meth:`quantus_ext.base.TorchMetric.elements`; they are the metric's own."""
+        return cast("TorchMetric", self.metric).elements(batch)
+
     @property
     def evaluations_a_sample(self) -> int | None:
         """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
@@ -297,13 +310,15 @@ class QGE(TorchMetric):
         """
         metric = cast("TorchMetric", self.inner)
         seed = sampling.fresh_seed() if metric.seed is None else metric.seed
-        block = max(1, forward.chunk_size // len(batch.x))
+        elements = metric.elements(batch)
+        # No plan where the model is not asked.
+        block = 1 if forward.plan is None else max(1, forward.chunk_size // len(batch.x))
         references = range(1, self.n_references)
         for draws in (
             [_ITSELF, 0],
             *(references[start : start + block] for start in range(0, len(references), block)),
         ):
-            maps = torch.stack([self._compared(batch.a, draw, batch) for draw in draws])
+            maps = torch.stack([self._compared(batch.a, draw, batch, elements) for draw in draws])
             yield _stacked(metric, forward, replace(batch, seed=seed), maps)
 
     def _one_by_one(
@@ -320,8 +335,9 @@ class QGE(TorchMetric):
             index=batch.index.cpu().numpy(),
             device=batch.x.device,
         )
+        a = torch.from_numpy(as_metric_sees(self, batch.a.cpu().numpy())).to(batch.a)
         for draw in range(_ITSELF, self.n_references):
-            maps = self._compared(batch.a, draw, batch).cpu().numpy().copy()
+            maps = self._compared(a, draw, batch).cpu().numpy().copy()
             made_again = partial(self._compared_again, draw=draw, batch=batch)
             answer = foreign.score(arrays, maps, made_again, state)
             forward.n_evaluations += answer.rows
@@ -330,30 +346,29 @@ class QGE(TorchMetric):
             curve = None if answer.curve is None else torch.from_numpy(answer.curve).unsqueeze(0)
             yield Scores(score, error, {} if curve is None else {"curve": curve})
 
-    def _compared(self, a: Tensor, draw: int, batch: Batch) -> Tensor:
-        """Return a reference of the explanations ``a``, or ``a`` where ``draw`` says so."""
+    def _compared(
+        self, a: Tensor, draw: int, batch: Batch, elements: Elements | None = None
+    ) -> Tensor:
+        """Return a reference of the explanations ``a``, or ``a`` where ``draw`` says so.
+
+        Variables are the ``elements``, or by default the single values.
+        """
         if draw == _ITSELF:
             return a
-        values, among = a, batch.counted.to(a.device)
-        grouped = None
-        if self.is_native and batch.features is not None and batch.x.ndim == 2:
-            # A block of columns is one variable: its sum changes place, spread over the block.
-            grouped = elements_of(batch.x, features=batch.features)
-            values, among = grouped.scores(a).nan_to_num(neginf=0.0), grouped.present
-        elif a.ndim == 3:
-            # Time by time, so that padding at the end moves nothing.
-            values, among = a.transpose(1, 2), among.expand(a.shape).transpose(1, 2)
-        made = make_reference(
-            values,
-            self.reference,
+        reference = partial(
+            make_reference,
+            kind=self.reference,
             draw=draw,
             seed=batch.seed,
             index=batch.index.to(a.device).expand(len(a)),
-            among=among,
         )
-        if grouped is not None:
-            return grouped.spread(made).to(a)
-        return made.transpose(1, 2) if a.ndim == 3 else made
+        if elements is not None:
+            return reference(a, elements=elements)
+        among = batch.counted.to(a.device).expand(a.shape)
+        if a.ndim == 3:
+            # Time by time, so that padding at the end moves nothing.
+            return reference(a.transpose(1, 2), among=among.transpose(1, 2)).transpose(1, 2)
+        return reference(a, among=among)
 
     def _compared_again(self, made: np.ndarray, draw: int, batch: Batch) -> np.ndarray:
         """Do the same to maps that the metric has made; one that is not finite stays."""
@@ -406,18 +421,14 @@ class QGE(TorchMetric):
     ) -> Tensor:
         if self.is_native:
             return super()._prepared(a, x, first, features)
-        # Another package's metric gets maps of the type that they have, as without QGE.
-        maps = checks.attributions(a, x, first=first).cpu().numpy()
-        if self._foreign is not None and self._foreign.call.has_attributions:
-            check_values(self.metric, x.cpu().numpy(), maps)
-        return torch.from_numpy(self._as_metric_sees(maps)).to(a)
-
-    def _as_metric_sees(self, maps: np.ndarray) -> np.ndarray:
-        """Normalise all maps at once, as Quantus does, and take absolute values."""
-        # Dividing by the maximum of zeros would leave NaN.
-        if self.normalise and self.normalise_func is not None and maps.any():
-            maps = self.normalise_func(maps.copy())
-        return np.abs(maps) if self.abs else maps
+        # Of the type that they have, as without QGE.
+        maps = checks.attributions(a, x, first=first)
+        call = None if self._foreign is None else self._foreign.call
+        if call is not None and call.has_attributions and not call.is_part:
+            # Whether a part has a map that Quantus takes says nothing of the whole.
+            check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
+        # Normalised batch by batch, where it is known what a batch is.
+        return maps
 
 
 def _stacked(metric: TorchMetric, forward: Forward, batch: Batch, maps: Tensor) -> Scores:

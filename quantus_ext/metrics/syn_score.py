@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks, functional
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
-from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.scores import Scores
 from quantus_ext.functional.syn_score import Measure
@@ -22,7 +22,8 @@ class SynScore(TorchMetric):
 
     For models that are known to use what ``s_batch`` marks, as those of
     :func:`quantus_ext.protocols.plant_shortcut`. Higher is better. Attributions are summed over
-    channels and ranked as they come: pass ``abs=True`` where the sign does not matter.
+    channels and ranked as they come: pass ``abs=True`` where the sign does not matter. The model is
+    not asked, and may be None with attributions that are passed.
 
     Parameters
     ----------
@@ -44,6 +45,8 @@ class SynScore(TorchMetric):
     evaluation_category = EvaluationCategory.LOCALISATION
     asks_model = False
     reads_values = False
+    clean_rows = 0
+    reads_labels = False
     nan_reason = "s_batch marks none of their elements, or all"
 
     def __init__(self, measure: Measure = "auroc", **common: Unpack[CommonArguments]) -> None:
@@ -51,9 +54,13 @@ class SynScore(TorchMetric):
         checks.one_of("measure", measure, ("auroc", "ap"))
         self.measure = measure
 
+    def elements(self, batch: Batch) -> Elements:
+        """See :meth:`quantus_ext.base.TorchMetric.elements`: positions over all channels."""
+        return elements_of(batch.x, features=batch.features)
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        elements = elements_of(batch.x, features=batch.features)
+        elements = self.elements(batch)
         truth = _truth(batch.s, (len(batch.x), *elements.mask_shape), batch.x.device)
         # An element of several positions is planted where any of them is.
         planted = elements.scores(truth.reshape(len(truth), *elements.mask_shape).double()) > 0

@@ -144,7 +144,9 @@ def test_a_score_that_is_missing_breaks_its_threshold(config, tmp_path, capsys):
     maps = np.load(tmp_path / "maps.npy")
     maps[5] = np.nan
     np.save(tmp_path / "maps.npy", maps)
-    assert code_of(config('[[thresholds]]\nmetric = "INFD"\nat_most = 1000')) == 1
+    with pytest.warns(RuntimeWarning, match="because of errors: maps by INFD, MoRF"):
+        code = code_of(config('[[thresholds]]\nmetric = "INFD"\nat_most = 1000'))
+    assert code == 1
     assert "INFD of maps must be at most 1,000, is not known for every" in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ import quantus
 import torch
 
 import quantus_ext
-from quantus_ext import FFidelity, FineTuner, Infidelity, MoRF, evaluate
+from quantus_ext import QGE, FFidelity, FineTuner, Infidelity, MoRF, evaluate
 from quantus_ext.adapters import TokenIds
 from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
@@ -85,6 +85,55 @@ def test_each_kind_of_explainer():
     np.testing.assert_allclose(evaluation.scores_of("Saliency", "MoRF"), saliency, rtol=1e-5)
 
 
+def by_method(model, inputs, targets, method):
+    """Explain as the method of that name says, and by no other."""
+    return {"gradients": 1, "turned": -1}[method] * gradients(model, inputs, targets)
+
+
+def test_the_method_that_is_given_wins_over_the_name():
+    named = {"explain_func": by_method, "explain_func_kwargs": {"method": "turned"}}
+    own = run(metrics={"MoRF": MoRF(4)}, xai_methods={"mine": named, "gradients": by_method})
+    assert not own.failures
+    shared = run(
+        metrics={"MoRF": MoRF(4)},
+        xai_methods={"mine": {"explain_func": by_method}},
+        explain_func_kwargs={"method": "turned"},
+    )
+    x, y = data()
+    expected = MoRF(4)(network(), x, y, -gradients(network(), x, y))
+    for found in (own, shared):
+        np.testing.assert_allclose(found.scores_of("mine", "MoRF"), expected, atol=1e-6)
+    # A metric that explains again does it by the same method.
+    stable = quantus.MaxSensitivity(nr_samples=2, disable_warnings=True)
+    assert not run(metrics={"stable": stable}, xai_methods={"mine": named}).failures
+
+
+def test_keywords_that_nobody_takes_are_named():
+    x, _ = data()
+    with pytest.warns(UserWarning, match="explain_func_kwargs, scale, are not used"):
+        run(metrics={"MoRF": MoRF(2)}, xai_methods={"a": x}, explain_func_kwargs={"scale": 2})
+
+
+@pytest.mark.parametrize(
+    ("given", "batch_size", "shard_size"),
+    [
+        ({}, 64, 256),
+        ({"batch_size": 8}, 8, 32),
+        ({"shard_size": 8}, 8, 8),
+        ({"shard_size": 64}, 64, 64),
+        ({"shard_size": 96}, 48, 96),
+        ({"shard_size": 512}, 64, 512),
+        ({"shard_size": 8, "batch_size": 4}, 4, 8),
+    ],
+)
+def test_default_sizes_fit_what_is_given(given, batch_size, shard_size):
+    x, y = data()
+    methods = {"own": x}
+    found = evaluate({"MoRF": MoRF(2)}, methods, network(), x, y, **given)
+    sizes = found.settings["batch_size"], found.settings["shard_size"]
+    assert sizes == (batch_size, shard_size)
+
+
 def test_files_are_read_shard_by_shard(tmp_path):
     x, y = data()
     for name, values in (("x", x), ("y", y), ("a", gradients(network(), x, y))):
@@ -106,13 +155,41 @@ def test_segmentations_are_split_as_the_samples_are():
     np.testing.assert_allclose(evaluation.scores_of("gradients", "SynScore"), expected)
 
 
+def test_a_model_is_not_asked_where_no_metric_asks_one(tmp_path):
+    x, y = data()
+    s = x > 0.5
+    s[:, 0, 0, :2] = [True, False]
+    located = quantus.RelevanceMassAccuracy(disable_warnings=True)
+    chosen = {"SynScore": quantus_ext.SynScore(), "Mass": located, "QGE": QGE(located)}
+    counter = tmp_path / "rows"
+    found = run(
+        metrics=chosen,
+        xai_methods={"maps": gradients(network(), x, y)},
+        model=network(counter),
+        s_batch=s,
+    )
+    assert not found.failures
+    assert found.n_evaluations.sum() == 0
+    # What the model is known by is a few answers.
+    assert rows_counted(counter) < N
+
+
 def test_a_failure_stays_in_its_cell(tmp_path):
     mark = tmp_path / "mark"
     mark.touch()
-    evaluation = run(
-        metrics={"fails": Fails(mark, 9), **metrics()},
-        xai_methods={"broken": broken, **METHODS},
+    with pytest.warns(RuntimeWarning) as told:
+        evaluation = run(
+            metrics={"fails": Fails(mark, 9), **metrics()},
+            xai_methods={"broken": broken, **METHODS},
+        )
+    assert len(told) == 1
+    assert str(told[0].message) == (
+        "some scores are NaN, and without a rank, because of errors: broken by fails, INFD, "
+        "R-Fidelity, QGE, Correlation; gradients by fails; noise by fails. The first is explaining "
+        "failed: RuntimeError: no such layer. All are in evaluation.failures, with their tracebacks"
     )
+    assert told[0].filename.endswith("problem.py")
+    assert evaluation.ranking().order("fails") == ()
     whole = run()
     for explainer in METHODS:
         for metric in metrics():
@@ -227,8 +304,8 @@ def test_roar_within_qge_is_trained_once_before_the_split():
     x, y = data()
     tuner = FineTuner(x, y, epochs=1, display_progressbar=False)
     roar = quantus_ext.ROAR(tuner, gradients(network(), x, y), [0.3, 0.6], output="probability")
-    expected = quantus_ext.QGE(roar)(network(), x, y, gradients(network(), x, y), batch_size=BATCH)
-    evaluation = run(metrics={"QGE": quantus_ext.QGE(roar)})
+    expected = QGE(roar)(network(), x, y, gradients(network(), x, y), batch_size=BATCH)
+    evaluation = run(metrics={"QGE": QGE(roar)})
     np.testing.assert_allclose(evaluation.scores_of("gradients", "QGE"), expected, rtol=1e-5)
 
 
@@ -309,11 +386,34 @@ def test_metrics_in_a_list_have_their_own_names():
         ({"call_kwargs": {"a": 3}}, TypeError, "call_kwargs must be a dict"),
         ({"call_kwargs": {"a": {"a_batch": 3}}}, ValueError, "must not hold a_batch"),
         ({"x_batch": "missing.npy"}, FileNotFoundError, "missing.npy"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ({"explain_func_kwargs": 3}, TypeError, "explain_func_kwargs must be a dict, is 3"),
+        (
+            {"explain_func_kwargs": {"method": "turned"}},
+            ValueError,
+            "must not hold one method for gradients, noise, has 'turned'",
+        ),
+        (
+            {"xai_methods": {"a": {"explain_func": gradients, "kwargs": {}}}},
+            TypeError,
+            r"xai_methods\['a'\] must hold a callable explain_func",
+        ),
+        (
+            {"xai_methods": {"a": {"explain_func": "Saliency"}}},
+            TypeError,
+            r"xai_methods\['a'\] must hold a callable explain_func",
+        ),
     ],
 )
 def test_what_is_refused(settings, error, message):
     with pytest.raises(error, match=message):
         run(**settings)
+
+
+def test_verbose_wins_over_its_old_name(capsys):
+    with pytest.warns(DeprecationWarning, match="old name of verbose"):
+        run(metrics={"MoRF": MoRF(2)}, progress=True, verbose=False)
+    assert not capsys.readouterr().out
 
 
 def test_the_old_name_of_verbose(capsys):
@@ -410,6 +510,43 @@ def test_training_that_fails_fails_in_its_cell(capsys):
     assert "training failed: " in found.failures[0].error
     assert "no such data" in found.failures[0].error
     assert np.isfinite(found.scores[:, 0]).all()
+
+
+def scaled_maps() -> np.ndarray:
+    """Maps whose largest value differs from sample to sample; those of one shard are zeros."""
+    x, y = data()
+    maps = gradients(network(), x, y) * np.geomspace(1, 100, N)[:, None, None, None]
+    maps[8:12] = 0
+    return maps.astype(np.float32)
+
+
+def test_other_packages_normalisation_goes_by_batches_and_never_by_shards():
+    """The same number around Quantus's metric in QGE, beside it, and of Quantus for one batch."""
+    own = quantus.Infidelity(
+        perturb_patch_sizes=[2], perturb_baseline=0.2, normalise=True, disable_warnings=True
+    )
+    chosen = {"own": own, "QGE": QGE(own)}
+    maps = scaled_maps()
+    x, y = data()
+    found = [
+        run(metrics=chosen, xai_methods={"maps": maps}, shard_size=size) for size in (BATCH, 8, N)
+    ]
+    for other in found:
+        # A shard of zeros fails no more than a larger one with zeros in it.
+        assert not other.failures
+        np.testing.assert_array_equal(other.scores, found[0].scores)
+    whole = QGE(own)
+    np.testing.assert_allclose(
+        whole(network(), x, y, maps, batch_size=BATCH), found[0].scores_of("maps", "QGE"), rtol=1e-6
+    )
+    np.testing.assert_allclose(whole.details["score"], found[0].scores_of("maps", "own"), rtol=1e-6)
+    for start in (0, 12, 20):
+        part = slice(start, start + BATCH)
+        np.testing.assert_allclose(
+            own(network(), x[part], y[part], maps[part]),
+            found[0].scores_of("maps", "own")[part],
+            rtol=1e-5,
+        )
 
 
 def test_no_samples_are_refused():

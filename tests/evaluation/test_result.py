@@ -19,7 +19,8 @@ from tests.evaluation.problem import METHODS, broken, metrics, run
 
 @pytest.fixture(scope="module")
 def found():
-    return run(xai_methods={**METHODS, "broken": broken})
+    with pytest.warns(RuntimeWarning, match="broken by INFD"):
+        return run(xai_methods={**METHODS, "broken": broken})
 
 
 @pytest.fixture
@@ -73,12 +74,38 @@ def test_the_best_are_first_and_ties_are_marked(made):
     assert list(ranking.to_frame()["rank"]) == [row.rank for row in ranking.rows]
 
 
-def test_an_explainer_that_failed_is_last_and_takes_no_samples_from_others(found):
-    rows = found.ranking().of("INFD")
+def test_an_explainer_that_failed_has_no_rank_and_takes_no_samples_from_others(found):
+    ranking = found.ranking()
+    rows = ranking.of("INFD")
     assert [row.explainer for row in rows] == ["gradients", "noise", "broken"]
-    assert rows[2].rank == 3
+    assert [row.rank for row in rows] == [1, 2, None]
     assert np.isnan(rows[2].mean)
     assert [row.n for row in rows] == [24, 24, 0]
+    assert ranking.order("INFD") == ("gradients", "noise")
+    assert "| INFD | broken | – | – | – to – |  |" in ranking.to_markdown()
+    assert ranking.to_frame()["rank"].isna().sum() == len(found.metrics)
+
+
+def test_a_cell_that_failed_on_some_samples_is_not_ranked_by_the_others(made):
+    made.scores[2, 0, :10] = np.nan
+    failure = Failure("as good", "MoRF", 0, 10, "RuntimeError: no", "")
+    failed = dataclasses.replace(made, failures=(failure,))
+    rows = {row.explainer: row for row in failed.ranking().of("MoRF")}
+    assert rows["as good"].rank is None
+    assert [rows[name].rank for name in ("best", "worst")] == [1, 2]
+    assert {rows[name].n for name in ("best", "worst")} == {50}
+    assert {row.n for row in failed.ranking().of("LeRF")} == {50}
+    # Two explainers with both means are left to agree.
+    assert failed.agreement().correlation[0, 1] == pytest.approx(1.0)
+    assert "| as good | – |" in failed.to_markdown()
+    assert Page(run_page(failed)).open == []
+
+
+def test_nobody_is_ranked_where_nobody_has_scores():
+    scores = {e: {"M": [np.nan, np.nan]} for e in "AB"}
+    ranking = Evaluation.of_scores(scores, {"M": "higher"}).ranking()
+    assert [row.rank for row in ranking.rows] == [None, None]
+    assert ranking.order("M") == ()
 
 
 def test_samples_that_one_lacks_are_left_out_for_all(made):
@@ -280,8 +307,30 @@ def test_equal_results_make_equal_pages(found):
 
 
 def test_a_page_of_nothing_but_failures():
-    text = run_page(run(xai_methods={"broken": broken}, metrics={"INFD": metrics()["INFD"]}))
+    with pytest.warns(RuntimeWarning, match="broken by INFD"):
+        found = run(xai_methods={"broken": broken}, metrics={"INFD": metrics()["INFD"]})
+    text = run_page(found)
     assert "Failed" in text
+
+
+def test_answers_of_0_and_1_have_intervals_also_where_all_agree():
+    scores = {"A": {"M": [0.0] * 8}, "B": {"M": [0.0, 1.0] * 4}}
+    found = Evaluation.of_scores(scores, {"M": "higher"})
+    rows = {row.explainer: row for row in found.ranking().of("M")}
+    # Clopper and Pearson: 1 - 0.025^(1/8).
+    assert (rows["A"].low, rows["A"].high) == pytest.approx((0, 1 - 0.025 ** (1 / 8)), abs=0.01)
+    same = Evaluation.of_scores({"A": {"M": [0, 1] * 4}, "B": {"M": [0, 1] * 4}}, {"M": "higher"})
+    row = same.compare("A", "B").rows[0]
+    assert (row.low, row.high) == pytest.approx((-0.369, 0.369), abs=0.02)
+    assert (row.difference, row.p_value) == (0, 1)
+
+
+def test_equal_scores_have_no_interval():
+    found = Evaluation.of_scores({"A": {"M": [0.5] * 8}, "B": {"M": range(8)}}, {"M": "higher"})
+    rows = {row.explainer: row for row in found.ranking().of("M")}
+    assert np.isnan([rows["A"].low, rows["A"].high]).all()
+    assert rows["B"].low < rows["B"].mean < rows["B"].high
+    assert run_page(found).count("– to –") == 1
 
 
 def test_scores_that_do_not_fit():

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.functional import inverse, make_reference, permuted
 from tests.reference import qge
 
@@ -138,6 +139,110 @@ def test_a_single_variable_and_other_number_types():
 def test_bad_arguments(function, a, index, error, message):
     with pytest.raises(error, match=message):
         function(a, index=index)
+
+
+IMAGES = (2, 3, 7, 8)
+
+
+def segment_ids(n: int = 2) -> np.ndarray:
+    """Of four sizes, with gaps between the numbers, other ones for each sample."""
+    ids = np.random.default_rng(1).choice([-4, 0, 3, 90], (n, 7, 8), p=[0.1, 0.2, 0.3, 0.4])
+    return ids * (1 + np.arange(n))[:, None, None]
+
+
+def grouping(kind: str) -> tuple[Elements, list[list[qge.Element]]]:
+    """Return the elements of IMAGES for the package, and for the slow reference."""
+    x, ids = torch.zeros(IMAGES), segment_ids()
+    one = np.zeros(IMAGES[1:])
+    slow = {
+        "position": [qge.positions(one)] * 2,
+        "channel_value": [qge.single_values(one)] * 2,
+        "patch": [qge.grouped(one, qge.patch_ids((7, 8), 3))] * 2,
+        "segment": [qge.grouped(one, each) for each in ids],
+    }
+    side = 3 if kind == "patch" else None
+    return elements_of(x, kind, patch_size=side, segments=torch.from_numpy(ids)), slow[kind]
+
+
+kinds = pytest.mark.parametrize("kind", ["position", "channel_value", "patch", "segment"])
+
+
+@kinds
+@pytest.mark.parametrize("channels", [1, 3])
+def test_elements_equal_the_slow_reference(kind: str, channels: int):
+    fast_elements, slow_elements = grouping(kind)
+    if channels == 1:
+        if kind == "channel_value":
+            with pytest.raises(ValueError, match="must have a value for each of"):
+                inverse(maps((1, 7, 8), 2), elements=fast_elements)
+            return
+        # A map of one channel: the first values of each position.
+        slow_elements = [[[p[:1] for p in e] for e in each] for each in slow_elements]
+    a, index = maps((channels, 7, 8), 2), [5, 1000]
+    made = inverse(a, seed=9, index=torch.tensor(index), elements=fast_elements)
+    for map_, own, i, elements in zip(a.numpy(), made.numpy(), index, slow_elements, strict=True):
+        np.testing.assert_allclose(
+            own, qge.inverse(map_, i, seed=9, elements=elements), rtol=1e-12, atol=1e-15
+        )
+    made = permuted(a, draw=2, seed=9, index=torch.tensor(index), elements=fast_elements)
+    for map_, own, i, elements in zip(a.numpy(), made.numpy(), index, slow_elements, strict=True):
+        slow = qge.permuted(map_, i, draw=2, seed=9, elements=elements)
+        np.testing.assert_allclose(own, slow, rtol=1e-12, atol=1e-15)
+
+
+@kinds
+def test_the_order_of_elements_is_exactly_turned_round(kind: str):
+    a, elements = maps(IMAGES[1:], 2), grouping(kind)[0]
+    keys = torch.arange(2)
+    made = inverse(a, elements=elements)
+    last = elements.counts[:, None] - 1
+    present = elements.present
+    turned = (last - elements.ranks(made, keys))[present]
+    assert torch.equal(elements.ranks(a, keys)[present], turned)
+    torch.testing.assert_close(
+        elements.scores(made).sort(1).values, elements.scores(a).sort(1).values
+    )
+    again = inverse(made, elements=elements)
+    torch.testing.assert_close(elements.scores(again), elements.scores(a))
+    if kind in ("position", "channel_value"):
+        assert torch.equal(made.flatten(1).sort(1).values, a.flatten(1).sort(1).values)
+        assert torch.equal(again, a)
+
+
+def test_equal_patches_keep_their_values_and_cut_ones_their_sums():
+    # Two patches of two and a cut one of one, which is second: nothing but places changes.
+    a = torch.tensor([[1.0, 3.0, -5.0, 5.0, 1.5]])
+    elements = elements_of(a, "patch", patch_size=2)
+    assert inverse(a, elements=elements).tolist() == [[-5.0, 5.0, 1.0, 3.0, 1.5]]
+    # The cut one is first and changes with (−5, 5), whose mean is 0.
+    a[0, 4] = 9.0
+    assert inverse(a, elements=elements).tolist() == [[1.0, 3.0, 9.0, 9.0, 0.0]]
+
+
+def test_what_is_in_no_element_stays():
+    a = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
+    features = torch.tensor([[1, -1, 0, 0, -1]])
+    elements = elements_of(a, features=features)
+    # Columns that are one feature count by their sum, 7 over one column and 1 over two.
+    assert inverse(a, elements=elements).tolist() == [[7.0, 2.0, 0.5, 0.5, 5.0]]
+
+
+def test_tied_elements_are_ranked_by_the_seed():
+    a = torch.zeros(200, 3, 2, 2)
+    a[:, 0], a[:, 1] = 1.0, -1.0  # every position sums to 0
+    a[:, 2, 0, 0] = 1.0
+    elements = elements_of(a)
+    takers = inverse(a, elements=elements)[:, 2].flatten(1).argmax(1)
+    assert sorted(takers.unique().tolist()) == [1, 2, 3]
+    assert takers.bincount().max() < 100
+
+
+def test_elements_and_among_exclude_each_other():
+    a = torch.ones(1, 4)
+    with pytest.raises(ValueError, match="among and elements are both given"):
+        inverse(a, elements=elements_of(a), among=torch.ones(1, 4, dtype=torch.bool))
+    with pytest.raises(TypeError, match="a must be of a floating-point type with elements"):
+        permuted(a.long(), elements=elements_of(a))
 
 
 def test_an_unknown_kind():

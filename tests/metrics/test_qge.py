@@ -22,12 +22,15 @@ from quantus.metrics.base import Metric
 from torch import nn
 
 from quantus_ext import (
+    ABPC,
     QGE,
     ROAR,
     FFidelity,
     Fidelity,
     FineTuner,
     Infidelity,
+    MoRF,
+    PScore,
     RFidelity,
     SynScore,
     foreign,
@@ -56,8 +59,10 @@ def linear(*weights: float) -> nn.Module:
     return model.eval()
 
 
-def inverses(maps: np.ndarray) -> np.ndarray:
-    return np.stack([qge.inverse(map_, index) for index, map_ in enumerate(maps)])
+def inverses(maps: np.ndarray, elements: Any = qge.single_values) -> np.ndarray:
+    return np.stack(
+        [qge.inverse(map_, index, elements=elements(map_)) for index, map_ in enumerate(maps)]
+    )
 
 
 def ones(n: int, width: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +132,77 @@ def test_a_value_swap_is_no_rescaling():
     metric = QGE(quantus.PixelFlipping(perturb_baseline=0.0, normalise=False))
     scores = metric(linear(*WEIGHTS), *ones(3), a, softmax=False)
     assert scores == pytest.approx([-13 / 4, 13 / 4, 13 / 4])
+
+
+# What the metric ranks is what is turned round.
+
+
+def images(n: int = 6) -> tuple[nn.Module, np.ndarray, np.ndarray, np.ndarray]:
+    """A network on three channels of 8×8, and maps whose first channel dominates."""
+    generator = np.random.default_rng(2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).double().eval()
+    x = generator.normal(size=(n, 3, 8, 8))
+    a = generator.normal(size=x.shape) * np.array([1.0, 0.02, 0.02])[:, None, None]
+    return model, x, np.arange(n) % 3, a
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"patch_size": 4},
+        # Cut at the borders.
+        {"patch_size": 3},
+        {"element": "channel_value"},
+        {"element": "segment"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", ["dominated", "squared"])
+def test_the_inverses_most_relevant_first_is_the_maps_least_relevant_first(settings, form):
+    model, x, y, a = images()
+    if form == "squared":
+        a = a**2
+    s = np.random.default_rng(0).choice([1, 2, 2, 3, 5, 8, 9], (len(x), 8, 8))
+    arguments = (model, x, y, a, s if settings.get("element") == "segment" else None)
+    gap = QGE(MoRF(6, **settings))(*arguments)
+    area = ABPC(6, **settings)(*arguments)
+    np.testing.assert_allclose(gap, area, rtol=1e-12, atol=1e-15)
+    assert np.abs(area).min() > 1e-4
+
+
+def test_a_linear_models_gap_by_hand_where_a_channel_dominates():
+    # Two pixels of two channels; their sums are 3 and 1, the single values say nothing of that.
+    model = linear(1.0, 0.0, 2.0, 0.0)
+    x, a = np.ones((1, 2, 1, 2)), np.array([[[[9.0, 9.0]], [[-6.0, -8.0]]]])
+    model = nn.Sequential(nn.Flatten(), model).eval()
+    # The first pixel holds all: 3, 0, 0 as it goes first, 3, 3, 0 as it goes last.
+    scores = QGE(MoRF(2))(model, x, np.array([0]), a, softmax=False, channel_first=True)
+    assert scores == pytest.approx([(0 + 3 + 3) / 3 - (0 + 0 + 3) / 3])
+
+
+def test_infidelity_and_syn_score_keep_the_channels_of_a_pixel_together():
+    model, x, y, a = images()
+    turned = inverses(a, qge.positions)
+    for inner in (Infidelity(perturb_patch_sizes=[2], n_perturb_samples=9), SynScore()):
+        s = np.random.default_rng(0).random((len(x), 8, 8)) < 0.3
+        metric = QGE(inner)
+        metric(model, x, y, a, s)
+        expected = inner(model, x, y, turned, s)
+        np.testing.assert_allclose(metric.details["reference"], expected, rtol=1e-9)
+
+
+def test_random_orders_are_of_elements():
+    model, x, y, a = images()
+    metric = QGE(MoRF(4, patch_size=4), "random", 3)
+    metric(model, x, y, a)
+    patches = qge.grouped(a[0], qge.patch_ids((8, 8), 4))
+    for draw, scores in enumerate(metric.details["references"].T):
+        made = [qge.permuted(m, i, draw=draw, elements=patches) for i, m in enumerate(a)]
+        expected = MoRF(4, patch_size=4)(model, x, y, np.stack(made))
+        np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
 # Every metric of Quantus, on a trained network.
@@ -355,12 +431,15 @@ def test_metrics_of_this_package_go_in_one_pass(name: str):
     metric = QGE(inner)
     scores = inputs.call(metric)
     by_itself = inputs.call(inner)
-    of_inverse = inputs.call(inner, a_batch=inverses(inputs.a))
+    # PScore compares values by values, everything else ranks or perturbs positions.
+    elements = qge.single_values if isinstance(inner, PScore) else qge.positions
+    of_inverse = inputs.call(inner, a_batch=inverses(inputs.a, elements))
     np.testing.assert_allclose(metric.details["score"], by_itself, rtol=1e-9)
     np.testing.assert_allclose(metric.details["reference"], of_inverse, rtol=1e-9)
     sign = 1 if inner.score_direction is ScoreDirection.HIGHER else -1
     np.testing.assert_allclose(scores, sign * (by_itself - of_inverse), rtol=1e-7, atol=1e-9)
-    assert metric.n_evaluations <= 2 * inner.n_evaluations - len(inputs.x)
+    asked = inner.n_evaluations
+    assert metric.n_evaluations <= max(2 * asked - len(inputs.x), 0)
     is_known = (inner.standard_errors == 0).all()
     assert np.array_equal(
         metric.standard_errors, np.full(len(scores), 0.0 if is_known else np.nan), True
@@ -481,11 +560,72 @@ def test_the_model_is_asked_by_the_metric_alone():
     problem = quantus_metrics.problem()
     metric = QGE(quantus.TopKIntersection(k=30))
     expected = metric(**problem.arguments())
-    assert metric.n_evaluations == 1
+    assert metric.n_evaluations == 0
     assert metric(**problem.arguments(batch_size=4)) == expected
-    assert metric.n_evaluations == 2
-    with pytest.raises(ValueError, match="labels in y_batch must be below 10"):
-        metric(**problem.arguments(y_batch=problem.y + 10))
+    assert metric.n_evaluations == 0
+    y = problem.y.copy()
+    y[5] = 12
+    with pytest.raises(ValueError, match=r"labels in y_batch must be below 10, .* sample 5 has 12"):
+        QGE(make("Pixel-Flipping"))(**problem.arguments(y_batch=y, batch_size=4))
+    one = nn.Sequential(nn.Flatten(), nn.Linear(256, 1)).eval()
+    with pytest.raises(ValueError, match="softmax must be False where the model has one output"):
+        QGE(make("Pixel-Flipping"))(
+            **problem.arguments(model=one, y_batch=0 * problem.y, softmax=True)
+        )
+
+
+UNASKED = (
+    *("Pointing Game", "Top-K Intersection", "Relevance Mass Accuracy", "Relevance Rank Accuracy"),
+    *("Attribution Localisation ", "AUC", "Focus", "Sparseness", "Complexity"),
+    "Effective Complexity",
+)
+"""Names of Quantus's metrics that ask no model."""
+
+
+class Refuses(nn.Module):
+    """Takes no input at all."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked")
+
+
+@pytest.mark.parametrize("name", list(ENTRIES))
+def test_no_model_is_needed_where_the_metric_asks_none(name: str):
+    entry, problem = ENTRIES[name], quantus_metrics.problem()
+    if entry.error:
+        return
+    call = problem.arguments(**entry.call)
+    if name not in UNASKED:
+        with pytest.raises(
+            TypeError, match=r"model must be a torch.nn.Module (for|if) .*, is None"
+        ):
+            QGE(entry.make())(**{**call, "model": None})
+        return
+    metric = QGE(entry.make())
+    expected = metric(**call)
+    for model in (None, Refuses().eval()):
+        assert metric(**{**call, "model": model}) == expected
+        assert metric.n_evaluations == 0
+    with pytest.raises(TypeError, match="a_batch must hold attributions where model is None"):
+        metric(**{**call, "model": None, "a_batch": None})
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module for QGE .*, is None"):
+        metric(**{**call, "model": None, "y_batch": None})
+
+
+def test_no_model_is_needed_for_a_planted_truth():
+    problem = quantus_metrics.problem()
+    for metric in (SynScore(), QGE(SynScore()), QGE(QGE(SynScore()))):
+        call = problem.arguments()
+        expected = metric(**call)
+        assert metric.n_evaluations == 0
+        for model in (None, Refuses().eval()):
+            for y in (problem.y, None):
+                assert metric(**{**call, "model": model, "y_batch": y}) == expected
+        with pytest.raises(TypeError, match="a_batch must hold attributions where model is None"):
+            metric(**{**call, "model": None, "a_batch": None})
+    for other in (Fidelity(), Infidelity(), QGE(Fidelity())):
+        with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, is NoneType"):
+            other(**{**call, "model": None})
 
 
 def test_maps_without_an_order_score_alike_for_any_batch():
@@ -682,6 +822,19 @@ def test_normalisation_is_the_metrics_own_or_the_one_given():
     assert QGE(inner).normalise_func(one) == 2
     assert QGE(inner, normalise_func_kwargs={"by": 3.0}).normalise_func(one) == 3
     assert QGE(inner, normalise_func=np.negative).normalise_func(one) == -1
+
+
+def test_who_says_how_to_normalise_wants_it():
+    inputs = make_inputs("table")
+    settings = {"normalise_func": lambda maps: 3 * maps}
+    for make_one in (Infidelity, lambda **given: QGE(Infidelity(), **given)):
+        expected = inputs.call(make_one(normalise=True, **settings))
+        np.testing.assert_array_equal(inputs.call(make_one(**settings)), expected)
+        plain = inputs.call(make_one(normalise=False, **settings))
+        np.testing.assert_array_equal(plain, inputs.call(make_one()))
+        assert not np.allclose(plain, expected)
+    assert QGE(quantus.PixelFlipping(), normalise_func=None).normalise
+    assert not QGE(Infidelity(), normalise_func_kwargs=None).normalise
 
 
 def test_pickles_and_copies():
@@ -930,7 +1083,8 @@ def test_maps_are_prepared_once_and_before_they_are_compared():
 def test_the_inner_metrics_own_custom_batch_goes_along_with_the_samples():
     problem, entry = quantus_metrics.problem(), ENTRIES["Focus"]
     whole = QGE(entry.make())(**problem.arguments(**entry.call))
-    assert QGE(entry.make())(**problem.arguments(**entry.call, batch_size=4)) == whole
+    batches = QGE(entry.make())(**problem.arguments(**entry.call, batch_size=4))
+    np.testing.assert_allclose(batches, whole, rtol=1e-5)
     for rows in (entry.call["custom_batch"] * 2, np.ones((3, 4), dtype=int)):
         with pytest.raises(ValueError, match=f"custom_batch must .* 6 samples, holds {len(rows)}"):
             QGE(entry.make())(**problem.arguments(custom_batch=rows))
