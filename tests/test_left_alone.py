@@ -539,7 +539,8 @@ for _error, _raised in ((Boom, None), (KeyboardInterrupt, KeyboardInterrupt)):
 
 @provoked("threads", None)
 def _(problem: Problem, folder: Path) -> object:
-    explain = spoiling(Fuse(at=2))
+    # At once, because each thread has a copy of its own.
+    explain = spoiling(Fuse(at=1))
     with parallel_config(backend="threading"):
         return problem.evaluate(xai_methods={"a": problem.a, "maps": explain}, n_jobs=2).failures
 
