@@ -294,7 +294,7 @@ def sum_until_known(
     counts, limits, sizes = (torch.zeros_like(sums[..., 0]) for _ in range(3))
     # Where nothing is random one answer says all.
     for numbers in (counts, limits, sizes):
-        numbers[:, :, 0] = 1
+        numbers[:, :, 0].fill_(1)
 
     def fill(numbers: Tensor, rows: Rows, column: int, half: int, value: float) -> None:
         numbers[rows, column, half] = torch.full_like(numbers[rows, column, half], value)
