@@ -43,7 +43,6 @@ class SynScore(TorchMetric):
     name = "SynScore"
     score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.LOCALISATION
-    asks_model = False
     reads_values = False
     clean_rows = 0
     reads_labels = False
