@@ -165,7 +165,7 @@ def tied_pairs(
     count = int(min(every, n_resamples))
     mean = values.mean(1)[first] - values.mean(1)[second]
     turned, squares = np.zeros((count, len(first))), np.zeros(len(first))
-    weight = np.zeros((n_resamples, 1))
+    left = np.full(n_resamples, n)
     drawn, drawn_squares = np.zeros((2, n_resamples, len(first)))
     variance = np.zeros(len(first))
     step = max(1, _AT_ONCE // max(n_resamples, len(first)))
@@ -180,10 +180,11 @@ def tied_pairs(
             signs[0] = 1
         turned += signs @ difference.T
         squares += np.square(difference).sum(1)
-        # How often a resample has each of these samples.
-        times = generator.poisson(1.0, (n_resamples, len(places))).astype(np.float64)
+        # How often a resample of n has each of these samples.
+        here = generator.binomial(left, len(places) / (n - start))
+        left -= here
+        times = generator.multinomial(here, np.full(len(places), 1 / len(places))) / n
         centred = difference - mean[:, None]
-        weight += times.sum(1, keepdims=True)
         drawn += times @ centred.T
         drawn_squares += times @ np.square(centred).T
         variance += np.square(centred).sum(1) / n
@@ -191,7 +192,6 @@ def tied_pairs(
     # turn changes.
     sizes = _ratio(np.abs(turned), np.sqrt(n * squares))
     by_turns = _share_at_least(sizes[0], sizes.max(1))
-    drawn, drawn_squares = _ratio(drawn, weight), _ratio(drawn_squares, weight)
     spread = np.sqrt(np.maximum(drawn_squares - np.square(drawn), 0))
     by_bootstrap = _share_at_least(
         _ratio(np.abs(mean), np.sqrt(variance)), _ratio(np.abs(drawn), spread).max(1)
