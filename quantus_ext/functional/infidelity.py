@@ -150,7 +150,6 @@ def infidelity(
     keys = sampling.sample_keys(seed, index)
     patch_sizes = checks.positive_integers("patch_sizes", patch_sizes)
     subset_fraction = checks.fraction("subset_fraction", subset_fraction)
-    inputs_baseline = checks.finite_number("inputs_baseline", inputs_baseline)
     n_draws = checks.positive_integer("n_draws", n_draws)
     if tolerance is not None:
         tolerance = checks.positive_number("tolerance", tolerance)
