@@ -129,7 +129,9 @@ def _tuner(**settings: object) -> FineTuner:
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_arguments_of_metrics_and_tuners(name, form):
     read, expected = ARGUMENTS[name]
-    assert read(form(0.29)) == expected
+    found = read(form(0.29))
+    assert found == expected
+    assert type(found) is type(expected)
 
 
 @form

@@ -295,6 +295,7 @@ def checked_baseline(name: str, baseline: object) -> float | str | np.ndarray:
         fixed = [each for each in BASELINES if each != "uniform"]
         checks.one_of(name, baseline.lower(), [*fixed, SAME])
         return baseline.lower()
+    baseline = checks.plain(baseline)
     if isinstance(baseline, Tensor):
         baseline = baseline.detach().cpu().numpy()
     if not isinstance(baseline, np.ndarray):
