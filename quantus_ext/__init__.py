@@ -1,8 +1,8 @@
 """Faithfulness metrics for Quantus that are the papers', fast, and carry a standard error."""
 
 from quantus_ext import functional, metaquantus
-from quantus_ext.engine.forward import clean_outputs_shared
 from quantus_ext.engine.plan import Plan
+from quantus_ext.engine.shared import answers_shared, clean_outputs_shared
 from quantus_ext.evaluation import Evaluation, evaluate
 from quantus_ext.finetune import FineTuner
 from quantus_ext.metrics import (
@@ -41,6 +41,7 @@ __all__ = [
     "Plan",
     "RFidelity",
     "SynScore",
+    "answers_shared",
     "clean_outputs_shared",
     "evaluate",
     "functional",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
 from quantus.helpers.enums import DataType, ModelType
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
@@ -18,28 +18,20 @@ from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import adapter_of, input_dtype
-from quantus_ext.adapters.token_checks import NoCodes
-from quantus_ext.batch import (
-    Batch,
-    Explainer,
-    channels_are_first,
-    check_embedding_axis,
-    counted,
-    features_of,
-    features_of_rows,
-    laid_out,
-    segmentations_of,
-    tensor_of,
-)
-from quantus_ext.engine import influence, sampling
+from quantus_ext.adapters.base import Adapter
+from quantus_ext.batch import Batch, Call, Explainer, counted, features_of_rows
+from quantus_ext.engine import influence, sampling, shared
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.keywords import check_shared
-from quantus_ext.engine.modules import NoModel, parts_with_mode, with_keywords, without_keywords
+from quantus_ext.engine.modules import NoModel, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.functional.scores import Scores
+from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
+from quantus_ext.samples import Samples
+
+# ``explain_func`` and its keywords.
+ExplainCall = tuple[Callable[..., Any] | None, Mapping[str, Any] | None]
 
 
 class CommonArguments(ExecutionArguments, total=False):
@@ -121,6 +113,8 @@ class TorchMetric(Metric[list[float]]):
     """Whether scores depend on the outputs' values, not only on which of them is the largest."""
     reads_labels: ClassVar[bool] = True
     """Whether scores depend on the explained classes."""
+    custom_is_index: bool = True
+    """Whether ``custom_batch`` is another name of ``index_batch``."""
     over_embeddings: bool = False
     """Whether a model of token ids is asked about their embeddings."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
@@ -204,137 +198,302 @@ class TorchMetric(Metric[list[float]]):
         ValueError, TypeError
             If an argument breaks a rule; the metric's last results stay.
         """
+        found = self.score_maps(
+            model,
+            x_batch,
+            y_batch,
+            [a_batch],
+            s_batch,
+            channel_first=channel_first,
+            explainers=[(explain_func, explain_func_kwargs)],
+            model_predict_kwargs=model_predict_kwargs,
+            softmax=softmax,
+            device=device,
+            batch_size=batch_size,
+            custom_batch=custom_batch,
+            index_batch=index_batch,
+        )
+        self.standard_errors = found.standard_errors[0]
+        self.details = {name: values[0] for name, values in found.details.items()}
+        self.n_evaluations = int(found.n_evaluations[0])
+        self.plan = found.plan
+        scores = [float(value) for value in found.scores[0]]
+        if self.return_aggregate:
+            scores = [self.aggregate_func(scores)]
+        self.evaluation_scores = scores
+        self.all_evaluation_scores.extend(scores)
+        return scores
+
+    def score_maps(
+        self,
+        model: nn.Module | None,
+        x_batch: Any,
+        y_batch: Any,
+        maps: Sequence[np.ndarray | Tensor | None],
+        s_batch: np.ndarray | Tensor | None = None,
+        *,
+        channel_first: bool | None = None,
+        explainers: Sequence[ExplainCall] | None = None,
+        carry_inputs: Sequence[bool | None] | None = None,
+        model_predict_kwargs: Mapping[str, Any] | None = None,
+        softmax: bool | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 64,
+        custom_batch: Any = None,
+        index_batch: np.ndarray | Tensor | None = None,
+    ) -> MapScores:
+        """Score several explanations of the same predictions, and ask the model once for all.
+
+        Each scores as in a call of its own: draws are the same for all, and what the model has
+        answered about one serves the others.
+
+        Parameters
+        ----------
+        model, x_batch, y_batch, s_batch, channel_first, model_predict_kwargs, softmax, device, \
+        batch_size, custom_batch, index_batch
+            As in a call.
+        maps : sequence of array or None
+            Attributions, each as ``a_batch``; None where the explainer makes them.
+        explainers : sequence of (callable or None, mapping or None), optional
+            What made each: ``explain_func`` and ``explain_func_kwargs``.
+        carry_inputs : sequence of bool or None, optional
+            Whether each carries the input factor, as Integrated Gradients and SHAP do, for
+            metrics with ``multiply_by_inputs``; None for what the metric says.
+
+        Returns
+        -------
+        MapScores
+            The metric itself keeps none of it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument breaks a rule.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from quantus_ext import Infidelity
+        >>> model, x = torch.nn.Linear(6, 2).eval(), torch.rand(3, 6)
+        >>> gradient = model.weight.detach()[[0, 0, 0]]
+        >>> metric, y = Infidelity(perturb_baseline=0.0), torch.tensor([0, 0, 0])
+        >>> found = metric.score_maps(model, x, y, [gradient, 2 * gradient, -gradient])
+        >>> found.scores.shape, bool((found.scores[0] < found.scores[1:]).all())
+        ((3, 3), True)
+        """
+        batch_size = checks.positive_integer("batch_size", batch_size)
         if model is None and self.clean_rows == 0:
-            if a_batch is None:
+            if any(a is None for a in maps):
                 raise TypeError("a_batch must hold attributions where model is None, is None")
             model = NoModel(self.name)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-        # Functions that explain may call eval() themselves, as Quantus's own do.
-        may_be_told = a_batch is None and y_batch is not None and callable(explain_func)
-        is_told = may_be_told and any(part.training for _, part in parts_with_mode(model))
-        if not is_told:
-            checks.evaluation_mode(model)
-        torch_device = checks.resolve_device(model, device)
-        batch_size = checks.positive_integer("batch_size", batch_size)
-        checks.on_device("x_batch", x_batch, torch_device)
-        adapter = adapter_of(model)
-        inputs = tensor_of("x_batch", x_batch, torch_device, input_dtype(model))
-        checks.inputs(inputs)
-        if channel_first is None:
-            channel_first = adapter.channel_first
-        if channel_first is None:
-            channel_first = channels_are_first(inputs, model)
-        x = inputs if channel_first or inputs.ndim == 2 else inputs.movedim(-1, 1)
-        n = len(x)
-        adapter.check_inputs(x)
-        features = features_of(adapter, x)
-        embedded = adapter.over_embeddings() if self.over_embeddings else None
-        # What is explained stays x; what is perturbed may be its embeddings.
-        scored = x if embedded is None else embedded.embed(x)
-        y = None if y_batch is None else checks.labels(y_batch, n)
-        if index_batch is not None and custom_batch is not None:
-            raise ValueError("index_batch and custom_batch are one argument, both are given")
-        given = next((i for i in (index_batch, custom_batch) if i is not None), np.arange(n))
-        index = torch.from_numpy(checks.sample_indices(given, n)).to(torch_device)
-        a = None
-        if a_batch is not None:
-            checks.on_device("a_batch", a_batch, torch_device)
-            a = tensor_of("a_batch", a_batch, torch_device, None)
-            if not channel_first and a.ndim == inputs.ndim and a.shape[:-1] == inputs.shape[:-1]:
-                a = a.movedim(-1, 1)
-            check_embedding_axis(a, adapter, x)
-            a = self._prepared(laid_out(a, embedded), scored, features=features)
-        segments = segmentations_of(s_batch)
-        explain = Explainer.of_call(explain_func, explain_func_kwargs, device)
-        if a is None:
-            # Before anything is trained or evaluated.
-            explain.require()
-        first_maps = None
-        if is_told and y is not None:
-            labels = torch.from_numpy(y[:batch_size]).to(torch_device)
-            first_maps = explain(model, x[:batch_size], labels)
-            checks.evaluation_mode(model)
-
-        probabilities = self.default_softmax and not adapter.own_softmax
-        if softmax is not None:
-            probabilities = softmax
-        if probabilities and adapter.own_softmax:
-            raise ValueError(
-                f"softmax must be False for a {type(adapter).__name__} that gives probabilities"
+        made_by = [
+            Explainer.of_call(*each, device) for each in explainers or [(None, None)] * len(maps)
+        ]
+        metric = self.for_call(
+            Call(
+                model=model,
+                model_predict_kwargs=model_predict_kwargs,
+                softmax=softmax,
+                device=device,
+                custom_batch=custom_batch,
+                has_attributions=all(a is not None for a in maps),
+                is_part=index_batch is not None,
             )
+        )
+        if custom_batch is not None and metric.custom_is_index:
+            if index_batch is not None:
+                raise ValueError("index_batch and custom_batch are one argument, both are given")
+            index_batch = custom_batch
+        samples = Samples.of_call(
+            model,
+            x_batch,
+            y_batch,
+            s_batch,
+            channel_first=channel_first,
+            model_predict_kwargs=model_predict_kwargs,
+            device=device,
+            index_batch=index_batch,
+            # Functions that explain may call eval() themselves, as Quantus's own do.
+            may_be_told=y_batch is not None
+            and any(
+                a is None and callable(explain.function)
+                for a, explain in zip(maps, made_by, strict=True)
+            ),
+        )
+        if not metric.custom_is_index:
+            checks.rows_for_samples("custom_batch", custom_batch, len(samples.x))
+        flags = list(carry_inputs or [None] * len(maps))
+        given: list[Tensor | None] = []
+        for values, explain in zip(maps, made_by, strict=True):
+            if values is None:
+                # Before anything is trained or evaluated.
+                explain.require()
+                given.append(None)
+            else:
+                given.append(samples.map_of(values))
+        first_maps: dict[int, Tensor] = {}
+        if samples.is_told and samples.y is not None:
+            some = slice(0, batch_size)
+            labels = torch.from_numpy(samples.y[some]).to(samples.device)
+            for place, explain in enumerate(made_by):
+                if given[place] is None:
+                    first_maps[place] = explain(samples.model, samples.explained[some], labels)
+            checks.evaluation_mode(samples.model)
+        groups: dict[tuple[Hashable, bool | None], list[int]] = {}
+        for place, a in enumerate(given):
+            alike = None if a is None else (tuple(a.shape), a.dtype)
+            groups.setdefault((alike, flags[place]), []).append(place)
+        with nullcontext() if len(groups) == 1 or shared.current() else shared.answers_shared():
+            parts = []
+            for (_, flag), places in groups.items():
+                part = metric.reading(flag)._score(
+                    samples,
+                    [given[place] for place in places],
+                    [made_by[place] for place in places],
+                    [first_maps.get(place) for place in places],
+                    softmax,
+                    batch_size,
+                )
+                parts.append(part)
+        found = MapScores.of_groups(parts, list(groups.values()))
+        unknown = np.flatnonzero(~np.isfinite(found.scores).all(0))
+        if len(unknown):
+            warnings.warn(
+                f"scores of samples {unknown.tolist()} are not finite: {self.nan_reason}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return found
 
-        expected = self.evaluations_a_sample
+    def _score(
+        self,
+        samples: Samples,
+        given: Sequence[Tensor | None],
+        explainers: Sequence[Explainer],
+        first_maps: Sequence[Tensor | None],
+        softmax: bool | None,
+        batch_size: int,
+    ) -> MapScores:
+        """Score maps that have one shape and are read alike, batch by batch."""
+        if self.over_embeddings:
+            samples = samples.over_embeddings()
+        maps = [
+            None if a is None else self._prepared(samples.laid_out(a), samples.x, samples.features)
+            for a in given
+        ]
+        probabilities = self._takes_softmax(samples.adapter, softmax)
+        expected, n = self.evaluations_a_sample, len(samples.x)
 
         def forward_of(module: nn.Module) -> Forward:
             return Forward.of_module(
                 module,
-                torch_device,
+                samples.device,
                 softmax=probabilities,
-                n_rows=None if expected is None else len(scored) * expected,
+                n_rows=None if expected is None else n * expected,
                 **self.execution.arguments(),
             )
 
-        # What is tuned or trained in its place takes the same keywords.
-        check_shared(model, model_predict_kwargs, x, sizes=(batch_size,))
-        answering = with_keywords(embedded or model, model_predict_kwargs)
-        forward = forward_of(answering)
-        adapter.check_answers(x, model_predict_kwargs or {})
-        if embedded is not None:
-            _check_embedded(with_keywords(model, model_predict_kwargs), answering, x, scored)
-        known = None
-        if y is None and a is not None and not self.reads_labels:
+        samples.check_answers(batch_size)
+        forward = forward_of(samples.answering)
+        known, y = None, samples.y
+        if y is None and None not in given and not self.reads_labels:
             y = np.zeros(n, dtype=np.int64)
         if y is None:
-            known = forward.clean(scored)
+            known = forward.clean(samples.x)
             y = known.argmax(1).cpu().numpy()
-        asked = self.model_to_ask(answering, scored, torch.from_numpy(y).to(torch_device))
-        if asked is not answering:
+        asked = self.model_to_ask(
+            samples.answering, samples.x, torch.from_numpy(y).to(samples.device)
+        )
+        if asked is not samples.answering:
             forward, known = forward_of(asked), None
         seed = sampling.fresh_seed() if self.seed is None else self.seed
-        batches: list[Scores] = []
         answers_by_chance = False
+        results = []
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
-            rows = slice(start, start + batch_size)
+            rows = slice(start, min(start + batch_size, n))
+            numbers = torch.arange(rows.start, rows.stop, device=samples.device)
             if known is not None:
                 clean = known[rows]
             elif self.clean_rows == 0:
-                clean = scored.new_empty(len(scored[rows]), 0)
+                clean = samples.x.new_empty(len(numbers), 0)
             else:
-                clean = forward.clean(scored[rows][: self.clean_rows])
+                wanted = slice(0, self.clean_rows)
+                clean = forward.clean(samples.x[rows][wanted], numbers[wanted])
             if self.clean_rows != 0:
                 checks.labels_below(y, clean.shape[1])
                 if start == 0 and self.asks_model:
-                    known_as = model if asked is answering else without_keywords(asked)
-                    answers_by_chance = _answers_by_chance(known_as, forward, scored)
+                    is_own = asked is samples.answering
+                    known_as = samples.model if is_own else without_keywords(asked)
+                    answers_by_chance = _answers_by_chance(known_as, forward, samples.x)
             checks.no_softmax_of_one(probabilities, clean.shape[1])
-            labels = torch.from_numpy(y[rows]).to(torch_device)
-            if a is None:
-                made = explain(model, x[rows], labels) if first_maps is None else first_maps
-                first_maps = None
+            labels = torch.from_numpy(y[rows]).to(samples.device)
+            features = features_of_rows(samples.features, rows)
+            each = []
+            for a, explain, first in zip(maps, explainers, first_maps, strict=True):
+                if a is not None:
+                    each.append(a[rows])
+                    continue
+                made = first
+                if made is None or start:
+                    made = explain(samples.model, samples.explained[rows], labels)
+                laid_out = samples.laid_out(made)
+                each.append(self._prepared(laid_out, samples.x[rows], features, first=start))
             batch = Batch(
-                x=scored[rows],
+                x=samples.x[rows],
                 y=labels,
-                a=(
-                    self._prepared(
-                        laid_out(made, embedded),
-                        scored[rows],
-                        first=start,
-                        features=features_of_rows(features, rows),
-                    )
-                    if a is None
-                    else a[rows]
-                ),
-                s=None if segments is None else segments[rows],
+                maps=torch.stack([self.seen(a) for a in each]),
+                s=None if samples.s is None else samples.s[rows],
                 clean=clean,
-                index=index[rows],
+                index=samples.index[rows],
+                numbers=numbers,
                 seed=seed,
-                model=model,
-                explain=explain,
-                features=features_of_rows(features, rows),
+                model=samples.model,
+                explainers=tuple(explainers),
+                features=features,
             )
-            batches.append(self.evaluate_batch(forward, batch))
-        return self._finish(batches, forward, answers_by_chance)
+            before = forward.n_evaluations
+            scores = self.evaluate_batch(forward, batch)
+            n_clean = len(clean) if clean.shape[1] else 0
+            results.append((scores, n_clean, forward.n_evaluations - before))
+        if self.reads_values:
+            forward.warn_of_second_softmax(stacklevel=4)
+        found = MapScores.of_batches(results, forward)
+        # What draws tell of is not all that is random.
+        return found.without_errors() if answers_by_chance else found
+
+    def _takes_softmax(self, adapter: Adapter, softmax: bool | None) -> bool:
+        """Return whether probabilities are asked for."""
+        if softmax is None:
+            return self.default_softmax and not adapter.own_softmax
+        if softmax and adapter.own_softmax:
+            raise ValueError(
+                f"softmax must be False for a {type(adapter).__name__} that gives probabilities"
+            )
+        return softmax
+
+    def for_call(self, call: Call) -> TorchMetric:
+        """Return the metric that scores a call, by default itself.
+
+        Parameters
+        ----------
+        call : Call
+            What the call is given beside samples and maps.
+        """
+        return self
+
+    def reading(self, carry_inputs: bool | None) -> TorchMetric:
+        """Return the metric that reads maps as carrying the input factor, or as not.
+
+        By default a metric does not care, and is returned itself.
+
+        Parameters
+        ----------
+        carry_inputs : bool or None
+            None for what the metric says.
+        """
+        return self
 
     def plot(
         self,
@@ -379,14 +538,7 @@ class TorchMetric(Metric[list[float]]):
         ...     )
         """
         chosen = self.default_plot_func if plot_func is None else plot_func
-        if not callable(chosen):
-            raise ValueError(f"plot_func must be callable, is {chosen!r}")
-        drawn = (figures.on_pyplot(chosen) if show else chosen)(*args, **kwargs)
-        figure = figures.figure_of(drawn)
-        if path_to_save is not None:
-            figures.save_figure(figure, path_to_save, dpi=400)
-        if show:
-            plt.show()
+        figures.draw(chosen, *args, show=show, path_to_save=path_to_save, **kwargs)
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that answers the perturbed inputs, by default the explained one.
@@ -426,19 +578,27 @@ class TorchMetric(Metric[list[float]]):
         """
         return self
 
-    def elements(self, batch: Batch) -> Elements:
+    def elements(self, batch: Batch) -> Elements | None:
         """Return what the metric compares as one variable; QGE's references exchange their values.
 
         By default every value of a map by itself, as far as maps have one for each of the
-        inputs' values; the columns that make one feature of a table are one.
+        inputs' values; the columns that make one feature of a table are one. None for every value
+        of a map, whatever the inputs.
 
         Parameters
         ----------
         batch : Batch
         """
-        by_value = batch.x.ndim > 2 and batch.a.shape[1] == batch.x.shape[1]
+        by_value = batch.x.ndim > 2 and batch.maps.shape[2] == batch.x.shape[1]
         element = "channel_value" if by_value else "position"
         return elements_of(batch.x, element, features=batch.features)
+
+    def seen(self, a: Tensor) -> Tensor:
+        """Return the maps of a batch as the metric's formula sees them; as they are, by default.
+
+        For what depends on the whole batch, as Quantus's normalisation does.
+        """
+        return a
 
     @abstractmethod
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
@@ -449,11 +609,16 @@ class TorchMetric(Metric[list[float]]):
         forward : Forward
             The model that answers.
         batch : Batch
-            The samples and their explanations.
+            The samples and m explanations of each.
+
+        Returns
+        -------
+        Scores
+            Of each explanation, shape (m, n).
         """
 
     def _prepared(
-        self, a: Tensor, x: Tensor, first: int = 0, features: Tensor | None = None
+        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
         """Return checked attributions with a channel axis, normalised and absolute if asked.
 
@@ -476,42 +641,6 @@ class TorchMetric(Metric[list[float]]):
             a = torch.from_numpy(np.concatenate(normalised)).to(a)
             checks.all_finite("a_batch after normalise_func", a, first)
         return a.abs() if self.abs else a
-
-    def _finish(
-        self, batches: list[Scores], forward: Forward, answers_by_chance: bool
-    ) -> list[float]:
-        score, standard_error = (
-            torch.cat(parts).cpu().numpy()
-            for parts in zip(*((b.score, b.standard_error) for b in batches), strict=True)
-        )
-        self.standard_errors = standard_error
-        self.details = {
-            name: torch.cat([batch.details[name] for batch in batches]).cpu().numpy()
-            for name in batches[0].details
-        }
-        if answers_by_chance:
-            # What draws tell of is not all that is random.
-            self.standard_errors[:] = np.nan
-            for name, values in self.details.items():
-                if "error" in name:
-                    values[:] = np.nan
-        self.n_evaluations = forward.n_evaluations
-        self.plan = forward.plan
-        if self.reads_values:
-            forward.warn_of_second_softmax(stacklevel=3)
-        unknown = np.flatnonzero(~np.isfinite(score))
-        if len(unknown):
-            warnings.warn(
-                f"scores of samples {unknown.tolist()} are not finite: {self.nan_reason}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        scores = [float(value) for value in score]
-        if self.return_aggregate:
-            scores = [self.aggregate_func(scores)]
-        self.evaluation_scores = scores
-        self.all_evaluation_scores.extend(scores)
-        return scores
 
 
 _EXECUTION = frozenset(ExecutionArguments.__annotations__)
@@ -562,23 +691,3 @@ def _answers_by_chance(model: nn.Module, forward: Forward, x: Tensor) -> bool:
     if message is not None:
         warnings.warn(message, UserWarning, stacklevel=3)
     return found.is_random
-
-
-def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:
-    """Raise ValueError unless a model answers over embeddings as it does over ids."""
-    cause = None
-    with torch.no_grad():
-        expected = model(x[:2])
-        try:
-            with NoCodes():
-                found = embedded(rows[:2])
-        except (IndexError, RuntimeError, ValueError) as error:
-            found, cause = torch.full_like(expected, torch.inf), error
-    if not torch.allclose(
-        expected, found, rtol=1e-2, atol=torch.finfo(expected.dtype).eps ** 0.5, equal_nan=True
-    ):
-        raise ValueError(
-            "model must answer over embeddings as over ids, does not: it embeds tokens elsewhere "
-            "than in what `embedding` names, or looks at ids besides (an end token's, say), so "
-            "only perturbations of ids are possible"
-        ) from cause

@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
 from quantus_ext.arrays import numbers_of
+from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.masked import MaskedModel
+from quantus_ext.engine.perturb import Perturbation
+
+Remake = Callable[[np.ndarray], np.ndarray]
+"""Attributions of a batch in, others of the same shape out."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,29 @@ class Explainer:
 
 
 @dataclass(frozen=True)
+class Call:
+    """What a call is given beside samples and maps; see ``TorchMetric.__call__``.
+
+    Attributes
+    ----------
+    model, model_predict_kwargs, softmax, device, custom_batch
+        As given.
+    has_attributions : bool
+        Whether all maps are passed.
+    is_part : bool
+        Whether the samples are said to be some of a larger set.
+    """
+
+    model: nn.Module
+    model_predict_kwargs: Mapping[str, Any] | None
+    softmax: bool | None
+    device: str | torch.device | None
+    custom_batch: Any
+    has_attributions: bool
+    is_part: bool
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some samples of a call: checked tensors on the model's device.
 
@@ -63,34 +92,61 @@ class Batch:
         Inputs.
     y : Tensor, int64, shape (n,)
         Explained classes.
-    a : Tensor, shape of ``x`` or with one channel
-        Attributions, normalised and absolute if asked.
+    maps : Tensor, shape (m, n, \\*sample) or with one channel
+        Attributions of m explanations, normalised and absolute if asked.
     s : array or tensor, optional
         What the call has as ``s_batch`` for these samples.
     clean : Tensor, shape (n, classes)
         The model's outputs for ``x``.
     index : Tensor, int64, shape (n,)
         Global sample indices.
+    numbers : Tensor, int64, shape (n,)
+        Which samples of the call these are.
     seed : int
     model : torch.nn.Module
         The explained model.
-    explain : Explainer
-        Explains other models as this one was explained.
+    explainers : tuple of Explainer
+        Of each map, to explain other models as this one was explained.
     features : Tensor, int64, shape (n or 1, \\*spatial), or None
         What the model's adapter says of its inputs; see
         :class:`quantus_ext.adapters.Adapter`.
+    remade : tuple of callable
+        Of each map, what is done to maps that a metric makes itself so that they compare with it;
+        empty where nothing is.
     """
 
     x: Tensor
     y: Tensor
-    a: Tensor
+    maps: Tensor
     s: np.ndarray | Tensor | None
     clean: Tensor
     index: Tensor
+    numbers: Tensor
     seed: int
     model: nn.Module
-    explain: Explainer
+    explainers: tuple[Explainer, ...]
     features: Tensor | None
+    remade: tuple[Remake, ...] = ()
+
+    def masked(self, forward: Forward, perturbation: Perturbation | None = None) -> MaskedModel:
+        """Return the model as it answers when elements of the samples are changed.
+
+        Parameters
+        ----------
+        forward : Forward
+        perturbation : Perturbation, optional
+            What elements become, by default 0.
+        """
+        return MaskedModel.of(
+            forward,
+            self.x,
+            self.y,
+            perturbation=perturbation,
+            seed=self.seed,
+            index=self.index,
+            clean=self.clean,
+            numbers=self.numbers,
+        )
 
     @property
     def counted(self) -> Tensor:
@@ -207,11 +263,6 @@ def check_embedding_axis(a: Tensor, adapter: Adapter, x: Tensor) -> None:
             f"{tuple(a.shape)}: of an axis of classes, axis 2, pick the explained class, "
             f"a_batch[np.arange({len(x)}), ..., y_batch]"
         )
-
-
-def laid_out(a: Tensor, embedded: Adapter | None) -> Tensor:
-    """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
-    return a if embedded is None or a.ndim != 3 else a.movedim(-1, 1)
 
 
 def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:

@@ -331,6 +331,19 @@ def _indices(name: str, values: object, n: int, what: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def is_rows(values: object) -> bool:
+    """Whether Quantus would slice values batch by batch."""
+    return isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, str)
+
+
+def rows_for_samples(name: str, values: Any, n: int) -> None:
+    """Raise ValueError unless what is sliced batch by batch has a row for each of n samples."""
+    if is_rows(values) and len(values) != n:
+        raise ValueError(
+            f"{name} must hold one item for each of the {n} samples, holds {len(values)}"
+        )
+
+
 def labels_below(
     y: np.ndarray, classes: int, name: str = "y_batch", index: np.ndarray | None = None
 ) -> None:

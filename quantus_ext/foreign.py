@@ -7,7 +7,7 @@ import inspect
 import pickle
 import random
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
+from quantus_ext.batch import Batch, Call, Explainer, Remake
 from quantus_ext.engine import sampling
+from quantus_ext.engine.answers import Asked
+from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import (
     isolated_random_state,
     one_at_a_time,
@@ -36,28 +39,10 @@ from quantus_ext.engine.modules import (
     is_closed,
     with_any_rows,
 )
-
-Maps = Callable[[np.ndarray], np.ndarray]
-"""Attributions of a batch in, others of the same shape out."""
+from quantus_ext.functional.scores import Scores
 
 Reduce = Callable[..., Any]
 """As ``numpy.mean``: curves (n, points) and ``axis=1`` in, n numbers out."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """What a metric's call was given beside the batch; see ``TorchMetric.__call__``."""
-
-    model: nn.Module
-    explain_func: Callable[..., Any] | None
-    explain_func_kwargs: Mapping[str, Any] | None
-    model_predict_kwargs: Mapping[str, Any] | None
-    softmax: bool | None
-    device: str | torch.device | None
-    custom_batch: Any
-    has_attributions: bool
-    is_part: bool = True
-    """Whether the samples are said to be some of a larger set."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,96 @@ class Answer(NamedTuple):
     rows: int
 
 
-class ForeignMetric:
+class Foreign(TorchMetric):
+    """A metric of another package, batch by batch, with one number a sample.
+
+    Global random states are seeded for each batch, and put back; so its own random numbers, as
+    whatever it computes across samples, go by batches of ``batch_size``. Its standard errors are
+    NaN wherever it touched a global random state, for a number that it did not use as well.
+
+    Parameters
+    ----------
+    metric : quantus.metrics.base.Metric
+        It stays as it is. Its ``abs`` and normalisation decide how maps are prepared.
+    reduce : callable, default ``numpy.mean``
+        Makes a number of each curve; called with curves (n, points) and ``axis=1``.
+    seed : int or None, default 0
+        Of the global random states.
+    """
+
+    name = "Foreign"
+    clean_rows = 0  # the metric asks the model itself, if at all
+    reads_values = False
+    custom_is_index = False
+    nan_reason = "their metric gives NaN for them"
+
+    def __init__(
+        self, metric: Metric[Any], reduce: Reduce = np.mean, *, seed: int | None = 0
+    ) -> None:
+        super().__init__(abs=metric.abs, normalise=metric.normalise, seed=seed)
+        self.normalise_func = metric.normalise_func
+        self.normalise_func_kwargs = metric.normalise_func_kwargs
+        self.metric = metric
+        self.reduce = reduce
+        self._copied: _Copied | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_copied": None}
+
+    def for_call(self, call: Call) -> Foreign:
+        """See :meth:`quantus_ext.base.TorchMetric.for_call`."""
+        other = copy.copy(self)
+        other._copied = _Copied(self.metric, call, partial(as_metric_sees, other), self.reduce)
+        return other
+
+    def elements(self, batch: Batch) -> None:
+        """See :meth:`quantus_ext.base.TorchMetric.elements`: every value, for all that is known."""
+
+    def seen(self, a: Tensor) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.seen`."""
+        return torch.from_numpy(as_metric_sees(self, a.cpu().numpy())).to(a)
+
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        assert self._copied is not None
+        key = sampling.sample_keys(batch.seed, batch.index[:1])
+        state = int(sampling.bits(key, 1, sampling.Purpose.GLOBAL_STATE)) & (2**32 - 1)
+        arrays = Arrays(
+            x=batch.x.cpu().numpy(),
+            y=batch.y.cpu().numpy(),
+            s=batch.s.cpu().numpy() if isinstance(batch.s, Tensor) else batch.s,
+            custom=self._copied.custom(batch.numbers),
+            index=batch.index.cpu().numpy(),
+            device=batch.x.device,
+        )
+        each = []
+        remade = batch.remade or (_unchanged,) * len(batch.maps)
+        for a, explain, remake in zip(batch.maps, batch.explainers, remade, strict=True):
+            maps = a.cpu().numpy().copy()
+            answer = self._copied.score(arrays, maps, explain, remake, state)
+            forward.n_evaluations += answer.rows
+            score = torch.from_numpy(answer.score)
+            error = torch.full_like(score, torch.nan if answer.is_random else 0.0)
+            curve = {} if answer.curve is None else {"curve": torch.from_numpy(answer.curve)}
+            rows = torch.zeros_like(score)
+            rows[0] = answer.rows
+            each.append(Scores(score, error, curve, (Asked({object(): rows}),)))
+        return Scores.stack(each)
+
+    def _prepared(
+        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
+    ) -> Tensor:
+        # Of the type that they have, as without this package.
+        maps = checks.attributions(a, x, first=first)
+        call = None if self._copied is None else self._copied.call
+        if call is not None and call.has_attributions and not call.is_part:
+            # Whether a part has a map that Quantus takes says nothing of the whole.
+            check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
+        # Normalised batch by batch, where it is known what a batch is.
+        return maps
+
+
+class _Copied:
     """A copy of a metric that scores attributions as they are, sample by sample.
 
     Parameters
@@ -102,9 +176,8 @@ class ForeignMetric:
         off in the copy.
     call : Call
         The rest of the arguments of the metric's call.
-    seen_by : quantus.metrics.base.Metric
-        Whose settings decide how maps are prepared that the metric makes itself; see
-        :func:`as_metric_sees`.
+    prepare : callable
+        What is done to maps that the metric makes itself.
     reduce : callable
         Makes a number of each curve.
 
@@ -114,9 +187,7 @@ class ForeignMetric:
         If the metric cannot be copied.
     """
 
-    def __init__(
-        self, metric: Metric[Any], call: Call, seen_by: Metric[Any], reduce: Reduce
-    ) -> None:
+    def __init__(self, metric: Metric[Any], call: Call, prepare: Remake, reduce: Reduce) -> None:
         # Past results can be long, and the copy has no use for them.
         past = (metric.evaluation_scores, metric.all_evaluation_scores)
         without = {
@@ -136,26 +207,18 @@ class ForeignMetric:
             self.metric.custom_postprocess = _nothing
         fix_seeds(self.metric)
         self.call = call
-        self.prepare = partial(as_metric_sees, seen_by)
+        self.prepare = prepare
         self.reduce = reduce
         self._parameters = _call_parameters(type(metric))
-        self._start = 0
 
-    def check_custom(self, n: int) -> None:
-        """Raise ValueError unless ``custom_batch`` has a row for each of the n samples."""
+    def custom(self, numbers: Tensor) -> Any:
+        """Return the rows of ``custom_batch`` of a batch, sliced where Quantus would slice it."""
         custom = self.call.custom_batch
-        if is_rows(custom) and len(custom) != n:
-            raise ValueError(
-                f"custom_batch must hold one item for each of the {n} samples, holds {len(custom)}"
-            )
+        return custom[int(numbers[0]) : int(numbers[-1]) + 1] if checks.is_rows(custom) else custom
 
-    def next_custom(self, n: int) -> Any:
-        """Return the next ``n`` rows of ``custom_batch``, sliced where Quantus would slice it."""
-        custom = self.call.custom_batch
-        start, self._start = self._start, self._start + n
-        return custom[start : self._start] if is_rows(custom) else custom
-
-    def score(self, batch: Arrays, a: np.ndarray, compare: Maps, seed: int) -> Answer:
+    def score(
+        self, batch: Arrays, a: np.ndarray, explainer: Explainer, compare: Remake, seed: int
+    ) -> Answer:
         """Call the metric on a batch.
 
         Parameters
@@ -163,6 +226,8 @@ class ForeignMetric:
         batch : Arrays
         a : numpy.ndarray, shape of ``batch.x`` or with one channel
             Attributions, as the metric's formula shall see them; it may write into them.
+        explainer : Explainer
+            For metrics that explain again.
         compare : callable
             Done to all attributions that the metric has made of its own accord, once prepared.
         seed : int
@@ -185,7 +250,7 @@ class ForeignMetric:
             _any_values_pass(),
             _rows_counted(self.call, batch, few) as (model, rows),
         ):
-            arguments = self._arguments(model, batch, a, compare)
+            arguments = self._arguments(model, batch, a, explainer, compare)
             _seed(seed, batch.device)
             before = _global_states(batch.device)
             try:
@@ -220,7 +285,12 @@ class ForeignMetric:
             ) from error
 
     def _arguments(
-        self, model: nn.Module, batch: Arrays, a: np.ndarray, compare: Maps
+        self,
+        model: nn.Module,
+        batch: Arrays,
+        a: np.ndarray,
+        explainer: Explainer,
+        compare: Remake,
     ) -> dict[str, Any]:
         call = self.call
         device = call.device
@@ -235,8 +305,8 @@ class ForeignMetric:
             "a_batch": a,
             "s_batch": None if batch.s is None else batch.s.copy(),
             "channel_first": True,
-            "explain_func": self._explain_func(batch, compare),
-            "explain_func_kwargs": dict(call.explain_func_kwargs or {}) or None,
+            "explain_func": self._explain_func(batch, explainer, compare),
+            "explain_func_kwargs": dict(explainer.keywords) or None,
             "model_predict_kwargs": dict(call.model_predict_kwargs or {}) or None,
             "softmax": call.softmax,
             "device": device,
@@ -260,8 +330,10 @@ class ForeignMetric:
             and (value is not None or self._parameters[name].default is inspect.Parameter.empty)
         }
 
-    def _explain_func(self, batch: Arrays, compare: Maps) -> Callable[..., np.ndarray] | None:
-        explain_func, n = self.call.explain_func, len(batch.x)
+    def _explain_func(
+        self, batch: Arrays, explainer: Explainer, compare: Remake
+    ) -> Callable[..., np.ndarray] | None:
+        explain_func, n = explainer.function, len(batch.x)
         if explain_func is None:
             return None
 
@@ -358,9 +430,8 @@ def _call_parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     return next(parameters for parameters in calls if "model" in parameters)
 
 
-def is_rows(custom: Any) -> bool:
-    """Whether Quantus would slice ``custom_batch`` batch by batch."""
-    return isinstance(custom, (Sequence, np.ndarray)) and not isinstance(custom, str)
+def _unchanged(maps: np.ndarray) -> np.ndarray:
+    return maps
 
 
 def _nothing(**data: Any) -> None:

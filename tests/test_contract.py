@@ -17,7 +17,7 @@ import torch
 
 import quantus_ext
 from quantus_ext.base import TorchMetric
-from quantus_ext.engine import draws
+from quantus_ext.engine import masked
 from quantus_ext.engine.forward import Forward
 from tests.cases import CASES
 from tests.harness import Case, Inputs, make_inputs, planted, rows_seen, sorted_rows
@@ -88,7 +88,7 @@ def test_draws_that_change_nothing_score_as_if_asked_for(case, modality, monkeyp
     inputs.x[:] = np.maximum(inputs.x, 0)
     metric, asking = case.metric(), case.metric()
     scores = inputs.call(metric)
-    monkeypatch.setattr(draws, "changeable", lambda fixed, x: None)
+    monkeypatch.setattr(masked, "changeable", lambda fixed, x: None)
     np.testing.assert_allclose(inputs.call(asking), scores, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(asking.standard_errors, metric.standard_errors, atol=1e-9)
     assert metric.n_evaluations <= asking.n_evaluations
@@ -566,7 +566,9 @@ def test_empty_segmentations_are_taken(case: Case):
 def test_clean_outputs_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     calls = []
     clean = Forward.clean
-    monkeypatch.setattr(Forward, "clean", lambda self, x: calls.append(len(x)) or clean(self, x))
+    monkeypatch.setattr(
+        Forward, "clean", lambda self, x, *rest: calls.append(len(x)) or clean(self, x, *rest)
+    )
     for case in (case for case in CASES.values() if case.counts_every_row):
         calls.clear()
         metric = case.metric()

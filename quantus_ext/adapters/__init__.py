@@ -6,6 +6,7 @@ from quantus_ext.adapters.columns import Columns
 from quantus_ext.adapters.outputs import BinaryLogit, MultiOutput, Regression
 from quantus_ext.adapters.series import Series
 from quantus_ext.adapters.tokens import EmbeddedTokens, TextClassifier, TokenIds
+from quantus_ext.engine.rows import samples_of_rows
 
 __all__ = [
     "Adapter",
@@ -19,4 +20,5 @@ __all__ = [
     "TextClassifier",
     "TokenIds",
     "refit",
+    "samples_of_rows",
 ]

@@ -1,4 +1,4 @@
-"""The one loop: draws in blocks through sampler, perturbation, model and statistic."""
+"""Draws until enough is known."""
 
 from __future__ import annotations
 
@@ -6,173 +6,29 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Rows
-from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import Perturbation, changeable
 from quantus_ext.engine.populations import Population
 
-Sampler = Callable[[slice, slice, Tensor], Tensor]
-"""(samples, draws, keys (b, d)) -> mask (b, d, \\*mask) of the elements that a draw perturbs."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some draws of some samples, evaluated.
-
-    Attributes
-    ----------
-    samples : slice
-        Which samples, b of them.
-    draws : slice
-        Which draws, d of them.
-    mask : Tensor, bool, shape (b, d, \\*mask)
-        Which elements were perturbed.
-    perturbed : Tensor, shape (b, d, \\*sample)
-        Valid only until the next block: the buffer is reused.
-    outputs : Tensor, shape (b, d, classes)
-        The model's outputs for ``perturbed``.
-    interpretation : Tensor, shape of ``perturbed``, optional
-        Infidelity's ``I``, where the perturbation says itself what it is.
-    """
-
-    samples: slice
-    draws: slice
-    mask: Tensor
-    perturbed: Tensor
-    outputs: Tensor
-    interpretation: Tensor | None = None
-
-
-Statistic = Callable[[Block], Tensor]
-"""A block -> float64 sums over its draws, shape (b, k)."""
-
-
-_BLOCK_BYTES = 2**21
-"""Perturbed rows that are made at once, where that is more than a chunk: what a block costs
-beside the model is shared by them, and they are still in the cache when the model reads them."""
-
-
-def sum_draws(
-    forward: Forward,
-    x: Tensor,
-    clean: Tensor,
-    keys: Tensor,
-    *,
-    sampler: Sampler,
-    perturbation: Perturbation,
-    statistic: Statistic,
-    start: int,
-    stop: int,
-) -> Tensor:
-    """Evaluate draws ``start`` to ``stop - 1`` of every sample and sum a statistic over them.
-
-    Memory is that of one block, a few chunks, whatever the number of draws. On a processor draws
-    that change nothing, as when black pixels become black, are not sent through the model, which
-    is taken to answer equal rows equally; on a GPU it would have to wait to hear of them.
-
-    Parameters
-    ----------
-    forward : Forward
-        Its plan gives the chunk size.
-    x : Tensor, shape (n, \\*sample)
-    clean : Tensor, shape (n, classes)
-        The model's outputs for ``x``.
-    keys : Tensor, int64, shape (n,)
-        From :func:`quantus_ext.engine.sampling.sample_keys`.
-    sampler, perturbation, statistic
-        Which elements, what they become, what is summed.
-    start, stop : int
-        Range of draws.
-
-    Returns
-    -------
-    Tensor, float64, shape (n, k)
-    """
-    apply, fixed, interpretation = perturbation.prepare(x)
-    differs = changeable(fixed, x) if x.device.type == "cpu" else None
-    forward.settle(x)
-    # The plan as it is now: when memory runs out on the way, `forward` splits rows by itself.
-    chunks = max(_BLOCK_BYTES // (forward.chunk_size * x[0].numel() * x.element_size()), 1)
-    rows_at_once = chunks * forward.chunk_size
-    buffer = forward.buffer(x, min(rows_at_once, len(x) * (stop - start)))
-    blocks = _blocks(len(x), stop - start, rows_at_once)
-    sums: list[Tensor] = []
-    for samples, draw_ranges in blocks:
-        total: Tensor | None = None
-        for first, last in draw_ranges:
-            block_keys = sampling.draw_keys(keys[samples], start + first, start + last)
-            draws = slice(start + first, start + last)
-            mask = sampler(samples, draws, block_keys)
-            b, d = block_keys.shape
-            rows = buffer[: b * d]
-            perturbed = apply(samples, mask, block_keys, rows.unflatten(0, (b, d)))
-            own = None if interpretation is None else interpretation()
-            changed = None if differs is None else _changed(mask, differs[samples])
-            outputs = _outputs(forward, rows, clean[samples], changed).unflatten(0, (b, d))
-            part = statistic(Block(samples, draws, mask, perturbed, outputs, own))
-            total = part if total is None else total + part
-        if total is not None:
-            sums.append(total)
-    return torch.cat(sums)
-
-
-def _changed(mask: Tensor, differs: Tensor) -> Tensor:
-    """Return which draws, bool (b, d), choose anything (b, \\*sample) that differs when chosen."""
-    if differs.ndim > 2 and mask.shape[2] == 1:
-        differs = differs.any(1, keepdim=True)
-    # The largest byte is found many times as fast as whether any truth value is true.
-    return (mask & differs.unsqueeze(1)).flatten(2).view(torch.int8).amax(2).bool()
-
-
-def _outputs(forward: Forward, rows: Tensor, clean: Tensor, changed: Tensor | None) -> Tensor:
-    """Return the outputs for rows, those of the unchanged known: ``clean`` is (b, classes)."""
-    if changed is None or bool(changed.all()):
-        return forward(rows)
-    outputs = clean.repeat_interleave(changed.shape[1], 0)
-    if bool(changed.any()):
-        which = changed.flatten()
-        found = forward(rows[which])
-        # A caller's clean outputs may be of another type.
-        outputs = outputs.to(torch.promote_types(outputs.dtype, found.dtype))
-        outputs[which] = found.to(outputs.dtype)
-    return outputs
-
-
-def _blocks(n: int, n_draws: int, most: int) -> list[tuple[slice, list[tuple[int, int]]]]:
-    """Cut samples × draws into rectangles of at most so many rows, draws first, near-equal."""
-    draw_ranges = _even_parts(n_draws, most)
-    widest = max(last - first for first, last in draw_ranges)
-    samples_a_block = max(most // widest, 1)
-    return [(slice(first, last), draw_ranges) for first, last in _even_parts(n, samples_a_block)]
-
-
-def _even_parts(total: int, largest: int) -> list[tuple[int, int]]:
-    """Cut range(total) into the fewest parts of at most ``largest``, equal to within one."""
-    parts = -(-total // largest)
-    edges = [total * part // parts for part in range(parts + 1)]
-    return list(pairwise(edges))
-
-
-SumRows = Callable[[Rows, int, int], Tensor]
-"""(rows, start, stop) -> sums (rows, k) over those draws of those samples."""
+SumRows = Callable[[Rows, int, int], tuple[Tensor, Tensor]]
+"""(rows, start, stop) -> sums (rows, columns, k) over those draws of those samples, and how many
+rows the model is asked about for them (rows,)."""
 
 
 @dataclass(frozen=True)
 class Cells:
-    """What is drawn alike: one column's cells, a cell being what is known of one sample there.
+    """What is drawn together, a cell being what is known of one sample in one column.
 
     Attributes
     ----------
-    column : int
-        Which of the things that are asked of every sample, such as a part of its ranking.
+    columns : slice
+        Which of the things that are asked of every sample: one, as a part of its ranking; or
+        several of which one draw tells, as maps.
     rows : slice or Tensor of int64
         Samples.
     population : Population, optional
@@ -183,7 +39,7 @@ class Cells:
         Sums a statistic, see :data:`SumRows`.
     """
 
-    column: int
+    columns: slice
     rows: Rows
     population: Population | None
     n_draws: int
@@ -247,11 +103,14 @@ class Drawn(NamedTuple):
     squared_error : Tensor, shape (n, columns)
         Squared standard error of the mean over draws, 0 where nothing is random or every mask
         was drawn. That of a half is from its own draws, which did not decide on their number.
+    asked : Tensor, shape (n, columns)
+        Rows that the model is asked about for them.
     """
 
     sums: Tensor
     counts: Tensor
     squared_error: Tensor
+    asked: Tensor
 
 
 def sum_until_known(
@@ -267,9 +126,9 @@ def sum_until_known(
     A cell has 8, 16, 32, … draws, whatever the chunks; of halves each has 4, 8, 16, …. While the
     squared errors of a sample's cells of a pool sum to more than the squared tolerance, those above
     their equal share of it are drawn as often again: as few as will do, beginning with those that
-    gain most. A few equal answers are not certainty: the variance of N draws that decides is that
-    of the draws with two imagined ones, ``spread`` apart around their mean, so its weight falls as
-    1 / N.
+    gain most. Of cells that are drawn together each has the draws that it would have alone. A few
+    equal answers are not certainty: the variance of N draws that decides is that of the draws with
+    two imagined ones, ``spread`` apart around their mean, so its weight falls as 1 / N.
 
     Parameters
     ----------
@@ -281,7 +140,7 @@ def sum_until_known(
         None makes all draws.
     variance : callable
         (sums (cells, k), counts (cells,)) -> variance of one draw, shape (cells,).
-    spread : Tensor, shape (n, 1)
+    spread : Tensor, shape (n, 1 or columns)
         How far apart two draws can plausibly be.
 
     Returns
@@ -296,21 +155,32 @@ def sum_until_known(
     for numbers in (counts, limits, sizes):
         numbers[:, :, 0].fill_(1)
 
-    def fill(numbers: Tensor, rows: Rows, column: int, half: int, value: float) -> None:
-        numbers[rows, column, half] = torch.full_like(numbers[rows, column, half], value)
+    asked = torch.zeros_like(counts[..., 0])
 
-    def draw(group: Cells, half: int, rows: Rows, start: int, stop: int) -> None:
-        first = group.halves(halves)[half].start
-        sums[rows, group.column, half] += group.sum_rows(rows, first + start, first + stop)
-        fill(counts, rows, group.column, half, stop)
+    def fill(numbers: Tensor, rows: Rows, columns: slice, half: int, value: float) -> None:
+        numbers[rows, columns, half] = torch.full_like(numbers[rows, columns, half], value)
+
+    def draw(
+        group: Cells, half: int, rows: Rows, start: int, stop: int, due: Tensor | None = None
+    ) -> None:
+        first, columns = group.halves(halves)[half].start, group.columns
+        found, rows_asked = group.sum_rows(rows, first + start, first + stop)
+        rows_asked = rows_asked.unsqueeze(1)
+        if due is None:
+            fill(counts, rows, columns, half, stop)
+        else:
+            found, rows_asked = torch.where(due.unsqueeze(2), found, 0.0), rows_asked * due
+            counts[rows, columns, half] = counts[rows, columns, half].masked_fill(due, stop)
+        sums[rows, columns, half] += found
+        asked[rows, columns] += rows_asked
 
     def variances(sums: Tensor, counts: Tensor) -> Tensor:
         return variance(sums.flatten(0, -2), counts.flatten()).reshape(counts.shape)
 
     for group in cells:
         for half, its in enumerate(group.halves(halves)):
-            fill(sizes, group.rows, group.column, half, group.size)
-            fill(limits, group.rows, group.column, half, len(its))
+            fill(sizes, group.rows, group.columns, half, group.size)
+            fill(limits, group.rows, group.columns, half, len(its))
             if len(its):
                 at_once = target is None or group.limit <= FIRST
                 draw(group, half, group.rows, 0, len(its) if at_once else FIRST // halves)
@@ -327,18 +197,19 @@ def sum_until_known(
             break
         for group, half in itertools.product(cells, range(halves)):
             rows = torch.arange(n, device=sums.device)[group.rows]
-            rows = rows[wanted[rows, group.column, half]]
-            made = counts[rows, group.column, half]
-            for count in made.unique().int().tolist():
+            due, made = (each[rows, group.columns, half] for each in (wanted, counts))
+            for count in made[due].unique().int().tolist():
                 stop = min(2 * count, len(group.halves(halves)[half]))
-                draw(group, half, rows[made == count], count, stop)
+                now = due & (made == count)
+                some = now.any(1)
+                draw(group, half, rows[some], count, stop, now[some])
     error = _squared_error(variances(sums, counts), counts, limits, sizes).sum(2)
     made = counts.sum(2)
     if halves == 1:
-        return Drawn(sums[:, :, 0], made, error)
+        return Drawn(sums[:, :, 0], made, error, asked)
     # A half counts by how many draws it could have had, whatever decided how many it has.
     means = (sums * (_share(limits) / counts.clamp(min=1)).unsqueeze(3)).sum(2)
-    return Drawn(means * made.unsqueeze(2), made, error)
+    return Drawn(means * made.unsqueeze(2), made, error, asked)
 
 
 def _share(limits: Tensor) -> Tensor:

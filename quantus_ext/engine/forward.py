@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import Unpack
 
-from quantus_ext.engine import compiled
+from quantus_ext.engine import compiled, shared
+from quantus_ext.engine.answers import Answers
 from quantus_ext.engine.modules import (
     Probabilities,
     are_probabilities,
@@ -37,6 +39,7 @@ from quantus_ext.engine.plan import (
     out_of_memory,
     rule,
 )
+from quantus_ext.engine.rows import belonging_to
 from quantus_ext.identity import (
     Content,
     content_key,
@@ -54,70 +57,6 @@ _OF_TYPES = re.compile("dtype|data ?type|scalar type|input type", re.IGNORECASE)
 
 _FIRST_CHUNK = 64
 """Rows of the very first pass, before anything is known about the model."""
-
-
-class Remembered(NamedTuple):
-    """Clean outputs, with what asking for them found out."""
-
-    outputs: Tensor
-    plan: Plan
-    writes_to_input: bool
-    held: list[Any]
-    """Kept alive, where the key has their identity."""
-
-
-class _Sharing(NamedTuple):
-    memory: Memory[Remembered]
-    by_identity: bool
-
-
-def clean_memory() -> Memory[Remembered]:
-    """Return a memory for :func:`clean_outputs_shared`."""
-    return Memory(
-        lambda kept: kept.outputs.numel() * kept.outputs.element_size(),
-        most_entries=256,
-        most_bytes=64 * 2**20,
-    )
-
-
-_sharing: ContextVar[_Sharing | None] = ContextVar("sharing", default=None)
-
-
-@contextmanager
-def clean_outputs_shared(
-    memory: Memory[Remembered] | None = None, *, by_identity: bool = False
-) -> Iterator[None]:
-    """Have metrics that ask the same model for the same unperturbed rows ask it once.
-
-    Models and rows are the same by their content, so that a model may be changed in between. A
-    model with code of one's own, which may read what no content shows, is asked for 8 rows of a
-    batch each time, and for all where the answers differ from those that are kept; so it is
-    always where something in it cannot be read, or a function of one's own is in a
-    :class:`~quantus_ext.adapters.BlackBox` without a key. Counts of evaluations stay what they
-    would be without sharing.
-
-    Parameters
-    ----------
-    memory : Memory, optional
-        Where outputs are kept; by default a new one, of at most 256 batches and 64 MiB.
-    by_identity : bool, default False
-        A model is known not to change, so that its content need not be read at every call.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from quantus_ext import Deletion, Insertion, clean_outputs_shared
-    >>> model, x, y = torch.nn.Linear(4, 2).eval(), torch.rand(3, 4), torch.tensor([0, 1, 0])
-    >>> with clean_outputs_shared():
-    ...     scores = [len(metric(model, x, y, x)) for metric in (Deletion(2), Insertion(2))]
-    >>> scores
-    [3, 3]
-    """
-    token = _sharing.set(_Sharing(clean_memory() if memory is None else memory, by_identity))
-    try:
-        yield
-    finally:
-        _sharing.reset(token)
 
 
 _measured: Memory[Plan] = Memory(lambda _: 0, most_entries=64, most_bytes=1)
@@ -226,12 +165,14 @@ class Forward:
         forward._asked = asked
         return forward
 
-    def clean(self, x: Tensor) -> Tensor:
+    def clean(self, x: Tensor, numbers: Tensor | None = None) -> Tensor:
         """Return the outputs of unperturbed inputs and settle the plan on the first call.
 
         Parameters
         ----------
         x : Tensor, shape (n, \\*sample)
+        numbers : Tensor, int64, shape (n,), optional
+            Which samples of the call these are.
 
         Returns
         -------
@@ -243,67 +184,121 @@ class Forward:
             If the model's output is not a tensor of shape (rows, classes), the plan does not
             fit the inputs, or the model cannot be compiled.
         """
-        sharing = _sharing.get()
-        if sharing is None or self._asked is None:
-            return self._clean(x)
-        asked, memory = self._asked, sharing.memory
-        device = x.device
-        if sharing.by_identity:
-            model = content_key(id(asked.model), list(map(id, asked.hooks)))
-        elif is_doubtful(asked.model, asked.content):
-            return self._clean(x)
-        else:
-            model = asked.content.key
-        surroundings = str(device), autocast_in_force(device)
-        key = content_key(model, asked.softmax, self.execution, surroundings, x)
-        known = memory.get(key)
+        sharing, key = shared.current(), self._key(x, numbers)
+        if sharing is None or key is None or self._asked is None:
+            return self._clean(x, numbers)
+        known = sharing.clean.get(key)
         if known is not None:
             self._writes_to_input |= known.writes_to_input
             if self.plan is None:
                 self.plan = known.plan
                 self._compile(x[:_FIRST_CHUNK])
-            if sharing.by_identity or asked.content.closed or self._gave(known.outputs, x):
-                self.n_evaluations += len(x)
+            closed = sharing.by_identity or self._asked.content.closed
+            if closed or self._gave(known.outputs, x, numbers):
                 return known.outputs.clone()
-        outputs = self._clean(x)
-        held = [asked.model, *asked.hooks] if sharing.by_identity else []
-        memory.put(key, Remembered(outputs, self._require_plan(), self._writes_to_input, held))
+        outputs = self._clean(x, numbers)
+        held = [self._asked.model, *self._asked.hooks] if sharing.by_identity else []
+        plan = self._require_plan()
+        sharing.clean.put(
+            key, shared.Remembered(outputs, plan, self._writes_to_input, held, uuid4().hex)
+        )
         return outputs.clone()
 
-    def _gave(self, outputs: Tensor, x: Tensor) -> bool:
+    def _gave(self, outputs: Tensor, x: Tensor, numbers: Tensor | None) -> bool:
         """Whether the model gives these outputs still, as a few rows say."""
         rows, before = probe_rows(len(x)), self.n_evaluations
-        now = self._in_chunks(x[rows])
+        own = torch.arange(len(x), device=x.device) if numbers is None else numbers
+        now = self._in_chunks(x[rows], own[rows])
         self.n_evaluations = before
         return same_answers(now, outputs[rows])
 
-    def _clean(self, x: Tensor) -> Tensor:
-        if self.plan is not None:
-            return self._in_chunks(x)
-        first = x[: min(_FIRST_CHUNK, self.execution.chunk_size or _FIRST_CHUNK)]
-        outputs = self._settle(first)
-        if outputs is None:
-            return self._in_chunks(x)
-        rest = x[len(first) :]
-        return torch.cat([outputs, self._in_chunks(rest)]) if len(rest) else outputs
+    def answers(
+        self, x: Tensor, y: Tensor, fixed: Tensor | None, numbers: Tensor | None = None
+    ) -> Answers | None:
+        """Return what the model has answered about samples without some of their elements.
 
-    def __call__(self, rows: Tensor) -> Tensor:
+        Parameters
+        ----------
+        x : Tensor, shape (n, \\*sample)
+        y : Tensor, int64, shape (n,)
+            Explained classes.
+        fixed : Tensor or None
+            What elements become.
+        numbers : Tensor, int64, shape (n,), optional
+            Which samples of the call these are.
+
+        Returns
+        -------
+        Answers or None
+            None where calls share nothing, or it is not known what elements become.
+        """
+        sharing, key = shared.current(), self._key(x, numbers)
+        clean = None if sharing is None or key is None else sharing.clean.get(key)
+        if sharing is None or clean is None or fixed is None:
+            return None
+        # What goes with these very outputs: a model that no longer gives them is asked anew.
+        key = content_key(clean.token, y, fixed)
+        answers = sharing.answers.get(key)
+        if answers is None:
+            answers = Answers(keeps_draws=True)
+            sharing.answers.put(key, answers)
+        return answers
+
+    def _key(self, x: Tensor, numbers: Tensor | None) -> str | None:
+        """Return what the model, as it is asked, and some samples are known by to other calls.
+
+        None where nothing is shared, or a model holds what can't be told by its content.
+        """
+        sharing, asked = shared.current(), self._asked
+        if sharing is None or asked is None:
+            return None
+        if sharing.by_identity:
+            model = content_key(id(asked.model), list(map(id, asked.hooks)))
+        elif is_doubtful(asked.model, asked.content):
+            return None
+        else:
+            model = asked.content.key
+        surroundings = str(x.device), autocast_in_force(x.device)
+        return content_key(model, asked.softmax, self.execution, surroundings, x, numbers)
+
+    def _clean(self, x: Tensor, numbers: Tensor | None) -> Tensor:
+        if numbers is None:
+            numbers = torch.arange(len(x), device=x.device)
+        if self.plan is not None:
+            return self._in_chunks(x, numbers)
+        first = min(len(x), _FIRST_CHUNK, self.execution.chunk_size or _FIRST_CHUNK)
+        with belonging_to(numbers[:first]):
+            outputs = self._settle(x[:first])
+        if outputs is None:
+            return self._in_chunks(x, numbers)
+        if first == len(x):
+            return outputs
+        return torch.cat([outputs, self._in_chunks(x[first:], numbers[first:])])
+
+    def __call__(self, rows: Tensor, numbers: Tensor | None = None) -> Tensor:
         """Return the outputs, shape (rows, classes), of some rows, chunk by chunk.
 
         When memory runs out the chunk is halved, for this call and the following ones.
+
+        Parameters
+        ----------
+        rows : Tensor, shape (rows, \\*sample)
+        numbers : Tensor, int64, shape (rows,), optional
+            Which sample of the call each row belongs to.
         """
-        if self.plan is not None and len(rows) > self.plan.chunk_size:
-            parts = -(-len(rows) // self.plan.chunk_size)
-            # Of near-equal size, for a short last one costs as much as a longer.
-            return torch.cat([self(part) for part in rows.tensor_split(parts)])
-        try:
-            outputs = self._checked(rows)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not out_of_memory(error) or len(rows) == 1:
-                raise
-        else:
-            self.n_evaluations += len(rows)
-            return outputs
+        with nullcontext() if numbers is None else belonging_to(numbers):
+            if self.plan is not None and len(rows) > self.plan.chunk_size:
+                parts = -(-len(rows) // self.plan.chunk_size)
+                # Of near-equal size, for a short last one costs as much as a longer.
+                return torch.cat([self(*part) for part in _parts(rows, numbers, parts)])
+            try:
+                outputs = self._checked(rows)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or len(rows) == 1:
+                    raise
+            else:
+                self.n_evaluations += len(rows)
+                return outputs
         # Outside the handler, so that the failed pass's traceback no longer holds its tensors.
         half = (len(rows) + 1) // 2
         if self.plan is not None:
@@ -313,13 +308,13 @@ class Forward:
             ResourceWarning,
             stacklevel=2,
         )
-        return torch.cat([self(part) for part in rows.split(half)])
+        return torch.cat([self(*part) for part in _parts(rows, numbers, 2)])
 
     def settle(self, x: Tensor) -> None:
         """Settle the plan on some samples, where :meth:`clean` has not been called."""
         if self.plan is None:
             before = self.n_evaluations
-            self._clean(x[:_FIRST_CHUNK])
+            self._clean(x[:_FIRST_CHUNK], None)
             self.n_evaluations = before
 
     def probe(self, rows: Tensor) -> Tensor:
@@ -362,9 +357,10 @@ class Forward:
             raise RuntimeError("call clean() or settle() first: they settle the chunk plan")
         return self.plan
 
-    def _in_chunks(self, x: Tensor) -> Tensor:
+    def _in_chunks(self, x: Tensor, numbers: Tensor) -> Tensor:
         plan = self._require_plan()
-        return torch.cat([self(plan.laid_out(part)) for part in x.split(plan.chunk_size)])
+        parts = zip(x.split(plan.chunk_size), numbers.split(plan.chunk_size), strict=True)
+        return torch.cat([self(plan.laid_out(part), own) for part, own in parts])
 
     def _settle(self, x: Tensor) -> Tensor | None:
         """Settle how rows go through the model on a few of them.
@@ -508,6 +504,15 @@ class Forward:
             return outputs
         # Sums and differences of outputs are no place to lose digits.
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def _parts(
+    rows: Tensor, numbers: Tensor | None, count: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield near-equal parts of rows, and of the samples they belong to where these are known."""
+    parts = rows.tensor_split(count)
+    own = itertools.repeat(None) if numbers is None else numbers.tensor_split(count)
+    return zip(parts, own, strict=False)
 
 
 class _Asked:

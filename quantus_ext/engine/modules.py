@@ -236,9 +236,14 @@ def without_keywords(model: nn.Module) -> nn.Module:
     return model.model if isinstance(model, WithKeywords) else model
 
 
+def keywords_of(model: nn.Module) -> Mapping[str, Any] | None:
+    """Return the keywords that are filled in in a model, None without any."""
+    return model.keywords if isinstance(model, WithKeywords) else None
+
+
 def called_alike(other: nn.Module, model: nn.Module) -> nn.Module:
     """Return ``other`` with the keywords that are filled in in ``model``, if any are."""
-    return with_keywords(other, model.keywords if isinstance(model, WithKeywords) else None)
+    return with_keywords(other, keywords_of(model))
 
 
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)

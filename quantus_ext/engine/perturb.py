@@ -18,10 +18,11 @@ from torch import Tensor
 
 from quantus_ext import checks
 from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.engine.sampling import Purpose
 
-Apply = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
+Apply = Callable[[Rows, Tensor, Tensor, Tensor], Tensor]
 """(samples, mask (b, d, \\*mask), keys (b, d), buffer (b, d, \\*sample)) -> perturbed, same shape
 as the buffer, and usually the buffer itself."""
 
@@ -49,7 +50,7 @@ class Prepared(NamedTuple):
 Baseline = float | str | np.ndarray | Tensor
 """See :func:`replace_by`."""
 
-Replacement = Callable[[slice, Tensor], Tensor]
+Replacement = Callable[[Rows, Tensor], Tensor]
 """(samples, keys (b, d)) -> values that broadcast to (b, d, \\*sample)."""
 
 
@@ -102,7 +103,7 @@ class Native:
         fixed = None if self.random else values(slice(None), torch.empty(0)).squeeze(1)
         write = _write_bits if x.device.type == "cpu" else _write
 
-        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+        def apply(samples: Rows, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
             return write(mask, values(samples, keys), x[samples].unsqueeze(1), buffer)
 
         return Prepared(apply, fixed)
@@ -187,7 +188,7 @@ class Sparing:
             )
         inner = self.inner.prepare(self.seen(x) if isinstance(self.inner, Native) else x)
 
-        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+        def apply(samples: Rows, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
             perturbed = inner.apply(samples, mask, keys, buffer)
             beyond = padding[samples].unsqueeze(1)
             rows = buffer.copy_(torch.where(beyond, x[samples].unsqueeze(1), perturbed))
@@ -334,7 +335,7 @@ def draw_from(background: np.ndarray | Tensor) -> Native:
             )
         own = rows.to(x)
 
-        def draw(samples: slice, keys: Tensor) -> Tensor:
+        def draw(samples: Rows, keys: Tensor) -> Tensor:
             return own[sampling.integers(keys, [len(own)], Purpose.VALUE).squeeze(-1)]
 
         return draw
@@ -486,7 +487,7 @@ def baseline_values(
     )
 
 
-def _of_samples(values: Tensor, samples: slice) -> Tensor:
+def _of_samples(values: Tensor, samples: Rows) -> Tensor:
     """Pick samples' rows, or the one row that all share, with an axis for draws."""
     return (values if len(values) == 1 else values[samples]).unsqueeze(1)
 
@@ -503,7 +504,7 @@ def _uniform_values(scope: Scope, low: float, high: float) -> Callable[[Tensor],
             "value": tuple(x.shape[1:]),
         }[scope]
 
-        def draw(samples: slice, keys: Tensor) -> Tensor:
+        def draw(samples: Rows, keys: Tensor) -> Tensor:
             u = sampling.uniform(keys, int(np.prod(shape)), Purpose.VALUE, x.dtype)
             return (u * (high - low) + low).reshape(*keys.shape, *shape)
 
@@ -516,7 +517,7 @@ def _noisy(
     noise: Callable[[Tensor, int, torch.dtype], Tensor],
 ) -> Callable[[Tensor], Replacement]:
     def values(x: Tensor) -> Replacement:
-        def draw(samples: slice, keys: Tensor) -> Tensor:
+        def draw(samples: Rows, keys: Tensor) -> Tensor:
             drawn = noise(keys, x[0].numel(), x.dtype)
             if x.ndim == 3:
                 # Time by time, so that padding at the end moves nothing.
@@ -638,11 +639,11 @@ class Bridge:
         """See :class:`Perturbation`."""
         arrays = x.detach().cpu().numpy()
 
-        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+        def apply(samples: Rows, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
             chosen = mask.expand(*keys.shape, *mask.shape[2:]).cpu().numpy()
             seeds = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
             seeds = seeds & (2**32 - 1)
-            rows = arrays[samples]
+            rows = arrays[samples if isinstance(samples, slice) else samples.cpu().numpy()]
             with isolated_random_state():
                 for row, draw in np.ndindex(*keys.shape):
                     seed_global_generators(int(seeds[row, draw]))
@@ -725,7 +726,7 @@ class CaptumFunction:
         """See :class:`Perturbation`."""
         made: list[Tensor] = []
 
-        def apply(samples: slice, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
+        def apply(samples: Rows, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
             seeds = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
             seeds = seeds & (2**32 - 1)
             interpretation = torch.empty(buffer.shape, dtype=x.dtype, device=x.device)

@@ -145,7 +145,7 @@ def by_population(
 
 def draws_of(
     population: Population, keys: Tensor, among: Tensor | None
-) -> Callable[[slice, slice], Tensor]:
+) -> Callable[[Rows, slice], Tensor]:
     """Return the function that makes the masks of some draws of some samples.
 
     Parameters
@@ -164,7 +164,7 @@ def draws_of(
     """
     masks_of = population.lister(keys.device)
 
-    def all_of(samples: slice, draws: slice) -> Tensor:
+    def all_of(samples: Rows, draws: slice) -> Tensor:
         ranks = sampling.distinct(keys[samples], population.total, Purpose.MASK_ORDER)
         return masks_of(ranks.argsort(1)[:, draws])
 
@@ -173,7 +173,7 @@ def draws_of(
     # Elements outside are those of a further column, which no mask chooses.
     place = (among.cumsum(1) - 1).masked_fill(~among, among.shape[1])
 
-    def some_of(samples: slice, draws: slice) -> Tensor:
+    def some_of(samples: Rows, draws: slice) -> Tensor:
         masks = all_of(samples, draws)
         masks = F.pad(masks, (0, 1 + place.shape[1] - masks.shape[2]))
         where = place[samples].unsqueeze(1).expand(-1, masks.shape[1], -1)

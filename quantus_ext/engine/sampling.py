@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     TIE = 6
     MASK_SIZE = 7
     MASK_ORDER = 8
+    STATE = 9
     REFERENCE_TIE = 11
     REFERENCE_ORDER = 12
     REFERENCE_STATE = 13

@@ -34,6 +34,7 @@ _SECTIONS = {
     "metrics": None,
     "xai_methods": None,
     "explain_func_kwargs": None,
+    "multiply_by_inputs": None,
     "call_kwargs": None,
     "run": {
         *("batch_size", "shard_size", "n_jobs", "threads", "device", "devices", "store", "seed"),
@@ -195,6 +196,7 @@ class Config:
                 )
         arguments: dict[str, Any] = {
             "explain_func_kwargs": self._made(content.get("explain_func_kwargs")),
+            "multiply_by_inputs": content.get("multiply_by_inputs"),
             "call_kwargs": calls,
             **run,
         }

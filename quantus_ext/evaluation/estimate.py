@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import with_keywords
 from quantus_ext.evaluation.plan import Cell, Plan, as_called
 from quantus_ext.evaluation.rows import Rows
-from quantus_ext.evaluation.shard import Loaded, Shard, told
+from quantus_ext.evaluation.shard import Shard, Worker, told
 from quantus_ext.finetune.training import as_input
 
 _PROBED = 4
@@ -29,11 +28,11 @@ class Estimate:
     Attributes
     ----------
     n_evaluations : int
-        Rows through the model for the metrics, explainers' own left out.
+        Rows that will be sent through the model for the metrics, explainers' own left out.
     seconds : float
         For the whole run.
     n_tasks : int
-        Shards × explainers.
+        Shards.
     workers : int
     failures : tuple of str
         What failed on these samples, by explainer and metric.
@@ -108,27 +107,30 @@ def estimate(
     n = min(len(x), _PROBED)
     few_x, few_y = (torch.as_tensor(rows.part(0, n).read()) for rows in (x, y))
     cells = settled_cells(plan, model, few_x, few_y, train=False)
-    loaded = Loaded(model, replace(plan, cells=cells, cases=()))
-    rows, seconds, failures = 0, 0.0, []
-    for number, method in enumerate(plan.methods):
+    worker = Worker(model, replace(plan, cells=cells, cases=()))
 
-        def shard(stop: int, maps: Rows | None = method.maps) -> Shard:
-            parts: list[Any] = [
-                None if each is None else each.part(0, stop) for each in (x, y, s, maps)
-            ]
-            return Shard(0, stop, *parts)
+    def shard(stop: int) -> Shard:
+        x_part, y_part = x.part(0, stop), y.part(0, stop)
+        maps = {
+            number: method.maps.part(0, stop)
+            for number, method in enumerate(plan.methods)
+            if method.maps is not None
+        }
+        return Shard(0, stop, x_part, y_part, None if s is None else s.part(0, stop), maps)
 
-        names = [cell.name for cell in cells]
-        # The first pass pays for what is made once.
-        loaded.run(number, shard(1), names)
-        record = loaded.run(number, shard(n), names)
-        seconds += record.seconds + sum(scored.seconds for scored in record.cells.values())
-        rows += sum(scored.n_evaluations for scored in record.cells.values())
-        failures += [
-            f"{method.name}, {name}: {scored.failure}"
-            for name, scored in record.cells.items()
-            if scored.failure is not None
-        ]
+    wanted = {method: [cell.name for cell in cells] for method in range(len(plan.methods))}
+    # The first pass pays for what is made once.
+    worker.run(shard(1), wanted)
+    records = worker.run(shard(n), wanted)
+    scored = [each for record in records for each in record.cells.values()]
+    rows = sum(each.n_rows for each in scored)
+    seconds = sum(record.seconds for record in records) + sum(each.seconds for each in scored)
+    failures = [
+        f"{plan.methods[record.method].name}, {name}: {each.failure}"
+        for record in records
+        for name, each in record.cells.items()
+        if each.failure is not None
+    ]
     return Estimate(
         n_evaluations=round(rows * len(x) / n),
         seconds=seconds * len(x) / n / max(1, min(workers, n_tasks)),

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from quantus_ext.evaluation.shard import Loaded, Record, Shard
+from quantus_ext.evaluation.shard import Record, Shard, Worker
 from quantus_ext.identity import copied
 
 _POLL = 0.05
@@ -34,7 +34,7 @@ class _OfThread(threading.local):
     """What a thread has unpacked last, one for each device, and the device it used."""
 
     key: str | None = None
-    loaded: dict[str | None, Loaded] = {}  # noqa: RUF012 - replaced, never written to
+    loaded: dict[str | None, Worker] = {}  # noqa: RUF012 - replaced, never written to
     device: str | None = None
 
 
@@ -46,7 +46,7 @@ class Payload:
 
     Parameters
     ----------
-    loaded : Loaded
+    loaded : Worker
         Used as it is by the thread that made the payload; other threads and processes get copies,
         because explainers put hooks on models and metrics keep their last results. What cannot be
         copied (a session, a lock) is shared by the threads of this process.
@@ -54,10 +54,10 @@ class Payload:
         On each machine, devices that workers share out among themselves, one each at a time.
     """
 
-    def __init__(self, loaded: Loaded, devices: Sequence[str] | None = None) -> None:
+    def __init__(self, loaded: Worker, devices: Sequence[str] | None = None) -> None:
         self.key = uuid4().hex
         self.devices = None if devices is None else tuple(devices)
-        self._loaded: Loaded | None = loaded
+        self._loaded: Worker | None = loaded
         self._owner = threading.get_ident()
         self._data: np.ndarray | None = None
         self._lock = threading.Lock()
@@ -93,10 +93,10 @@ class Payload:
         # Ray asks for it to decide what goes into its store, once.
         return object.__sizeof__(self) + self.data().nbytes
 
-    def _copy(self) -> Loaded:
+    def _copy(self) -> Worker:
         if self._loaded is not None and not self._pickles():
             return copied(self._loaded)
-        loaded: Loaded = cloudpickle.loads(self.data())
+        loaded: Worker = cloudpickle.loads(self.data())
         return loaded
 
     def _pickles(self) -> bool:
@@ -106,7 +106,7 @@ class Payload:
             return False
         return True
 
-    def load(self, device: str | None = None) -> Loaded:
+    def load(self, device: str | None = None) -> Worker:
         """Return this thread's own copy, on a device or else on the one it came from."""
         if self._loaded is not None and self._owner == threading.get_ident() and device is None:
             return self._loaded
@@ -124,19 +124,16 @@ class Task:
 
     Attributes
     ----------
-    method : int
-        Place of the explainer.
     start, stop : int
-    names : tuple of str
-        The cells to compute.
+    wanted : dict of int to tuple of str
+        By the places of the explainers, the names of the cells to compute.
     threads : int or None
         Of torch.
     """
 
-    method: int
     start: int
     stop: int
-    names: tuple[str, ...]
+    wanted: dict[int, tuple[str, ...]]
     threads: int | None
 
 
@@ -152,14 +149,14 @@ class Unusable:
     reason: str
 
 
-def work(payload: Payload, shard: Shard, task: Task) -> Record | Unusable:
+def work(payload: Payload, shard: Shard, task: Task) -> list[Record] | Unusable:
     """Do a task; what the backends call."""
     before = torch.get_num_threads()
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     try:
         with claimed(payload.devices, payload.key) as device:
-            return payload.load(device).run(task.method, shard, list(task.names))
+            return payload.load(device).run(shard, task.wanted)
     except Exception as error:
         # What explainers and metrics raise is in the record.
         return Unusable("".join(traceback.format_exception(error)))
@@ -215,6 +212,6 @@ def _folder_of_locks(run: str) -> Path:
     return Path(tempfile.gettempdir()) / f"quantus_ext-{run}"
 
 
-def _moved(loaded: Loaded, device: str) -> Loaded:
+def _moved(loaded: Worker, device: str) -> Worker:
     plan = replace(loaded.plan, device=device)
-    return Loaded(loaded.model.to(device), plan)
+    return Worker(loaded.model.to(device), plan)

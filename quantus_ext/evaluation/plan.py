@@ -8,7 +8,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +25,7 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.batch import channels_are_first
 from quantus_ext.engine.keywords import check_shared
 from quantus_ext.engine.modules import called_alike, with_keywords
+from quantus_ext.evaluation.explainers import carries_input
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.finetune import FineTuner
 from quantus_ext.finetune.known import Known, identify
@@ -70,12 +71,16 @@ class Method:
         As ``quantus.explain``; None where there are only maps.
     keywords : dict
     maps : Rows or None
+    carries_input : bool or None
+        Whether its maps carry the input factor, as those of Integrated Gradients and SHAP do;
+        None where that is not known.
     """
 
     name: str
     function: Callable[..., Any] | None = None
     keywords: dict[str, Any] = field(default_factory=dict)
     maps: Rows | None = None
+    carries_input: bool | None = None
 
     @classmethod
     def of(cls, name: str, value: Any, keywords: Mapping[str, Any] | None) -> Method:
@@ -89,7 +94,8 @@ class Method:
         """
         if isinstance(value, Mapping):
             if "explain_func" not in value:
-                return cls(name, explain, {"method": name, **value})
+                given = {"method": name, **value}
+                return cls(name, explain, given, carries_input=carries_input(explain, given))
             unknown = sorted(set(value) - {"explain_func", "explain_func_kwargs"})
             if unknown or not callable(value["explain_func"]):
                 raise TypeError(
@@ -103,7 +109,7 @@ class Method:
             # As Quantus does, for functions that explain by several methods.
             if takes(value, "method"):
                 given = {"method": name, **given}
-            return cls(name, value, given)
+            return cls(name, value, given, carries_input=carries_input(value, given))
         return cls(name, maps=Rows.of(f"xai_methods[{name!r}]", value))
 
     def identity(self) -> str:
@@ -192,7 +198,12 @@ def check_calls(plan: Plan, model: nn.Module, x: Rows) -> None:
         check_shared(model, keywords, rows, sizes=(len(x), plan.batch_size))
 
 
-def methods_of(xai_methods: object, keywords: Mapping[str, Any] | None, n: int) -> list[Method]:
+def methods_of(
+    xai_methods: object,
+    keywords: Mapping[str, Any] | None,
+    n: int,
+    multiply_by_inputs: Mapping[str, bool] | None = None,
+) -> list[Method]:
     """Return the explainers of ``xai_methods``, checked against the number of samples."""
     if not isinstance(xai_methods, Mapping) or not xai_methods:
         raise TypeError(
@@ -220,7 +231,18 @@ def methods_of(xai_methods: object, keywords: Mapping[str, Any] | None, n: int) 
             UserWarning,
             stacklevel=3,
         )
+    said = {} if multiply_by_inputs is None else multiply_by_inputs
+    unknown = sorted(set(said) - set(map(str, xai_methods)))
+    if unknown or not all(isinstance(value, bool) for value in said.values()):
+        raise ValueError(
+            "multiply_by_inputs must be a dict of names in xai_methods and True or False, is "
+            f"{dict(said)!r}"
+        )
     methods = [Method.of(str(name), value, keywords) for name, value in xai_methods.items()]
+    methods = [
+        replace(method, carries_input=said.get(method.name, method.carries_input))
+        for method in methods
+    ]
     for method in methods:
         if method.maps is not None and len(method.maps) != n:
             shape = tuple(method.maps.part(0, 1).read().shape[1:])
@@ -398,6 +420,7 @@ def identity(
         "model": known.content.key,
         **{name: None if rows is None else rows.key() for name, rows in data.items()},
         "xai_methods": {method.name: method.identity() for method in plan.methods},
+        "multiply_by_inputs": {method.name: method.carries_input for method in plan.methods},
         "metrics": {name: settings_of(metric) for name, metric in metrics.items()},
         "call_kwargs": {name: _described(dict(call)) for name, call in calls.items()},
     }

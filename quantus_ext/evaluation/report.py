@@ -174,8 +174,8 @@ def to_html(evaluation: Evaluation) -> str:
         f"{len(evaluation.metrics)} metrics"
     )
     cost = (
-        f"{int(evaluation.n_evaluations.sum()):,} evaluations of the model, "
-        f"{evaluation.seconds.sum():,.0f} s of work."
+        f"{int(evaluation.n_evaluations.sum()):,} evaluations of the model, for which "
+        f"{evaluation.n_rows:,} rows were sent, {evaluation.seconds.sum():,.0f} s of work."
     )
     best = f"Mean and rank; green: best, or tied with the best.{_left_out(evaluation, ranking)}"
     parts = [

@@ -235,7 +235,7 @@ class Evaluation:
     scores, standard_errors : numpy.ndarray, shape (e, m, n)
         NaN where a metric failed; standard errors are NaN where they are not known as well.
     n_evaluations : numpy.ndarray of int, shape (e, m)
-        Rows through the model.
+        Rows through the model that the scores of a cell rest on, as if they were alone.
     seconds : numpy.ndarray, shape (e, m)
         That workers took for them.
     failures : tuple of Failure
@@ -247,6 +247,11 @@ class Evaluation:
         Samples to show; none after :meth:`from_json`.
     columns : tuple of (str, str)
         The metric and the call behind each of ``metrics``.
+    n_rows : int
+        Rows that were really sent through the model for the metrics, each different one once.
+    carry_inputs : tuple of bool or None
+        Of each explainer, whether its maps were read as carrying the input factor; None where
+        that was each metric's to say.
     agg_func : callable, optional
         For :meth:`to_dict`.
 
@@ -278,6 +283,8 @@ class Evaluation:
     confidence: float = 0.95
     cases: tuple[Case, ...] = ()
     columns: tuple[tuple[str, str], ...] = ()
+    n_rows: int = 0
+    carry_inputs: tuple[bool | None, ...] = ()
     agg_func: Callable[..., Any] | None = None
 
     @classmethod
@@ -387,7 +394,7 @@ class Evaluation:
 
         Intervals are of the mean over samples like these; two explainers are tied unless their
         difference is further from 0 than such differences are by chance, for all pairs of a metric
-        together; see :func:`quantus_ext.evaluation.statistics.paired_means`. The Monte-Carlo
+        together; see ``quantus_ext.evaluation.statistics.paired_means``. The Monte-Carlo
         errors of scores are part of what varies between samples. What failed has no rank, and
         takes no samples from the others.
 
@@ -636,6 +643,8 @@ class Evaluation:
             "scores": _nulls(self.scores),
             "standard_errors": _nulls(self.standard_errors),
             "n_evaluations": self.n_evaluations.tolist(),
+            "n_rows": self.n_rows,
+            "carry_inputs": self.carry_inputs,
             "seconds": self.seconds.tolist(),
             "failures": [asdict(failure) for failure in self.failures],
             "settings": self.settings,
@@ -678,6 +687,8 @@ class Evaluation:
             settings=content["settings"],
             confidence=content["confidence"],
             columns=tuple((metric, call) for metric, call in content["columns"]),
+            n_rows=content["n_rows"],
+            carry_inputs=tuple(content["carry_inputs"]),
         )
 
 

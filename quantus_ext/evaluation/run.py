@@ -37,7 +37,7 @@ from quantus_ext.evaluation.plan import (
 )
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
 from quantus_ext.evaluation.rows import Rows
-from quantus_ext.evaluation.shard import Loaded, Record, Shard
+from quantus_ext.evaluation.shard import Record, Shard, Worker
 from quantus_ext.evaluation.store import Store
 from quantus_ext.finetune.training import as_input
 from quantus_ext.foreign import fix_seeds
@@ -85,6 +85,7 @@ def evaluate(
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
+    multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
     n_jobs: int | None = None,
@@ -111,6 +112,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
+    multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
     n_jobs: int | None = None,
@@ -167,6 +169,10 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose : bool, optional
         Say first what it will cost, from a few samples, and show progress. ``progress`` is its
         old name.
+    multiply_by_inputs : mapping of str to bool, optional
+        Of explainers, whether their maps carry the input as a factor, as those of Integrated
+        Gradients and SHAP do; metrics with ``multiply_by_inputs`` read them so. By default known of
+        ``quantus.explain`` and of captum's explainers, and else the metric's own.
     batch_size : int, optional
         Samples that a metric or an explainer is called with at once. By default 64, or the largest
         number up to 64 that divides the ``shard_size`` that is given.
@@ -258,7 +264,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     y = Rows.of("y_batch", checks.labels(y.read(), n))
     n_cases = min(n, cases) if cases == 0 else min(n, checks.positive_integer("cases", cases))
     plan = Plan(
-        methods=tuple(methods_of(xai_methods, explain_func_kwargs, n)),
+        methods=tuple(methods_of(xai_methods, explain_func_kwargs, n, multiply_by_inputs)),
         cells=tuple(cells_of(metrics, call_kwargs)),
         batch_size=batch_size,
         shard_size=shard_size,
@@ -272,9 +278,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     shards = plan.shards(n)
     if dry_run or verbose:
         workers = effective_n_jobs(n_jobs)
-        cost = estimate(
-            plan, model, x, y, s, workers=workers, n_tasks=len(shards) * len(plan.methods)
-        )
+        cost = estimate(plan, model, x, y, s, workers=workers, n_tasks=len(shards))
         sys.stdout.write(f"{cost}\n")
         if dry_run:
             return cost
@@ -295,43 +299,58 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         plan = replace(plan, seed=fresh)
 
     result = _Result(plan, n)
-    todo: dict[Key, Task] = {}
+    todo: dict[int, Task] = {}
+    unknown: set[Key] = set()
     names = tuple(cell.name for cell in plan.cells)
-    # Shard by shard, so that all explainers of the first ones are known early.
     for start, stop in shards:
+        wanted = {}
         for method in range(len(plan.methods)):
             record = None if kept is None else kept.read(method, start, stop)
-            missing = names
             if record is not None:
                 result.take(record)
-                missing = tuple(record.failed)
-            if missing:
-                todo[method, start] = Task(method, start, stop, missing, threads)
+            wanted[method] = names if record is None else tuple(record.failed)
+        missing = {(method, start) for method, own in wanted.items() if own}
+        if names in wanted.values():
+            # Asked about as it would have been as a whole, because which rows share a pass is a
+            # matter of rounding; what is there already stays.
+            wanted = dict.fromkeys(wanted, names)
+        if missing:
+            todo[start] = Task(start, stop, {m: own for m, own in wanted.items() if own}, threads)
+            unknown |= missing
     if todo:
-        needed = {name for task in todo.values() for name in task.names}
+        needed = {name for task in todo.values() for own in task.wanted.values() for name in own}
         cells = tuple(cell for cell in plan.cells if cell.name in needed)
         plan = replace(plan, cells=_settled(replace(plan, cells=cells), model, x, y))
         plan = replace(plan, cells=tuple(planned(cell, plan, model, x) for cell in plan.cells))
 
     def shard_of(task: Task) -> Shard:
-        maps = plan.methods[task.method].maps
-        parts: list[Any] = [
-            None if rows is None else rows.part(task.start, task.stop) for rows in (x, y, s, maps)
-        ]
-        return Shard(task.start, task.stop, *parts)
+        x_part, y_part, s_part = (
+            None if rows is None else rows.part(task.start, task.stop) for rows in (x, y, s)
+        )
+        assert x_part is not None
+        assert y_part is not None
+        maps = {
+            method: rows.part(task.start, task.stop)
+            for method in task.wanted
+            if (rows := plan.methods[method].maps) is not None
+        }
+        return Shard(task.start, task.stop, x_part, y_part, s_part, maps)
 
     # What is read from or cut out for each shard does not travel with the model.
     light = tuple(replace(method, maps=None) for method in plan.methods)
-    payload = Payload(Loaded(model, replace(plan, methods=light)), devices)
+    payload = Payload(Worker(model, replace(plan, methods=light)), devices)
     with (
         locks_cleared(payload.key),
-        tqdm(total=len(todo), disable=not verbose, unit="task", desc="evaluate") as bar,
-        closing(_records(payload, todo, shard_of, n_jobs)) as records,
+        tqdm(total=len(todo), disable=not verbose, unit="shard", desc="evaluate") as bar,
+        closing(_records(payload, todo, shard_of, n_jobs)) as finished,
     ):
-        for record in records:
-            complete = result.take(record)
-            if kept is not None:
-                kept.write(complete)
+        for records in finished:
+            for record in records:
+                if (record.method, record.start) not in unknown:
+                    continue
+                complete = result.take(record)
+                if kept is not None:
+                    kept.write(complete)
             bar.update()
 
     evaluation = Evaluation(
@@ -341,6 +360,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         scores=result.scores,
         standard_errors=result.errors,
         n_evaluations=result.n_evaluations,
+        n_rows=result.n_rows,
+        carry_inputs=tuple(method.carries_input for method in plan.methods),
         seconds=result.seconds,
         failures=tuple(result.failures()),
         settings=about,
@@ -402,11 +423,11 @@ def _settled(plan: Plan, model: nn.Module, x: Rows, y: Rows) -> tuple[Cell, ...]
 
 def _records(
     payload: Payload,
-    todo: dict[Key, Task],
+    todo: dict[int, Task],
     shard_of: Callable[[Task], Shard],
     n_jobs: int | None,
-) -> Generator[Record, None, None]:
-    """Yield records as workers finish them; tasks of workers that died are sent again."""
+) -> Generator[list[Record], None, None]:
+    """Yield shards as workers finish them; tasks of workers that died are sent again."""
     backend, _ = get_active_backend()
     if effective_n_jobs(n_jobs) > 1 and not getattr(backend, "supports_sharedmem", False):
         # What cannot travel is no worker's fault.
@@ -416,14 +437,14 @@ def _records(
         unfinished = len(todo)
         lost = None
         try:
-            for record in _dispatched(payload, list(todo.values()), shard_of, n_jobs):
-                if isinstance(record, Unusable):
-                    raise WorkerError(f"a worker cannot work: {record.reason}")
-                if not isinstance(record, Record):
+            for records in _dispatched(payload, list(todo.values()), shard_of, n_jobs):
+                if isinstance(records, Unusable):
+                    raise WorkerError(f"a worker cannot work: {records.reason}")
+                if not isinstance(records, list):
                     # What Dask gives for a task whose data went with a worker.
-                    raise RuntimeError(f"in place of a result came {record!r}")
-                del todo[record.method, record.start]
-                yield record
+                    raise RuntimeError(f"in place of a result came {records!r}")
+                del todo[records[0].start]
+                yield records
         except WorkerError:
             raise
         except Exception as error:
@@ -435,7 +456,7 @@ def _records(
         if attempts == _ATTEMPTS:
             raise WorkerError(f"{message}, {attempts} times before a task was finished") from lost
         warnings.warn(
-            f"{message}; the {len(todo)} tasks that are not finished are sent again",
+            f"{message}; the {len(todo)} shards that are not finished are sent again",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -491,6 +512,7 @@ class _Result:
         self.scores = np.full((*shape, n), np.nan)
         self.errors = np.full((*shape, n), np.nan)
         self.n_evaluations = np.zeros(shape, dtype=np.int64)
+        self.n_rows = 0
         self.seconds = np.zeros(shape)
         self._failed: dict[Key, Record] = {}
         self._maps: dict[tuple[int, int], np.ndarray] = {}
@@ -503,6 +525,7 @@ class _Result:
             self.scores[place][record.start : record.stop] = scored.score
             self.errors[place][record.start : record.stop] = scored.error
             self.n_evaluations[place] += scored.n_evaluations
+            self.n_rows += scored.n_rows
             self.seconds[place] += scored.seconds
         for case, maps in record.maps.items():
             self._maps[record.method, case] = maps

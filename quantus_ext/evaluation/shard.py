@@ -1,10 +1,10 @@
-"""One unit of work: a shard of the samples, explained by one explainer, scored by the metrics."""
+"""One unit of work: a shard of the samples, explained by all explainers, scored by all metrics."""
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from quantus.helpers import utils
-from quantus.metrics.base import Metric
 from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
-from quantus_ext.engine.forward import clean_memory, clean_outputs_shared
 from quantus_ext.engine.modules import parts_with_mode
+from quantus_ext.engine.shared import Shared, answers_shared
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Rows
-from quantus_ext.foreign import Arrays, Call, ForeignMetric, as_metric_sees, is_rows, seeded
+from quantus_ext.foreign import Foreign, seeded
 
 _TRACEBACK = 4000
 """Characters of a traceback that are kept, its end."""
@@ -38,8 +37,8 @@ class Shard:
         Global indices.
     x, y : Rows
     s : Rows or None
-    maps : Rows or None
-        Of an explainer whose maps are there already.
+    maps : dict of int to Rows
+        Of the explainers, by place, whose maps are there already.
     """
 
     start: int
@@ -47,7 +46,7 @@ class Shard:
     x: Rows
     y: Rows
     s: Rows | None
-    maps: Rows | None
+    maps: dict[int, Rows]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,10 @@ class Scored:
     score, error : numpy.ndarray, float64, shape (n,)
         NaN where the metric failed.
     n_evaluations : int
-        Rows through the model.
+        Rows through the model that they rest on.
+    n_rows : int
+        Rows that were sent for them and for the maps scored together with them; those are counted
+        with the first of these.
     seconds : float
     plan : tuple of int and str, or None
         Rows a forward pass and their layout, where the metric says so.
@@ -70,6 +72,7 @@ class Scored:
     score: np.ndarray
     error: np.ndarray
     n_evaluations: int
+    n_rows: int
     seconds: float
     plan: tuple[int, str] | None = None
     failure: str | None = None
@@ -109,7 +112,7 @@ class Record:
         return [name for name, scored in self.cells.items() if scored.failure is not None]
 
 
-class Loaded:
+class Worker:
     """What a worker keeps: everything that is the same for all shards.
 
     Parameters
@@ -121,86 +124,83 @@ class Loaded:
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self.model = model
         self.plan = plan
-        # Clean outputs, for all metrics and for the next explainers of a shard.
-        self._clean = clean_memory()
+        # What the metrics of a shard ask, each row once.
+        self._shared = Shared(by_identity=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Loaded, (self.model, self.plan)
+        return Worker, (self.model, self.plan)
 
-    def run(self, method: int, shard: Shard, names: list[str]) -> Record:
-        """Explain a shard and score it by the metrics with these names."""
-        explainer = self.plan.methods[method]
-        cells = [cell for cell in self.plan.cells if cell.name in names]
+    def run(self, shard: Shard, wanted: Mapping[int, Sequence[str]]) -> list[Record]:
+        """Explain a shard and score it.
+
+        Parameters
+        ----------
+        shard : Shard
+        wanted : mapping of int to sequence of str
+            By the places of the explainers, the names of the cells to compute.
+        """
         x, y = shard.x.read(), shard.y.read()
         s = None if shard.s is None else shard.s.read()
-        start = time.perf_counter()
-        maps = None
-        failure: tuple[str, str] | None = None
-        try:
-            maps = self._explain(explainer, shard, x, y)
-        except Exception as error:
-            failure = told("explaining failed: ", error)
-        seconds = time.perf_counter() - start
-        scored = {}
-        for cell in cells:
-            if maps is None:
-                assert failure is not None
-                scored[cell.name] = _failed(len(x), 0.0, *failure)
-                continue
-            if cell.failure is not None:
-                scored[cell.name] = _failed(len(x), 0.0, *cell.failure)
-                continue
-            start = time.perf_counter()
-            try:
-                with clean_outputs_shared(self._clean, by_identity=True):
-                    scored[cell.name] = self._score(cell, explainer, shard.start, x, y, s, maps)
-            except Exception as error:
-                took = time.perf_counter() - start
-                scored[cell.name] = _failed(len(x), took, *told("", error))
-        return Record(
-            method=method,
-            start=shard.start,
-            stop=shard.stop,
-            cells=scored,
-            maps={}
-            if maps is None
-            else {
-                case: np.array(maps[case - shard.start])
-                for case in self.plan.cases
-                if shard.start <= case < shard.stop
-            },
-            seconds=seconds,
-            threads=torch.get_num_threads(),
-        )
+        explained = {method: self._explained(method, shard, x, y) for method in wanted}
+        scored: dict[int, dict[str, Scored]] = {method: {} for method in wanted}
+        with answers_shared(self._shared):
+            for cell in self.plan.cells:
+                methods = [method for method in wanted if cell.name in wanted[method]]
+                for method, found in self._scored(cell, methods, explained, shard, x, y, s):
+                    scored[method][cell.name] = found
+        return [
+            Record(
+                method=method,
+                start=shard.start,
+                stop=shard.stop,
+                cells=scored[method],
+                maps=explained[method].cases(self.plan.cases, shard.start, shard.stop),
+                seconds=explained[method].seconds,
+                threads=torch.get_num_threads(),
+            )
+            for method in wanted
+        ]
 
     @property
     def _device(self) -> torch.device:
         return checks.resolve_device(self.model, self.plan.device)
 
-    def _state(self, first: int, purpose: sampling.Purpose) -> int:
-        """Return the global random states' seed for the batch that begins at a sample.
+    def _state(self, first: int) -> int:
+        """Return the global random states' seed for explaining the batch that begins at a sample.
 
         Explainers and metrics have seeds of their own: a metric that explains again must not get
         the draws that are in the attributions already.
         """
         key = sampling.sample_keys(self.plan.seed, torch.tensor([first]))
-        return int(sampling.bits(key, 1, purpose)) & (2**32 - 1)
+        return int(sampling.bits(key, 1, sampling.Purpose.EXPLAINER_STATE)) & (2**32 - 1)
 
     def _keywords(self, explainer: Method) -> dict[str, Any]:
         if self.plan.device is None or not takes(explainer.function, "device"):
             return explainer.keywords
         return {"device": self.plan.device, **explainer.keywords}
 
-    def _explain(self, explainer: Method, shard: Shard, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def _explained(self, method: int, shard: Shard, x: np.ndarray, y: np.ndarray) -> Explained:
+        start = time.perf_counter()
+        try:
+            maps = self._explain(self.plan.methods[method], method, shard, x, y)
+        except Exception as error:
+            failure = told("explaining failed: ", error)
+            return Explained(None, time.perf_counter() - start, failure)
+        return Explained(maps, time.perf_counter() - start, None)
+
+    def _explain(
+        self, explainer: Method, method: int, shard: Shard, x: np.ndarray, y: np.ndarray
+    ) -> np.ndarray:
         """Return the attributions, made batch by batch from random states of the batch's own."""
-        if shard.maps is not None:
-            maps = shard.maps.read()
+        known = shard.maps.get(method)
+        if known is not None:
+            maps = known.read()
         else:
             assert explainer.function is not None
             parts = []
             for first in range(0, len(x), self.plan.batch_size):
                 rows = slice(first, first + self.plan.batch_size)
-                state = self._state(shard.start + first, sampling.Purpose.EXPLAINER_STATE)
+                state = self._state(shard.start + first)
                 with seeded(state, self._device), _kept(self.model):
                     made = explainer.function(
                         # Copies, because functions may write into what they are given.
@@ -227,107 +227,113 @@ class Loaded:
         expanded: np.ndarray = utils.expand_attribution_channel(maps, x)
         return expanded
 
+    def _scored(
+        self,
+        cell: Cell,
+        methods: Sequence[int],
+        explained: Mapping[int, Explained],
+        shard: Shard,
+        x: np.ndarray,
+        y: np.ndarray,
+        s: np.ndarray | None,
+    ) -> Iterator[tuple[int, Scored]]:
+        """Yield what a metric says of the maps of some explainers, or why it says nothing."""
+        good: dict[int, np.ndarray] = {}
+        for method in methods:
+            failure = explained[method].failure or cell.failure
+            maps = explained[method].maps
+            if failure is None and maps is not None:
+                good[method] = maps
+            else:
+                assert failure is not None
+                yield method, _failed(len(x), 0.0, *failure)
+        start = time.perf_counter()
+        try:
+            found = self._score(cell, good, shard.start, x, y, s) if good else []
+        except Exception as error:
+            if len(good) > 1:
+                # Each by itself: one may be at fault for all.
+                for method in good:
+                    yield from self._scored(cell, [method], explained, shard, x, y, s)
+                return
+            found = [_failed(len(x), time.perf_counter() - start, *told("", error))]
+        yield from zip(good, found, strict=True)
+
     def _score(
         self,
         cell: Cell,
-        explainer: Method,
+        maps: Mapping[int, np.ndarray],
         first: int,
         x: np.ndarray,
         y: np.ndarray,
         s: np.ndarray | None,
-        a: np.ndarray,
-    ) -> Scored:
+    ) -> list[Scored]:
+        """Score the maps of some explainers, by their places, all at once."""
         start = time.perf_counter()
         call = {
             name: value[first : first + len(x)]
-            if name == "custom_batch" and is_rows(value)
+            if name == "custom_batch" and checks.is_rows(value)
             else value
             for name, value in cell.call.items()
         }
-        explain: dict[str, Any] = (
-            {}
-            if explainer.function is None
-            else {
-                "explain_func": explainer.function,
-                "explain_func_kwargs": self._keywords(explainer),
-            }
-        )
-        if not isinstance(cell.metric, TorchMetric):
-            return self._score_foreign(cell.metric, {**call, **explain}, first, x, y, s, a)
         metric = cell.metric
-        scores = metric(
-            model=self.model,
-            x_batch=x,
-            y_batch=y,
-            a_batch=a,
-            s_batch=s,
+        if not isinstance(metric, TorchMetric):
+            metric = Foreign(metric, seed=self.plan.seed)
+        methods = [self.plan.methods[method] for method in maps]
+        found = metric.score_maps(
+            self.model,
+            x,
+            y,
+            list(maps.values()),
+            s,
             device=self.plan.device,
             batch_size=self.plan.batch_size,
             index_batch=np.arange(first, first + len(x)),
-            **explain,
+            explainers=[
+                (None, None) if each.function is None else (each.function, self._keywords(each))
+                for each in methods
+            ],
+            carry_inputs=[each.carries_input for each in methods],
             **call,
         )
-        # What a metric keeps of its past grows with every shard.
-        metric.all_evaluation_scores = []
-        chunks = metric.plan
-        return Scored(
-            np.array(scores, dtype=np.float64),
-            np.array(metric.standard_errors, dtype=np.float64),
-            metric.n_evaluations,
-            time.perf_counter() - start,
-            None if chunks is None else (chunks.chunk_size, chunks.memory_format),
-        )
-
-    def _score_foreign(
-        self,
-        metric: Metric[Any],
-        call: Mapping[str, Any],
-        first: int,
-        x: np.ndarray,
-        y: np.ndarray,
-        s: np.ndarray | None,
-        a: np.ndarray,
-    ) -> Scored:
-        """Call another package's metric batch by batch, from random states of the batch's own."""
-        start = time.perf_counter()
-        if call.get("channel_first") is False:
-            raise ValueError("channel_first must not be False for a metric of another package")
-        foreign = ForeignMetric(
-            metric,
-            Call(
-                model=self.model,
-                explain_func=call.get("explain_func"),
-                explain_func_kwargs=call.get("explain_func_kwargs"),
-                model_predict_kwargs=call.get("model_predict_kwargs"),
-                softmax=call.get("softmax"),
-                device=self.plan.device,
-                custom_batch=call.get("custom_batch"),
-                has_attributions=True,
-            ),
-            metric,
-            np.mean,
-        )
-        foreign.check_custom(len(x))
-        scores, errors, rows = [], [], 0
-        for begin in range(0, len(x), self.plan.batch_size):
-            part = slice(begin, begin + self.plan.batch_size)
-            arrays = Arrays(
-                x=x[part],
-                y=y[part],
-                s=None if s is None else s[part],
-                custom=foreign.next_custom(len(x[part])),
-                index=np.arange(first + begin, first + begin + len(x[part])),
-                device=self._device,
+        took = (time.perf_counter() - start) / len(maps)
+        # Another package's metric asks the model in its own way.
+        chunks = found.plan if metric is cell.metric else None
+        return [
+            Scored(
+                score=found.scores[place],
+                error=found.standard_errors[place],
+                n_evaluations=int(found.n_evaluations[place]),
+                # Of all maps, as they were asked about together.
+                n_rows=found.n_rows if place == 0 else 0,
+                seconds=took,
+                plan=None if chunks is None else (chunks.chunk_size, chunks.memory_format),
             )
-            maps = as_metric_sees(metric, a[part].copy())
-            state = self._state(first + begin, sampling.Purpose.GLOBAL_STATE)
-            answer = foreign.score(arrays, maps, _unchanged, state)
-            scores.append(answer.score)
-            errors.append(np.full(len(answer.score), np.nan if answer.is_random else 0.0))
-            rows += answer.rows
-        return Scored(
-            np.concatenate(scores), np.concatenate(errors), rows, time.perf_counter() - start
-        )
+            for place in range(len(maps))
+        ]
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The attributions of a shard by one explainer, or why there are none.
+
+    Attributes
+    ----------
+    maps : numpy.ndarray or None
+    seconds : float
+    failure : (str, str) or None
+        What was raised, and the end of its traceback.
+    """
+
+    maps: np.ndarray | None
+    seconds: float
+    failure: tuple[str, str] | None
+
+    def cases(self, cases: Sequence[int], start: int, stop: int) -> dict[int, np.ndarray]:
+        """Return the maps of those samples that are shown."""
+        if self.maps is None:
+            return {}
+        return {case: np.array(self.maps[case - start]) for case in cases if start <= case < stop}
 
 
 @contextmanager
@@ -347,10 +353,6 @@ def _kept(model: nn.Module) -> Iterator[None]:
         raise ValueError("the explainer must leave the model's weights as they are, changes them")
 
 
-def _unchanged(maps: np.ndarray) -> np.ndarray:
-    return maps
-
-
 def told(before: str, error: Exception) -> tuple[str, str]:
     """Return what was raised and the end of its traceback."""
     text = "".join(traceback.format_exception(error))
@@ -359,4 +361,4 @@ def told(before: str, error: Exception) -> tuple[str, str]:
 
 def _failed(n: int, seconds: float, failure: str, trace: str) -> Scored:
     unknown = np.full(n, np.nan)
-    return Scored(unknown, unknown, 0, seconds, None, failure, trace)
+    return Scored(unknown, unknown, 0, 0, seconds, None, failure, trace)

@@ -312,6 +312,7 @@ def _packed(record: Record, key: str) -> bytes:
             {
                 "name": name,
                 "n_evaluations": scored.n_evaluations,
+                "n_rows": scored.n_rows,
                 "seconds": scored.seconds,
                 "plan": scored.plan,
                 "failure": scored.failure,

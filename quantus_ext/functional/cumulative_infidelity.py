@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quantus_ext.engine import sampling
+from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
 from quantus_ext.engine.perturb import differing_bits
@@ -42,7 +43,8 @@ def cumulative_infidelity(
     forward : Forward
         The model.
     x : Tensor, shape (n, C, H, W)
-    a : Tensor, shape of ``x``, or with one channel, which then counts for each channel
+    a : Tensor, shape of ``x``, or with one channel, which then counts for each channel; or
+        (m, n, …), m maps of each sample
     y : Tensor, int64, shape (n,)
     perturb_func : callable
         Takes ``arr`` (n, values) and ``indices`` (n, count), as Quantus calls it.
@@ -62,6 +64,8 @@ def cumulative_infidelity(
     Scores
         ``details`` as for :func:`quantus_ext.functional.infidelity`, over patches instead of draws.
     """
+    maps = a if a.ndim > x.ndim else a.unsqueeze(0)
+    m = len(maps)
     index = torch.arange(len(x), device=x.device) if index is None else index
     keys = sampling.sample_keys(seed, index)
     clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
@@ -69,29 +73,38 @@ def cumulative_infidelity(
     # A random function is given one sample at a time, so that its numbers do not depend on which
     # other samples are in the batch; a deterministic one sees them all at once.
     groups = [slice(i, i + 1) for i in range(len(x))] if is_random else [slice(0, len(x))]
-    losses, sums = [], []
+    losses, sums, asked = [], [], []
     with isolated_random_state():
         for rows in groups:
-            repeated, total = [], torch.zeros(())
+            repeated: list[Tensor] = []
+            total = torch.zeros(())
+            count = torch.zeros(len(x[rows]), dtype=torch.float64)
             for key in sampling.draw_keys(keys[rows][:1], 0, repeats)[0].tolist():
                 seed_global_generators(key & (2**32 - 1))
                 for size in patch_sizes:
-                    predicted, changed = _cumulative_changes(
-                        forward, x[rows], a[rows], y[rows], clean[rows], perturb_func, size
+                    predicted, changed, new = _cumulative_changes(
+                        forward, x[rows], maps[:, rows], y[rows], clean[rows], perturb_func, size
                     )
-                    loss = loss_func(a=changed.numpy(), b=predicted.numpy(), batched=True)
-                    repeated.append(torch.as_tensor(np.asarray(loss), dtype=torch.float64))
+                    loss = [
+                        np.asarray(loss_func(a=changed.numpy(), b=each.numpy(), batched=True))
+                        for each in predicted.unbind(1)
+                    ]
+                    repeated.append(torch.as_tensor(np.stack(loss), dtype=torch.float64))
                     total = total + power_sums(predicted, changed)
-            losses.append(torch.stack(repeated, 1).unflatten(1, (repeats, len(patch_sizes))))
+                    count += new
+            # Maps, samples, repeats, sizes.
+            losses.append(torch.stack(repeated, 2).unflatten(2, (repeats, len(patch_sizes))))
             sums.append(total)
+            asked.append(count)
     patches = sum(_grid(x, size)[0] * _grid(x, size)[1] for size in patch_sizes)
-    counts = torch.full((len(x),), float(repeats * patches), dtype=torch.float64)
+    counts = torch.full((m, len(x)), float(repeats * patches), dtype=torch.float64)
     # The patches are all there are.
-    details = Moments(torch.cat(sums), counts, sizes=counts).details()
-    per_repeat = torch.cat(losses).mean(2)
-    score = per_repeat.mean(1)
-    error = per_repeat.std(1) / repeats**0.5 if is_random else torch.zeros_like(score)
-    return Scores(score, error, details)
+    details = Moments(torch.cat(sums).transpose(0, 1), counts, sizes=counts).details()
+    per_repeat = torch.cat(losses, 1).mean(3)
+    score = per_repeat.mean(2)
+    error = per_repeat.std(2) / repeats**0.5 if is_random else torch.zeros_like(score)
+    scores = Scores(score, error, details, (Asked({"states": torch.cat(asked)}),) * m)
+    return scores if a.ndim > x.ndim else scores.of_map(0)
 
 
 def _cumulative_changes(
@@ -102,15 +115,18 @@ def _cumulative_changes(
     clean: Tensor,
     perturb_func: Callable[..., Any],
     size: int,
-) -> tuple[Tensor, Tensor]:
-    """Return ``I·Φ`` and ``f(x) - f(x̃)`` as patch after patch is perturbed, each (n, patches).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what happens as patch after patch is perturbed.
+
+    ``I·Φ`` of each map (n, m, patches), ``f(x) - f(x̃)`` (n, patches), and how many rows the model
+    was asked about for each sample (n,).
 
     States that a patch leaves as they were are not evaluated again.
     """
     rows, columns = _grid(x, size)
     positions = np.arange(x[0].numel()).reshape(x.shape[1], rows, size, columns, size)
     original = x.detach().cpu().numpy().reshape(len(x), -1)
-    phi = a.expand_as(x).cpu().numpy().reshape(len(x), -1)
+    phi = a.expand(-1, *x.shape).cpu().numpy().reshape(len(a), len(x), -1)
     state = original.copy()
     before = torch.tensor(original)
     buffer = forward.buffer(x, min(max(forward.chunk_size, len(x)), len(x) * rows * columns))
@@ -118,7 +134,8 @@ def _cumulative_changes(
     # The answers that are known, and of each state the place of its own among them.
     answers, place, places = [clean], torch.arange(len(x), device=x.device), []
     waiting, known = 0, len(x)
-    predicted = []
+    predicted: list[Tensor] = []
+    asked = torch.zeros(len(x), dtype=torch.float64)
 
     def ask() -> None:
         outputs = forward(buffer[:waiting])
@@ -127,11 +144,12 @@ def _cumulative_changes(
     for row, column in np.ndindex(rows, columns):
         indices = np.tile(positions[:, row, :, column].ravel(), (len(x), 1))
         state = np.asarray(perturb_func(arr=state, indices=indices))
-        predicted.append(torch.from_numpy(np.einsum("nv,nv->n", phi, original - state)))
+        predicted.append(torch.from_numpy(np.einsum("mnv,nv->nm", phi, original - state)))
         # A copy, because the function may work in place.
         given = torch.tensor(state, dtype=x.dtype)
         new = differing_bits(given, before).any(1).nonzero().squeeze(1)
         before = given
+        asked[new] += 1
         if waiting + len(new) > len(buffer):
             ask()
             waiting = 0
@@ -145,7 +163,7 @@ def _cumulative_changes(
     if waiting:
         ask()
     changed = clean - torch.cat(answers)[torch.stack(places, 1), 0]
-    return torch.stack(predicted, 1), changed.cpu()
+    return torch.stack(predicted, 2), changed.cpu(), asked
 
 
 def _grid(x: Tensor, size: int) -> tuple[int, int]:

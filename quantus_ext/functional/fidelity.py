@@ -22,8 +22,10 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import Target
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
+from quantus_ext.engine.masked import MaskedModel
 from quantus_ext.engine.perturb import Perturbation
-from quantus_ext.functional.removal import Output, Region, answers_without
+from quantus_ext.engine.regions import Region
+from quantus_ext.functional.removal import Output, Without, answers_without
 from quantus_ext.functional.scores import Scores
 
 Sign = Literal["plus", "minus", "gap"]
@@ -74,6 +76,7 @@ def fidelity(
     seed: int = 0,
     index: Tensor | None = None,
     clean: Tensor | None = None,
+    numbers: Tensor | None = None,
 ) -> Scores:
     """Compute Fid⁺, Fid⁻ and their difference over a grid of explanation sizes.
 
@@ -87,7 +90,7 @@ def fidelity(
         ``output="probability"``.
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
         Inputs.
-    a : Tensor, shape of ``x`` or with one channel
+    a : Tensor, shape of ``x`` or with one channel; or (m, n, …), m maps of each sample
         Attributions; only their ranks count.
     y : Tensor, int64, shape (n,)
         Explained classes.
@@ -113,7 +116,7 @@ def fidelity(
         Target standard error of the mean over sizes, of either sign or, with ``score="gap"``, of
         their difference. A sample's draws for all sizes stop, at 8, 12, 16, 24, 32, … of each,
         when it is reached; those for single sizes that are known well enough stop before.
-    seed, index, clean
+    seed, index, clean, numbers
         As for :func:`quantus_ext.functional.infidelity`.
 
     Returns
@@ -147,7 +150,6 @@ def fidelity(
     n_draws = checks.positive_integer("n_draws", n_draws)
     if tolerance is not None:
         tolerance = checks.positive_number("tolerance", tolerance)
-    forward = forward if isinstance(forward, Forward) else Forward(forward)
     elements = elements or elements_of(x)
     # Counts are known on the host, so that nothing waits for the device.
     totals = elements.totals()
@@ -197,43 +199,56 @@ def fidelity(
                 (count.size, t, count.minus) for count, t in zip(counts, totals, strict=True)
             ),
         ]
-    answers = answers_without(
+    masked = MaskedModel.of(
         forward,
         x,
-        a,
         y,
-        regions,
-        elements=elements,
         perturbation=perturbation,
-        output=output,
-        n_draws=n_draws,
-        target=target,
         seed=seed,
         index=index,
         clean=clean,
+        numbers=numbers,
     )
-    # Streams alternate: plus and minus of the first size, of the second, …
-    change = answers.original[:, None] - answers.without
-    plus, minus = (change[:, sign::2] for sign in (0, 1))
-    error_plus, error_minus = (answers.squared_error[:, sign::2] for sign in (0, 1))
-    means = {"plus": (plus * weights).sum(1), "minus": (minus * weights).sum(1)}
-    means["gap"] = means["plus"] - means["minus"]
     of_signs = {"plus": (1.0, 0.0), "minus": (0.0, 1.0), "gap": (1.0, -1.0)}[score]
-    squared_error = answers.squared_error_of(
-        torch.stack([weights * of_sign for of_sign in of_signs], 2).flatten(1)
-    )
-    details = {
-        **means,
-        "curve_plus": plus,
-        "curve_minus": minus,
-        "error_plus": error_plus.sqrt(),
-        "error_minus": error_minus.sqrt(),
-        "sparsity": torch.tensor(list(sparsity), dtype=plus.dtype, device=plus.device).expand(
-            len(plus), -1
-        ),
-        "size": sizes,
-    }
-    return Scores(means[score], squared_error.sqrt(), details)
+
+    def scored(answers: Without) -> Scores:
+        # Streams alternate: plus and minus of the first size, of the second, …
+        change = answers.original[:, None] - answers.without
+        plus, minus = (change[:, sign::2] for sign in (0, 1))
+        error_plus, error_minus = (answers.squared_error[:, sign::2] for sign in (0, 1))
+        means = {"plus": (plus * weights).sum(1), "minus": (minus * weights).sum(1)}
+        means["gap"] = means["plus"] - means["minus"]
+        squared_error = answers.squared_error_of(
+            torch.stack([weights * of_sign for of_sign in of_signs], 2).flatten(1)
+        )
+        details = {
+            **means,
+            "curve_plus": plus,
+            "curve_minus": minus,
+            "error_plus": error_plus.sqrt(),
+            "error_minus": error_minus.sqrt(),
+            "sparsity": torch.tensor(list(sparsity), dtype=plus.dtype, device=plus.device).expand(
+                len(plus), -1
+            ),
+            "size": sizes,
+        }
+        return Scores(means[score], squared_error.sqrt(), details, (answers.rests_on,))
+
+    scores = [
+        scored(
+            answers_without(
+                masked,
+                each,
+                regions,
+                elements=elements,
+                output=output,
+                n_draws=n_draws,
+                target=target,
+            )
+        )
+        for each in (a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0))
+    ]
+    return Scores.stack(scores) if a.ndim > x.ndim else scores[0]
 
 
 def first_of(sizes: Sequence[int]) -> list[bool]:

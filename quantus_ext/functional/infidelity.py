@@ -6,19 +6,19 @@ infidelity is ``E_I[(a - b)²]``.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from quantus_ext import checks
-from quantus_ext.engine import sampling
-from quantus_ext.engine.draws import FIRST, Block, Cells, Target, sum_draws, sum_until_known
+from quantus_ext.engine.answers import OUTPUT, Asked
+from quantus_ext.engine.draws import FIRST, Cells, SumRows, Target, sum_until_known
 from quantus_ext.engine.elements import Elements, Rows, elements_of
 from quantus_ext.engine.forward import Forward, Predict
+from quantus_ext.engine.masked import Block, MaskedModel, Sampler
 from quantus_ext.engine.perturb import (
     SAME,
     CaptumFunction,
@@ -28,13 +28,7 @@ from quantus_ext.engine.perturb import (
     replaces_by,
 )
 from quantus_ext.engine.populations import by_population
-from quantus_ext.functional.infidelity_draws import (
-    Choose,
-    Scheme,
-    listed,
-    populations,
-    sampler_of,
-)
+from quantus_ext.functional.infidelity_draws import Scheme, listed, populations, sampler_of
 from quantus_ext.functional.infidelity_moments import N_SUMS, Moments, power_sums
 from quantus_ext.functional.scores import Scores
 
@@ -58,6 +52,7 @@ def infidelity(
     seed: int = 0,
     index: Tensor | None = None,
     clean: Tensor | None = None,
+    numbers: Tensor | None = None,
 ) -> Scores:
     r"""Compute ``E_I[(I·Φ - (f(x) - f(x - I)))²]``, lower is better.
 
@@ -67,7 +62,7 @@ def infidelity(
         The model: rows in, (rows, classes) out.
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
         Inputs.
-    a : Tensor, shape of ``x``, or with one channel
+    a : Tensor, shape of ``x``, or with one channel; or (m, n, …), m maps of each sample
         Attributions Φ. One channel stands for the sum over all of them, spread evenly.
     y : Tensor, int64, shape (n,)
         Explained classes.
@@ -108,6 +103,9 @@ def infidelity(
         Global sample indices, by default 0, …, n - 1.
     clean : Tensor, shape (n, classes), optional
         The model's outputs for ``x``, where they are known already.
+    numbers : Tensor, int64, shape (n,), optional
+        Which samples of a call these are, for models that hold something for each; see
+        :func:`quantus_ext.adapters.samples_of_rows`.
 
     Returns
     -------
@@ -142,17 +140,30 @@ def infidelity(
     >>> bool((result.score < 1e-24).all()), result.details["faithfulness"].tolist()
     (True, [1.0, 1.0])
     """
-    forward = forward if isinstance(forward, Forward) else Forward(forward)
-    perturbation = perturbation or replace_by("black")
-    # Sums of draws are no place to keep a graph.
-    x, a = x.detach(), a.detach().double()
-    index = torch.arange(len(x), device=x.device) if index is None else index
-    keys = sampling.sample_keys(seed, index)
     patch_sizes = checks.positive_integers("patch_sizes", patch_sizes)
     subset_fraction = checks.fraction("subset_fraction", subset_fraction)
     n_draws = checks.positive_integer("n_draws", n_draws)
     if tolerance is not None:
         tolerance = checks.positive_number("tolerance", tolerance)
+    perturbation = perturbation or replace_by("black")
+    if multiply_by_inputs and isinstance(perturbation, CaptumFunction):
+        raise ValueError(
+            "multiply_by_inputs must be False where perturb_func returns I itself, from_captum's: "
+            "let that function divide by the inputs"
+        )
+    masked = MaskedModel.of(
+        forward,
+        x,
+        y,
+        perturbation=perturbation,
+        seed=seed,
+        index=index,
+        clean=clean,
+        numbers=numbers,
+    )
+    x, keys = masked.x, masked.keys
+    maps = a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0)
+    m = len(maps)
     independent = sampler_of(scheme, x, patch_sizes, subset_fraction, elements)
     kind = scheme if perturbation.uses_mask else "all"
     equally_likely = kind != "patch" or len(set(patch_sizes)) == 1
@@ -160,43 +171,33 @@ def infidelity(
     groups = by_population(
         possible, listed=equally_likely and not perturbation.random, device=x.device
     )
-    clean = forward.clean(x) if clean is None else clean
-    known = clean.gather(1, y[:, None])
-
-    if multiply_by_inputs and isinstance(perturbation, CaptumFunction):
-        raise ValueError(
-            "multiply_by_inputs must be False where perturb_func returns I itself, from_captum's: "
-            "let that function divide by the inputs"
-        )
     # Masks treat channels alike, but for those of single channel values.
     alike = x.ndim > 2 and (elements is None or elements.mask_shape != x.shape[1:])
     factor = _InputFactor.of(x, perturbation, inputs_baseline) if multiply_by_inputs else None
+    predicted = _Predicted(masked, maps, factor, alike=alike)
+    known = masked.original[:, OUTPUT]
 
-    def sum_with(choose: Choose, rows: Rows, start: int, stop: int) -> Tensor:
-        own = None if factor is None else factor.take(rows)
-        predicted = _predicted_change(x[rows], a[rows], perturbation, own, alike=alike)
-        targets, original = y[rows], known[rows].double()
+    def statistic(block: Block) -> Tensor:
+        changed = known[block.samples, None] - block.answers[..., OUTPUT]
+        return power_sums(predicted(block), changed)
 
-        def statistic(block: Block) -> Tensor:
-            labels = targets[block.samples][:, None, None].expand(*block.outputs.shape[:2], 1)
-            changed = original[block.samples] - block.outputs.gather(2, labels).squeeze(2)
-            return power_sums(predicted(block), changed)
-
-        return sum_draws(
-            forward,
-            x[rows],
-            clean[rows],
-            keys[rows],
-            sampler=choose(rows),
-            perturbation=perturbation,
-            statistic=statistic,
-            start=start,
-            stop=stop,
+    def sum_with(choose: Sampler, name: str | None) -> SumRows:
+        return lambda rows, start, stop: masked.sum_draws(
+            rows,
+            keys,
+            choose,
+            statistic,
+            start,
+            stop,
+            name=name,
+            needs_perturbed=not predicted.by_mask,
         )
 
     def variance(sums: Tensor, counts: Tensor) -> Tensor:
         return Moments(sums, counts).loss(rescale)[1]
 
+    settings = (kind, list(patch_sizes), subset_fraction)
+    grouping = None if elements is None else elements.group
     cells = []
     sizes = torch.full_like(keys, torch.inf, dtype=torch.float64)
     for rows, population in groups:
@@ -204,31 +205,38 @@ def infidelity(
         if population is not None:
             choose = listed(population, keys, elements or elements_of(x))
             sizes[rows] = torch.full_like(sizes[rows], population.total)
-        cells.append(Cells(0, rows, population, n_draws, functools.partial(sum_with, choose)))
+        name = masked.name_of(settings, grouping, population)
+        cells.append(Cells(slice(0, m), rows, population, n_draws, sum_with(choose, name)))
     single = torch.tensor([population.single for population in possible], device=x.device)
-    spread = torch.zeros_like(known)
+    spread = torch.zeros_like(known).unsqueeze(1)
+    extreme_asked = torch.zeros_like(known)
     if tolerance is not None and max(group.limit for group in cells) > FIRST:
         # How far apart losses can plausibly be: what perturbing everything at once does.
-        extreme = sum_with(sampler_of("all", x, patch_sizes, 1.0, elements), slice(None), 0, 1)
-        moments = Moments(extreme, torch.ones_like(extreme[:, 0]))
-        spread = moments.product(0, 2).unsqueeze(1)
+        everything = sampler_of("all", x, patch_sizes, 1.0, elements)
+        extreme, extreme_asked = sum_with(everything, masked.name_of("all"))(slice(None), 0, 1)
+        moments = Moments(extreme, torch.ones_like(extreme[..., 0]))
+        spread = moments.product(0, 2)
         if not rescale:
             # Rescaled, a map of zeros is as good as any other can be bad.
-            spread = spread.maximum(moments.product(2, 0).unsqueeze(1))
+            spread = spread.maximum(moments.product(2, 0))
     drawn = sum_until_known(
         cells,
-        shape=(len(x), 1, N_SUMS),
-        target=None if tolerance is None else Target(tolerance, [0]),
+        shape=(len(x), m, N_SUMS),
+        target=None if tolerance is None else Target(tolerance, range(m)),
         variance=variance,
-        spread=spread.double(),
+        spread=spread,
     )
-    moments = Moments(drawn.sums[:, 0], drawn.counts[:, 0], sizes, single)
-    divided = factor is None or factor.baseline is None or not alike or a.shape == x.shape
-    if not divided and bool(moments.product(1, 0).isnan().any()):
+    moments = Moments(drawn.sums.transpose(0, 1), drawn.counts.T, sizes, single)
+    if predicted.divides and bool(moments.product(1, 0).isnan().any()):
         raise ValueError(_CANNOT_SPLIT)
     score = moments.loss(rescale)[0]
-    error = drawn.squared_error[:, 0].sqrt()
-    return Scores(score, error.where(~score.isnan(), torch.nan), moments.details())
+    scores = Scores(
+        score,
+        drawn.squared_error.T.sqrt().where(~score.isnan(), torch.nan),
+        moments.details(),
+        tuple(Asked({"draws": rows, "extreme": extreme_asked}) for rows in drawn.asked.unbind(1)),
+    )
+    return scores if a.ndim > x.ndim else scores.of_map(0)
 
 
 @dataclass(frozen=True)
@@ -260,10 +268,6 @@ class _InputFactor:
         baseline = baseline_like(perturbation, inputs_baseline, x).double()
         return cls(baseline.expand(len(x), *baseline.shape[1:]), perturbation.replaces)
 
-    def take(self, rows: Rows) -> _InputFactor:
-        """Return that of some of the samples."""
-        return self if self.baseline is None else replace(self, baseline=self.baseline[rows])
-
     def interpreted(self, original: Tensor, perturbed: Tensor, baseline: Tensor) -> Tensor:
         """Return ``I``, where elements are chosen."""
         difference = original - baseline
@@ -272,43 +276,60 @@ class _InputFactor:
         return torch.where(perturbed == baseline, 1.0, quotient) if self.replaces else quotient
 
 
-def _predicted_change(
-    x: Tensor, a: Tensor, perturbation: Perturbation, factor: _InputFactor | None, *, alike: bool
-) -> Callable[[Block], Tensor]:
-    """Return the function from a block to ``I·Φ``, shape (b, d), in double precision.
+class _Predicted:
+    """The function from a block to ``I·Φ``, shape (b, m, d), in double precision.
 
-    ``alike`` says that masks treat channels alike.
+    A map summed over the channels counts once an element. Where `I` is a difference of inputs it is
+    spread evenly over them; where it is a share of the input factor it must be the same in all, for
+    the sum can't be divided among them.
+
+    Parameters
+    ----------
+    masked : MaskedModel
+    maps : Tensor, shape (m, n, \\*map)
+    factor : _InputFactor or None
+    alike : bool
+        Whether masks treat channels alike.
+
+    Attributes
+    ----------
+    by_mask : bool
+        Whether what is added by an element is known before it is drawn.
+    divides : bool
+        Whether sums over channels would have to be divided.
     """
-    # A map summed over the channels counts once an element. Where `I` is a difference of inputs it
-    # is spread evenly over them; where it is a share of the input factor it must be the same in
-    # all, for the sum can't be divided among them.
-    summed = a.shape != x.shape
-    whole = summed and factor is not None and alike
-    phi = (a.expand_as(x) / x.shape[1] if summed and not whole else a).double()
-    weight = _known_weight(x, perturbation, factor)
-    if weight is not None:
-        if whole and weight.shape[1] > 1:
+
+    def __init__(
+        self, masked: MaskedModel, maps: Tensor, factor: _InputFactor | None, *, alike: bool
+    ) -> None:
+        self._x = masked.x
+        self._maps = maps
+        self._factor = factor
+        self._alike = alike
+        summed = maps.shape[1:] != self._x.shape
+        self._whole = summed and factor is not None and alike
+        self._spread = summed and not self._whole
+        self.divides = self._whole and factor is not None and factor.baseline is not None
+        weight = _known_weight(masked, factor)
+        self.by_mask = weight is not None
+        if weight is not None and self._whole and weight.shape[1] > 1:
             if not bool(_same_over(1, weight).all()):
                 raise ValueError(_CANNOT_SPLIT)
             weight = weight[:, :1]
-        # In double precision, for the quotient of an element that is never drawn must not overflow.
-        added = weight * phi
-        if alike:
-            added = added.sum(1, keepdim=True)
-        added = added.flatten(1).unsqueeze(2)
+        self._weight = weight
+        self._added: tuple[Rows, Tensor] | None = None
 
-        def summed_up(block: Block) -> Tensor:
+    def __call__(self, block: Block) -> Tensor:
+        if self._weight is not None:
             # As bytes, which are converted several times as fast as truth values.
-            mask = block.mask.view(torch.int8).to(added.dtype).flatten(2)
-            mask = mask.expand(-1, -1, added.shape[1])
-            return (mask @ added[block.samples]).squeeze(2)
-
-        return summed_up
-
-    axes = tuple(range(2, x.ndim + 1))
-
-    def predicted(block: Block) -> Tensor:
-        original, perturbed = x[block.samples].unsqueeze(1).double(), block.perturbed.double()
+            mask = block.mask.view(torch.int8).to(torch.float64).flatten(2)
+            added = self._added_by(block.samples, self._weight)
+            return added @ mask.expand(-1, -1, added.shape[2]).transpose(1, 2)
+        assert block.perturbed is not None
+        phi = self._phi(block.samples).unsqueeze(2)
+        factor, axes = self._factor, tuple(range(2, phi.ndim - 1))
+        original = self._x[block.samples].unsqueeze(1).double()
+        perturbed = block.perturbed.double()
         if block.interpretation is not None:
             change = block.interpretation.double()
         elif factor is None or factor.baseline is None:
@@ -318,23 +339,38 @@ def _predicted_change(
             change = factor.interpreted(original, perturbed, baseline)
             if factor.replaces:
                 change = change * block.mask
-            if whole:
+            if self._whole:
                 change = change[:, :, :1].where(_same_over(2, change), torch.nan)
-        return (change * phi[block.samples].unsqueeze(1)).sum(axes)
+        return torch.stack([(change * own).sum(axes) for own in phi], 1)
 
-    return predicted
+    def _phi(self, samples: Rows) -> Tensor:
+        """Return the maps of some samples, float64, shape (m, b, \\*map)."""
+        maps = self._maps[:, samples].double()
+        if not self._spread:
+            return maps
+        channels = self._x.shape[1]
+        return maps.expand(-1, -1, channels, *maps.shape[3:]) / channels
+
+    def _added_by(self, samples: Rows, weight: Tensor) -> Tensor:
+        """Return what each element adds to a sum, shape (b, m, values); the last is kept.
+
+        In double precision, for the quotient of an element that is never drawn must not overflow.
+        """
+        if self._added is None or self._added[0] is not samples:
+            added = self._phi(samples) * (weight if len(weight) == 1 else weight[samples])
+            if self._alike:
+                added = added.sum(2, keepdim=True)
+            self._added = samples, added.flatten(2).movedim(0, 1)
+        return self._added[1]
 
 
-def _known_weight(
-    x: Tensor, perturbation: Perturbation, factor: _InputFactor | None
-) -> Tensor | None:
+def _known_weight(masked: MaskedModel, factor: _InputFactor | None) -> Tensor | None:
     """Return ``I`` of each element if it is chosen, float64, None where that is not known."""
     if factor is not None and factor.baseline is None:
-        return torch.ones((1,) * x.ndim, dtype=torch.float64, device=x.device)
-    fixed = perturbation.prepare(x).fixed
-    if fixed is None:
+        return masked.x.new_ones((1,) * masked.x.ndim, dtype=torch.float64)
+    if masked.fixed is None:
         return None
-    original, perturbed = x.double(), fixed.double()
+    original, perturbed = masked.x.double(), masked.fixed.double()
     if factor is None or factor.baseline is None:
         return original - perturbed
     return factor.interpreted(original, perturbed, factor.baseline)

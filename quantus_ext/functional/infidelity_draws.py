@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,14 +12,11 @@ from torch import Tensor
 
 from quantus_ext import checks
 from quantus_ext.engine import sampling
-from quantus_ext.engine.draws import Sampler
 from quantus_ext.engine.elements import Elements, Rows
+from quantus_ext.engine.masked import Sampler
 from quantus_ext.engine.populations import Population, Subsets, Windows, draws_of
 
 Scheme = Literal["patch", "subset", "all"]
-
-Choose = Callable[[Rows], Sampler]
-"""Rows of the batch -> the sampler of their draws."""
 
 
 def sampler_of(
@@ -28,7 +25,7 @@ def sampler_of(
     patch_sizes: Sequence[int],
     subset_fraction: float,
     elements: Elements | None,
-) -> Choose:
+) -> Sampler:
     """Return the scheme's masks: one channel stands for all, tables have none."""
     checks.one_of("scheme", scheme, ("patch", "subset", "all"))
     if elements is not None:
@@ -45,7 +42,7 @@ def sampler_of(
         channel = () if x.ndim == 2 else (1,)
         return mask.reshape(*mask.shape[:2], *channel, *spatial)
 
-    def patch(samples: slice, draws: slice, keys: Tensor) -> Tensor:
+    def patch(samples: Rows, draws: slice, keys: Tensor) -> Tensor:
         if x.ndim == 2:
             if len(patch_sizes) == 1:
                 return sampling.subsets(keys, count, patch_sizes[0])
@@ -54,15 +51,14 @@ def sampler_of(
             return sampling.subsets(keys, count, sizes[choice])
         return shaped(sampling.windows(keys, spatial, patch_sizes))
 
-    def subset(samples: slice, draws: slice, keys: Tensor) -> Tensor:
+    def subset(samples: Rows, draws: slice, keys: Tensor) -> Tensor:
         size = _subset_size(subset_fraction, count)
         return shaped(sampling.subsets(keys, count, size))
 
-    def everything(samples: slice, draws: slice, keys: Tensor) -> Tensor:
+    def everything(samples: Rows, draws: slice, keys: Tensor) -> Tensor:
         return torch.ones((*keys.shape, *(1,) * (x.ndim - 1)), dtype=torch.bool, device=x.device)
 
-    sampler = {"patch": patch, "subset": subset, "all": everything}[scheme]
-    return lambda rows: sampler
+    return {"patch": patch, "subset": subset, "all": everything}[scheme]
 
 
 def _ordered(x: Tensor) -> bool:
@@ -101,15 +97,10 @@ def populations(
     return [population(lengths) for lengths in axes]
 
 
-def listed(population: Population, keys: Tensor, elements: Elements) -> Choose:
+def listed(population: Population, keys: Tensor, elements: Elements) -> Sampler:
     """Return the masks of a population without repetition."""
-
-    def of_rows(rows: Rows) -> Sampler:
-        own = elements.take(rows)
-        masks = draws_of(population, keys[rows], None if own.group is None else own.present)
-        return lambda samples, draws, _: own.expand(masks(samples, draws), samples)
-
-    return of_rows
+    masks = draws_of(population, keys, None if elements.group is None else elements.present)
+    return lambda samples, draws, _: elements.expand(masks(samples, draws), samples)
 
 
 def _sampler_of_elements(
@@ -118,30 +109,26 @@ def _sampler_of_elements(
     patch_sizes: Sequence[int],
     subset_fraction: float,
     ordered: bool,
-) -> Choose:
+) -> Sampler:
     """Return the scheme's masks over each sample's own elements."""
+    present, t = elements.present, elements.counts
+    place = torch.arange(elements.largest, device=t.device)
+    shares = [_subset_size(subset_fraction, n) for n in elements.totals()]
+    share = torch.tensor(shares, device=t.device)
+    sides = torch.tensor(list(patch_sizes), device=t.device)
 
-    def of_rows(rows: Rows) -> Sampler:
-        own = elements.take(rows)
-        present, t, place = own.present, own.counts, torch.arange(own.largest).to(own.counts)
-        shares = [_subset_size(subset_fraction, n) for n in own.totals()]
-        share = torch.tensor(shares, device=t.device)
-        sides = torch.tensor(list(patch_sizes), device=t.device)
+    def choose(samples: Rows, keys: Tensor) -> Tensor:
+        total = t[samples][:, None, None]
+        if scheme == "all":
+            return present[samples].unsqueeze(1).expand(-1, keys.shape[1], -1)
+        if scheme == "subset":
+            size = share[samples][:, None, None]
+            return sampling.subsets(keys, elements.largest, size, present[samples])
+        choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
+        side = sides[choice].minimum(total)
+        if not ordered:
+            return sampling.subsets(keys, elements.largest, side, present[samples])
+        first = sampling.integers(keys, total - side + 1, sampling.Purpose.PATCH_OFFSET)
+        return (place >= first) & (place < first + side)
 
-        def choose(samples: slice, keys: Tensor) -> Tensor:
-            total = t[samples][:, None, None]
-            if scheme == "all":
-                return present[samples].unsqueeze(1).expand(-1, keys.shape[1], -1)
-            if scheme == "subset":
-                size = share[samples][:, None, None]
-                return sampling.subsets(keys, own.largest, size, present[samples])
-            choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
-            side = sides[choice].minimum(total)
-            if not ordered:
-                return sampling.subsets(keys, own.largest, side, present[samples])
-            first = sampling.integers(keys, total - side + 1, sampling.Purpose.PATCH_OFFSET)
-            return (place >= first) & (place < first + side)
-
-        return lambda samples, draws, keys: own.expand(choose(samples, keys), samples)
-
-    return of_rows
+    return lambda samples, draws, keys: elements.expand(choose(samples, keys), samples)

@@ -19,23 +19,25 @@ def power_sums(a: Tensor, b: Tensor) -> Tensor:
 
     Parameters
     ----------
-    a, b : Tensor, shape (n, d)
+    a : Tensor, shape (n, m, d)
+        Of m maps.
+    b : Tensor, shape (n, d)
 
     Returns
     -------
-    Tensor, float64, shape (n, N_SUMS)
+    Tensor, float64, shape (n, m, N_SUMS)
     """
-    a, b = a.double(), b.double()
-    products = torch.einsum("npd,nqd->npq", _powers(a), _powers(b)).flatten(1)
+    a, b = a.double(), b.double().unsqueeze(1)
+    products = (_powers(a) @ _powers(b).transpose(2, 3)).flatten(2)
     squared = (a - b) ** 2
-    return torch.cat([products, squared.sum(1, True), (squared**2).sum(1, True)], 1)
+    return torch.cat([products, squared.sum(2, True), (squared**2).sum(2, True)], 2)
 
 
 def _powers(values: Tensor) -> Tensor:
-    """Return the powers 0 to 4 of values (n, d), shape (n, 5, d)."""
+    """Return the powers 0 to 4 of values (n, m, d), shape (n, m, 5, d)."""
     square = values * values
     return torch.stack(
-        [torch.ones_like(values), values, square, square * values, square * square], 1
+        [torch.ones_like(values), values, square, square * values, square * square], 2
     )
 
 
@@ -49,9 +51,9 @@ class Moments:
 
     Parameters
     ----------
-    sums : Tensor, shape (n, N_SUMS)
+    sums : Tensor, shape (\\*maps, n, N_SUMS)
         From :func:`power_sums`.
-    counts : Tensor, shape (n,)
+    counts : Tensor, shape (\\*maps, n)
         Draws N.
     sizes : Tensor, shape (n,), optional
         Of how many perturbations C they are drawn without repetition; by default infinitely many.
@@ -68,9 +70,9 @@ class Moments:
         single: Tensor | None = None,
     ) -> None:
         self.counts = counts
-        means = sums / counts.unsqueeze(1)
-        self._products = means[:, :-2].unflatten(1, (_ORDERS, _ORDERS))
-        self._residual = means[:, -2], means[:, -1]
+        means = sums / counts.unsqueeze(-1)
+        self._products = means[..., :-2].unflatten(-1, (_ORDERS, _ORDERS))
+        self._residual = means[..., -2], means[..., -1]
         share = 0.0 if sizes is None else counts / sizes
         several = counts > 1
         if single is not None:
@@ -81,7 +83,7 @@ class Moments:
 
     def product(self, p: int, q: int) -> Tensor:
         """Return ``E[aᵖ bᵠ]``."""
-        mean: Tensor = self._products[:, p, q]
+        mean: Tensor = self._products[..., p, q]
         return mean
 
     def scale(self) -> Tensor:

@@ -19,8 +19,10 @@ from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
+from quantus_ext.engine.masked import MaskedModel
 from quantus_ext.engine.perturb import Perturbation
-from quantus_ext.functional.removal import Answers, Region, answers_without
+from quantus_ext.engine.regions import Region
+from quantus_ext.functional.removal import Without, answers_without
 from quantus_ext.functional.scores import Scores
 
 CurveScore = Literal["morf", "lerf", "abpc", "deletion", "insertion"]
@@ -49,6 +51,7 @@ def removal_curves(
     seed: int = 0,
     index: Tensor | None = None,
     clean: Tensor | None = None,
+    numbers: Tensor | None = None,
 ) -> dict[CurveScore, Scores]:
     r"""Compute several scores from the same evaluations.
 
@@ -57,7 +60,7 @@ def removal_curves(
     removed first, by the trapezoid rule over ``u``, and ``Insertion`` that of the curve which
     restores the most relevant first. ``MoRF = Σ_k w_k (f(x⁰) - f(xᵏ))`` with the most relevant
     removed first, ``LeRF`` the same with the least relevant first, ``ABPC = MoRF - LeRF``; the
-    weights are those of :func:`mean_weights`, ``1/(L+1)`` where the shares are evenly spaced.
+    weights are those of ``mean_weights``, ``1/(L+1)`` where the shares are evenly spaced.
 
     Parameters
     ----------
@@ -65,7 +68,7 @@ def removal_curves(
         The model: rows in, (rows, classes) out.
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
         Inputs.
-    a : Tensor, shape of ``x`` or with one channel
+    a : Tensor, shape of ``x`` or with one channel; or (m, n, …), m maps of each sample
         Attributions; only their ranks count.
     y : Tensor, int64, shape (n,)
         Explained classes.
@@ -81,7 +84,7 @@ def removal_curves(
     n_draws : int, default 1
         Draws of each state where the perturbation is random; which draws depends on what other
         scores are asked for.
-    seed, index, clean
+    seed, index, clean, numbers
         As for :func:`quantus_ext.functional.infidelity`.
 
     Returns
@@ -117,30 +120,26 @@ def removal_curves(
     n_draws = checks.positive_integer("n_draws", n_draws)
     if len(fractions) < 2 or fractions[0] != 0 or fractions[-1] != 1:
         raise ValueError(f"fractions must go from 0 to 1, are {list(fractions)}")
-    forward = forward if isinstance(forward, Forward) else Forward(forward)
     elements = elements or elements_of(x)
     names = list(dict.fromkeys(curve for score in scores for curve in CURVES[score]))
     totals = elements.totals()
     counts_of = {t: [sampling.snapped_floor(share * t) for share in fractions] for t in {*totals}}
     counts = [counts_of[t] for t in totals]
-    answers = answers_without(
+    masked = MaskedModel.of(
         forward,
         x,
-        a,
         y,
-        [
-            _removed(name, [(t, each[point]) for t, each in zip(totals, counts, strict=True)])
-            for name in names
-            for point in range(len(fractions))
-        ],
-        elements=elements,
         perturbation=perturbation,
-        output="probability",
-        n_draws=n_draws,
         seed=seed,
         index=index,
         clean=clean,
+        numbers=numbers,
     )
+    regions = [
+        _removed(name, [(t, each[point]) for t, each in zip(totals, counts, strict=True)])
+        for name in names
+        for point in range(len(fractions))
+    ]
     shares = torch.tensor(
         [[count / t for count in each] for t, each in counts_of.items()],
         dtype=torch.float64,
@@ -151,7 +150,16 @@ def removal_curves(
     else:
         row = {t: number for number, t in enumerate(counts_of)}
         removed = shares[torch.tensor([row[t] for t in totals], device=x.device)]
-    return {name: _score(name, names, answers, removed) for name in scores}
+    found: dict[CurveScore, list[Scores]] = {name: [] for name in scores}
+    for each in a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0):
+        answers = answers_without(
+            masked, each, regions, elements=elements, output="probability", n_draws=n_draws
+        )
+        for name in scores:
+            found[name].append(_score(name, names, answers, removed))
+    return {
+        name: Scores.stack(each) if a.ndim > x.ndim else each[0] for name, each in found.items()
+    }
 
 
 def mean_weights(fractions: Tensor) -> Tensor:
@@ -200,7 +208,7 @@ def _removed(curve: Curve, counts: list[tuple[int, int]]) -> Region:
             return Region.of((count, t, t - count) for t, count in counts)
 
 
-def _score(name: CurveScore, names: list[Curve], answers: Answers, fractions: Tensor) -> Scores:
+def _score(name: CurveScore, names: list[Curve], answers: Without, fractions: Tensor) -> Scores:
     curves = dict(zip(names, answers.without.split(fractions.shape[1], 1), strict=True))
     is_area = name in ("deletion", "insertion")
     weights = _trapezoid_weights(fractions.diff(dim=1)) if is_area else mean_weights(fractions)
@@ -222,7 +230,7 @@ def _score(name: CurveScore, names: list[Curve], answers: Answers, fractions: Te
             "baseline_score": curves["morf"][:, -1],
             "final_drop": original - curves["morf"][:, -1],
         }
-        return Scores(score, squared_error.sqrt(), {**details, **shared})
+        return Scores(score, squared_error.sqrt(), {**details, **shared}, (answers.rests_on,))
     (curve_name,) = CURVES[name]
     curve = curves[curve_name]
     baseline = curve[:, 0] if name == "insertion" else curve[:, -1]
@@ -233,4 +241,4 @@ def _score(name: CurveScore, names: list[Curve], answers: Answers, fractions: Te
     }
     total = sums[curve_name]
     score = total if is_area else original - total
-    return Scores(score, squared_error.sqrt(), {**details, **shared})
+    return Scores(score, squared_error.sqrt(), {**details, **shared}, (answers.rests_on,))

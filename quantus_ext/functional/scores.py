@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from quantus_ext.engine.answers import Asked
 
 
 class Scores(NamedTuple):
-    """Scores of n samples.
+    """Scores of n samples, or of m maps of each, with one more axis in front.
 
     Attributes
     ----------
-    score : Tensor, float64, shape (n,)
-    standard_error : Tensor, float64, shape (n,)
+    score : Tensor, float64, shape (n,) or (m, n)
+    standard_error : Tensor, float64, shape of ``score``
         Monte-Carlo standard error of each score: 0 where nothing is random, NaN where it cannot
         be known.
-    details : dict of Tensor, each of n rows
+    details : dict of Tensor, each of n rows, or (m, n, …)
         What else the same evaluations gave.
+    asked : tuple of Asked
+        What the model is asked about for each map; empty where the engine was not used.
     """
 
     score: Tensor
     standard_error: Tensor
     details: dict[str, Tensor]
+    asked: tuple[Asked, ...] = ()
+
+    @classmethod
+    def stack(cls, each: Sequence[Scores]) -> Scores:
+        """Put the scores of several maps together, (m, n), from those of each, (n,)."""
+        return cls(
+            torch.stack([scores.score for scores in each]),
+            torch.stack([scores.standard_error for scores in each]),
+            {
+                name: torch.stack([scores.details[name] for scores in each])
+                for name in each[0].details
+            },
+            tuple(asked for scores in each for asked in scores.asked),
+        )
+
+    def of_map(self, number: int) -> Scores:
+        """Return those of one map, (n,), from those of several, (m, n)."""
+        return Scores(
+            self.score[number],
+            self.standard_error[number],
+            {name: value[number] for name, value in self.details.items()},
+            self.asked[number : number + 1],
+        )

@@ -31,6 +31,7 @@ from quantus_ext.finetune.training import check_labels
 from quantus_ext.functional.fidelity import Sign, removal_counts
 from quantus_ext.functional.removal import Output
 from quantus_ext.functional.scores import Scores
+from quantus_ext.map_scores import MapScores
 from quantus_ext.metrics.removal import RemovalArguments, RemovalMetric
 
 SPARSITY = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -124,7 +125,7 @@ class Fidelity(RemovalMetric):
         return functional.fidelity(
             forward,
             batch.x,
-            batch.a,
+            batch.maps,
             batch.y,
             sparsity=self.sparsity,
             elements=self.elements(batch),
@@ -138,6 +139,7 @@ class Fidelity(RemovalMetric):
             seed=batch.seed,
             index=batch.index,
             clean=batch.clean,
+            numbers=batch.numbers,
         )
 
 
@@ -241,17 +243,17 @@ class FFidelity(RFidelity):
         self.health: Health | None = None
         self.healths: list[Health] = []
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> list[float]:
-        """See :meth:`quantus_ext.base.TorchMetric.__call__`."""
+    def score_maps(self, *arguments: Any, **keywords: Any) -> MapScores:
+        """See :meth:`quantus_ext.base.TorchMetric.score_maps`."""
         last = self.health
         try:
-            scores = super().__call__(*arguments, **keywords)
+            found = super().score_maps(*arguments, **keywords)
         except BaseException:
             self.health = last
             raise
         if self.health is not None:
             self.healths.append(self.health)
-        return scores
+        return found
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the tuned copy and keep its health report."""

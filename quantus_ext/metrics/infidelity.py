@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -160,13 +161,26 @@ class Infidelity(TorchMetric):
                 'perturb_func must be a function of arr and indices with scheme="quantus", is '
                 f"{name_of(self.perturb_func.func)}"
             )
-        # On ids there is no difference of inputs, so `I` must be the mask.
-        self.over_embeddings = (
-            not multiply_by_inputs or perturb_func is not None or perturb_baseline is not None
-        )
+        self._perturbs = perturb_func is not None or perturb_baseline is not None
         self.tolerance = (
             None if tolerance is None else checks.positive_number("tolerance", tolerance)
         )
+
+    @property
+    def over_embeddings(self) -> bool:  # type: ignore[override]
+        """See :class:`quantus_ext.base.TorchMetric`.
+
+        On ids there is no difference of inputs, so that ``I`` must be the mask.
+        """
+        return not self.multiply_by_inputs or self._perturbs
+
+    def reading(self, carry_inputs: bool | None) -> Infidelity:
+        """See :meth:`quantus_ext.base.TorchMetric.reading`."""
+        if carry_inputs in (None, self.multiply_by_inputs) or self.scheme == "quantus":
+            return self
+        other = copy.copy(self)
+        other.multiply_by_inputs = bool(carry_inputs)
+        return other
 
     @property
     def evaluations_a_sample(self) -> int | None:
@@ -188,7 +202,7 @@ class Infidelity(TorchMetric):
         same = isinstance(self.inputs_baseline, str) and self.inputs_baseline == SAME
         by_mask = self.multiply_by_inputs and (resolved.replaces or same)
         embedded = adapter_of(batch.model).takes_ids and batch.x.ndim == 3
-        if embedded and not by_mask and batch.a.shape[1] < batch.x.shape[1]:
+        if embedded and not by_mask and batch.maps.shape[2] < batch.x.shape[1]:
             raise ValueError(
                 f"a_batch must be over the embeddings, of shape (n, L, {batch.x.shape[1]}), where "
                 "these are perturbed; for attributions a token use multiply_by_inputs=True and "
@@ -200,7 +214,7 @@ class Infidelity(TorchMetric):
             return cumulative_infidelity(
                 forward,
                 batch.x,
-                batch.a,
+                batch.maps,
                 batch.y,
                 perturb_func=self.perturb_func,
                 loss_func=self.loss_func,
@@ -214,7 +228,7 @@ class Infidelity(TorchMetric):
         return functional.infidelity(
             forward,
             batch.x,
-            batch.a,
+            batch.maps,
             batch.y,
             perturbation=resolved,
             scheme=self.scheme,
@@ -229,6 +243,7 @@ class Infidelity(TorchMetric):
             seed=batch.seed,
             index=batch.index,
             clean=batch.clean,
+            numbers=batch.numbers,
         )
 
     def _patch_sizes(self, x: Tensor) -> list[int]:

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks, functional
 from quantus_ext.base import CommonArguments, TorchMetric
-from quantus_ext.batch import Batch
+from quantus_ext.batch import Batch, Explainer
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import called_alike
 from quantus_ext.finetune.training import first_outputs
@@ -100,9 +100,18 @@ class PScore(TorchMetric):
         }
         if not others:
             raise ValueError("models must hold another model than the scored one, holds only that")
-        explained = [self._explained(n, model, batch, known) for n, model in others.items()]
-        prepared = [self._prepared(a, batch.x, features=batch.features) for a in explained]
-        return functional.p_score(batch.a, prepared)
+        return Scores.stack(
+            [
+                functional.p_score(
+                    a,
+                    [
+                        self._explained(n, other, batch, explain, known)
+                        for n, other in others.items()
+                    ],
+                )
+                for a, explain in zip(batch.maps, batch.explainers, strict=True)
+            ]
+        )
 
     def _content(self, model: nn.Module) -> Content:
         """Return what can be read of a model, once a call."""
@@ -122,23 +131,25 @@ class PScore(TorchMetric):
             return model is scored
         return content.closed or known.same(model, content, known.of(scored))
 
-    def _explained(self, number: int, model: nn.Module, batch: Batch, known: _Answers) -> Tensor:
+    def _explained(
+        self, number: int, model: nn.Module, batch: Batch, explain: Explainer, known: _Answers
+    ) -> Tensor:
         checks.evaluation_mode(model, f"models[{number}]")
         checks.resolve_device(model, batch.x.device, f"models[{number}]")
         content = self._content(model)
-        explainer = (batch.explain.require(), batch.explain.keywords)
+        explainer = (explain.require(), explain.keywords)
         asked = content_of(content.key, explainer, batch.x, batch.y)
         made = _maps.get(asked.key) if not asked.unread else None
         if made is not None and (
             content.closed
             or (made.answers is not None and known.same(model, content, made.answers))
         ):
-            return made.maps.to(batch.x.device)
+            return self._prepared(made.maps.to(batch.x.device), batch.x, batch.features)
         # A copy, because what was returned may be a buffer that is written again.
-        maps = batch.explain(model, batch.x, batch.y).cpu().clone()
+        maps = explain(model, batch.x, batch.y).cpu().clone()
         if not asked.unread:
             _maps.put(asked.key, _Made(maps, None if content.closed else known.of(model)))
-        return maps.to(batch.x.device)
+        return self._prepared(maps.to(batch.x.device), batch.x, batch.features)
 
 
 class _Answers:

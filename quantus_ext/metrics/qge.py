@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,17 +21,20 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.base import CommonArguments, TorchMetric
-from quantus_ext.batch import Batch
-from quantus_ext.engine import sampling
+from quantus_ext.batch import Batch, Call
+from quantus_ext.engine import sampling, shared
+from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.modules import NoModel
-from quantus_ext.foreign import Arrays, Call, ForeignMetric, Reduce, as_metric_sees, check_values
+from quantus_ext.foreign import Foreign, Reduce
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
 from quantus_ext.metrics.roar import ROAR
 
 Direction = Literal["higher", "lower"]
+
+_MAP_BYTES = 2**26
+"""Of maps and references that are scored at once, at least two of each."""
 
 _ITSELF = -1
 """The draw that is no reference: the explanation itself."""
@@ -177,8 +181,19 @@ class QGE(TorchMetric):
         self.signed = signed
         self.direction = better_scores(metric, direction)
         self.reduce = reduce
-        self._foreign: ForeignMetric | None = None
         self._describe(metric)
+
+    @property
+    def over_embeddings(self) -> bool:  # type: ignore[override]
+        """See :class:`quantus_ext.base.TorchMetric`; it is the metric's own."""
+        return (self.inner or self._adapted).over_embeddings
+
+    @property
+    def _adapted(self) -> TorchMetric:
+        """The metric, in the form of this package's."""
+        if isinstance(self.metric, TorchMetric):
+            return self.metric
+        return Foreign(self.metric, self.reduce, seed=self.seed)
 
     def _describe(self, metric: Metric[Any]) -> None:
         """Declare for the instance what Quantus declares for a class."""
@@ -188,100 +203,45 @@ class QGE(TorchMetric):
         if not self.signed:
             self.score_direction = self.direction  # type: ignore[misc]
         self.nan_reason = "their metric gives NaN for them or for what they are compared with"  # type: ignore[misc]
-        if isinstance(metric, TorchMetric):
-            self.default_softmax = metric.default_softmax  # type: ignore[misc]
-            self.asks_model = metric.asks_model  # type: ignore[misc]
-            self.over_embeddings = metric.over_embeddings
-            self.reads_values = metric.reads_values
-            self.clean_rows, self.reads_labels = metric.clean_rows, metric.reads_labels  # type: ignore[misc]
-        if not self.is_native:
-            # The metric asks the model itself, if at all.
-            self.clean_rows, self.reads_labels = 0, True  # type: ignore[misc]
-            self.reads_values = False
+        adapted = self._adapted
+        self.default_softmax = adapted.default_softmax  # type: ignore[misc]
+        self.asks_model = adapted.asks_model  # type: ignore[misc]
+        self.clean_rows = adapted.clean_rows  # type: ignore[misc]
+        self.reads_labels = adapted.reads_labels  # type: ignore[misc]
+        self.reads_values = adapted.reads_values
+        self.custom_is_index = adapted.custom_is_index
 
-    @property
-    def is_native(self) -> bool:
-        """Whether explanation and reference go through this package's engine in one pass."""
-        if isinstance(self.metric, QGE):
-            return self.metric.is_native
-        return isinstance(self.metric, TorchMetric)
-
-    def __call__(
-        self,
-        model: nn.Module | None,
-        x_batch: np.ndarray | Tensor,
-        y_batch: np.ndarray | Tensor | None,
-        a_batch: np.ndarray | Tensor | None = None,
-        s_batch: np.ndarray | Tensor | None = None,
-        channel_first: bool | None = None,
-        explain_func: Callable[..., Any] | None = None,
-        explain_func_kwargs: Mapping[str, Any] | None = None,
-        model_predict_kwargs: Mapping[str, Any] | None = None,
-        softmax: bool | None = None,
-        device: str | torch.device | None = None,
-        batch_size: int = 64,
-        custom_batch: Any = None,
-        index_batch: np.ndarray | Tensor | None = None,
-    ) -> list[float]:
-        """Score explanations; see :meth:`quantus_ext.base.TorchMetric.__call__`.
-
-        Around a metric of another package ``custom_batch`` is that metric's own, and ``model`` may
-        be None if it does not ask for one, as localisation metrics.
-        """
-        if not self.is_native:
-            call = Call(
-                model=NoModel(self.metric.name) if model is None else model,
-                explain_func=explain_func,
-                explain_func_kwargs=explain_func_kwargs,
-                model_predict_kwargs=model_predict_kwargs,
-                softmax=softmax,
-                device=device,
-                custom_batch=custom_batch,
-                has_attributions=a_batch is not None,
-                is_part=index_batch is not None,
-            )
-            self._foreign = ForeignMetric(self.metric, call, self, self.reduce)
-            custom_batch = None
-        try:
-            return super().__call__(
-                model,
-                x_batch,
-                y_batch,
-                a_batch,
-                s_batch,
-                channel_first,
-                explain_func,
-                explain_func_kwargs,
-                model_predict_kwargs,
-                softmax,
-                device,
-                batch_size,
-                custom_batch,
-                index_batch,
-            )
-        finally:
-            self._foreign = None
-
-    def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-        """See :meth:`quantus_ext.base.TorchMetric.model_to_ask`; it is the metric's own."""
-        if self._foreign is not None:
-            self._foreign.check_custom(len(x))
-            return model
+    def for_call(self, call: Call) -> QGE:
+        """See :meth:`quantus_ext.base.TorchMetric.for_call`."""
         # What the metric keeps of a call it keeps in a copy.
-        self.inner = cast("TorchMetric", copy.copy(self.metric))
+        self.inner = copy.copy(self._adapted).for_call(call)
         # Maps that it trains on or makes itself are prepared as those that it is given.
         self.inner.abs, self.inner.normalise = self.abs, self.normalise
         self.inner.normalise_func = self.normalise_func
-        return self.inner.model_to_ask(model, x, y)
+        return self
 
-    def elements(self, batch: Batch) -> Elements:
+    def reading(self, carry_inputs: bool | None) -> QGE:
+        """See :meth:`quantus_ext.base.TorchMetric.reading`; it is the metric's own."""
+        other = copy.copy(self)
+        other.inner = self._asked.reading(carry_inputs)
+        return other
+
+    def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+        """See :meth:`quantus_ext.base.TorchMetric.model_to_ask`; it is the metric's own."""
+        return self._asked.model_to_ask(model, x, y)
+
+    def elements(self, batch: Batch) -> Elements | None:
         """See :meth:`quantus_ext.base.TorchMetric.elements`; they are the metric's own."""
-        return cast("TorchMetric", self.metric).elements(batch)
+        return self._asked.elements(batch)
+
+    def seen(self, a: Tensor) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.seen`; it is the metric's own."""
+        return self._asked.seen(a)
 
     @property
     def evaluations_a_sample(self) -> int | None:
         """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
-        once = self.metric.evaluations_a_sample if isinstance(self.metric, TorchMetric) else None
+        once = self._adapted.evaluations_a_sample
         return None if once is None else once * (1 + self.n_references)
 
     @property
@@ -297,54 +257,37 @@ class QGE(TorchMetric):
         return ready
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
-        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        if self._foreign is None:
-            return self._gap(self._in_one_pass(forward, batch))
-        return self._gap(self._one_by_one(self._foreign, forward, batch))
+        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`.
 
-    def _in_one_pass(self, forward: Forward, batch: Batch) -> Iterator[Scores]:
-        """Yield what the metric says of m maps of each of n samples, shape (m, n, …).
-
-        The explanation and its first reference go together; further references in blocks that
-        fill a chunk, so that memory does not grow with their number.
+        Maps and references go together; further references in blocks, so that memory does not
+        grow with their number.
         """
-        metric = cast("TorchMetric", self.inner)
+        metric = self._asked
         seed = sampling.fresh_seed() if metric.seed is None else metric.seed
         elements = metric.elements(batch)
-        # No plan where the model is not asked.
-        block = 1 if forward.plan is None else max(1, forward.chunk_size // len(batch.x))
-        references = range(1, self.n_references)
-        for draws in (
-            [_ITSELF, 0],
-            *(references[start : start + block] for start in range(0, len(references), block)),
-        ):
-            maps = torch.stack([self._compared(batch.a, draw, batch, elements) for draw in draws])
-            yield _stacked(metric, forward, replace(batch, seed=seed), maps)
-
-    def _one_by_one(
-        self, foreign: ForeignMetric, forward: Forward, batch: Batch
-    ) -> Iterator[Scores]:
-        """Yield the same as :meth:`_in_one_pass`, from calls of the copied metric."""
-        first_key = sampling.sample_keys(batch.seed, batch.index[:1])
-        state = int(sampling.bits(first_key, 1, sampling.Purpose.REFERENCE_STATE)) & (2**32 - 1)
-        arrays = Arrays(
-            x=batch.x.cpu().numpy(),
-            y=batch.y.cpu().numpy(),
-            s=batch.s.cpu().numpy() if isinstance(batch.s, Tensor) else batch.s,
-            custom=foreign.next_custom(len(batch.x)),
-            index=batch.index.cpu().numpy(),
-            device=batch.x.device,
-        )
-        a = torch.from_numpy(as_metric_sees(self, batch.a.cpu().numpy())).to(batch.a)
-        for draw in range(_ITSELF, self.n_references):
-            maps = self._compared(a, draw, batch).cpu().numpy().copy()
-            made_again = partial(self._compared_again, draw=draw, batch=batch)
-            answer = foreign.score(arrays, maps, made_again, state)
-            forward.n_evaluations += answer.rows
-            score = torch.from_numpy(answer.score).unsqueeze(0)
-            error = torch.full_like(score, torch.nan if answer.is_random else 0.0)
-            curve = None if answer.curve is None else torch.from_numpy(answer.curve).unsqueeze(0)
-            yield Scores(score, error, {} if curve is None else {"curve": curve})
+        block = max(2, _MAP_BYTES // (batch.maps.numel() * batch.maps.element_size()))
+        draws = range(_ITSELF, self.n_references)
+        parts = []
+        one_pass = len(draws) <= block or shared.current() is not None
+        with nullcontext() if one_pass else shared.answers_shared():
+            for start in range(0, len(draws), block):
+                pairs = [(a, draw) for draw in draws[start : start + block] for a in batch.maps]
+                stacked = replace(
+                    batch,
+                    maps=torch.stack([self._compared(*pair, batch, elements) for pair in pairs]),
+                    seed=seed,
+                    explainers=batch.explainers * (len(pairs) // len(batch.maps)),
+                    remade=tuple(
+                        partial(self._compared_again, draw=draw, batch=batch) for _, draw in pairs
+                    ),
+                )
+                try:
+                    parts.append(metric.evaluate_batch(forward, stacked))
+                except (TypeError, ValueError):
+                    # The maps by themselves give the error with the shapes that the caller knows.
+                    metric.evaluate_batch(forward, batch)
+                    raise
+        return self._gap(parts, len(batch.maps))
 
     def _compared(
         self, a: Tensor, draw: int, batch: Batch, elements: Elements | None = None
@@ -380,22 +323,13 @@ class QGE(TorchMetric):
             maps,
         ).numpy()
 
-    def _gap(self, blocks: Iterable[Scores]) -> Scores:
-        """Compare the first map of each sample with the mean of the others (equations 5, 7)."""
-        scores: list[Tensor] = []
-        errors: list[Tensor] = []
-        own: dict[str, Tensor] = {}
-        sums: dict[str, Tensor] = {}
-        for block in blocks:
-            for name, value in block.details.items():
-                if not scores:
-                    own[name], sums[name] = value[0], value[1:].double().sum(0)
-                else:
-                    sums[name] = sums[name] + value.double().sum(0)
-            scores.append(block.score.double())
-            errors.append(block.standard_error)
-        score, references = torch.cat(scores).split([1, self.n_references])
-        score, mean = score[0], references.mean(0)
+    def _gap(self, parts: Sequence[Scores], m: int) -> Scores:
+        """Compare m maps with the mean of their references (equations 5, 7)."""
+        # By draw, the maps themselves first.
+        scores = torch.cat([part.score.double().unflatten(0, (-1, m)) for part in parts])
+        errors = torch.cat([part.standard_error.unflatten(0, (-1, m)) for part in parts])
+        score, references = scores[0], scores[1:]
+        mean = references.mean(0)
         gap = score - mean
         if self.signed and self.direction is ScoreDirection.LOWER:
             gap = -gap
@@ -407,62 +341,35 @@ class QGE(TorchMetric):
                 references.std(0) if self.n_references > 1 else torch.full_like(score, torch.nan)
             )
             order_error = spread / self.n_references**0.5
-        is_fixed = (torch.cat(errors) == 0).all(0)
-        details = {"score": score, "reference": mean, "references": references.T}
-        for name, value in own.items():
-            details[f"score_{name}"] = value
+        is_fixed = (errors == 0).all(0)
+        details = {"score": score, "reference": mean, "references": references.movedim(0, 2)}
+        for name, first in parts[0].details.items():
+            own = first[:m]
+            details[f"score_{name}"] = own
             # A mean of standard errors is none of the mean.
             if self.n_references == 1 or not name.startswith("error"):
-                details[f"reference_{name}"] = sums[name] / self.n_references
-        return Scores(gap, torch.where(is_fixed, order_error, torch.nan), details)
+                # Of each part by itself: curves of many references need not be in memory at once.
+                rest = [first[m:], *(part.details[name] for part in parts[1:])]
+                sums = [each.double().unflatten(0, (-1, m)).sum(0) for each in rest if len(each)]
+                details[f"reference_{name}"] = torch.stack(sums).sum(0) / self.n_references
+        asked = (
+            Asked.of_all(
+                part.asked[place] for part in parts for place in range(own, len(part.asked), m)
+            )
+            for own in range(m)
+        )
+        return Scores(gap, torch.where(is_fixed, order_error, torch.nan), details, tuple(asked))
+
+    @property
+    def _asked(self) -> TorchMetric:
+        """The metric, ready for the call."""
+        assert self.inner is not None
+        return self.inner
 
     def _prepared(
-        self, a: Tensor, x: Tensor, first: int = 0, features: Tensor | None = None
+        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
-        if self.is_native:
-            return super()._prepared(a, x, first, features)
-        # Of the type that they have, as without QGE.
-        maps = checks.attributions(a, x, first=first)
-        call = None if self._foreign is None else self._foreign.call
-        if call is not None and call.has_attributions and not call.is_part:
-            # Whether a part has a map that Quantus takes says nothing of the whole.
-            check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
-        # Normalised batch by batch, where it is known what a batch is.
-        return maps
-
-
-def _stacked(metric: TorchMetric, forward: Forward, batch: Batch, maps: Tensor) -> Scores:
-    """Return what a metric says of m maps of each of n samples, shape (m, n, …)."""
-    m, n = maps.shape[:2]
-    s = batch.s
-    if isinstance(s, Tensor):
-        s = torch.cat([s] * m)
-    elif s is not None:
-        s = np.concatenate([s] * m)
-    features = batch.features
-    if features is not None and len(features) > 1:
-        features = torch.cat([features] * m)
-    stacked = replace(
-        batch,
-        x=torch.cat([batch.x] * m),
-        y=torch.cat([batch.y] * m),
-        a=maps.flatten(0, 1),
-        s=s,
-        clean=torch.cat([batch.clean] * m),
-        index=torch.cat([batch.index] * m),
-        features=features,
-    )
-    try:
-        scores = metric.evaluate_batch(forward, stacked)
-    except (TypeError, ValueError):
-        # The samples by themselves give the error with the shapes that the caller knows.
-        metric.evaluate_batch(forward, batch)
-        raise
-    return Scores(
-        scores.score.unflatten(0, (m, n)),
-        scores.standard_error.unflatten(0, (m, n)),
-        {name: value.unflatten(0, (m, n)) for name, value in scores.details.items()},
-    )
+        return self._asked._prepared(a, x, features, first=first)
 
 
 def better_scores(

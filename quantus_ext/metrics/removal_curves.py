@@ -118,7 +118,7 @@ class RemovalCurve(RemovalMetric):
         return functional.removal_curves(
             forward,
             batch.x,
-            batch.a,
+            batch.maps,
             batch.y,
             fractions=fractions,
             scores=[self.score],
@@ -128,6 +128,7 @@ class RemovalCurve(RemovalMetric):
             seed=batch.seed,
             index=batch.index,
             clean=batch.clean,
+            numbers=batch.numbers,
         )[self.score]
 
 
@@ -137,7 +138,7 @@ class MoRF(RemovalCurve):
     ``1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` over equal steps with both ends, as M4 has it; higher is
     better. Where what is removed is not evenly spaced, as in fractions of one's own or where steps
     do not divide the elements, the states are weighted so that a straight curve keeps its mean; see
-    :func:`~quantus_ext.functional.removal_curves.mean_weights`.
+    ``quantus_ext.functional.removal_curves.mean_weights``.
 
     See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments; ``details`` has
     ``curve``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``.

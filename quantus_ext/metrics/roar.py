@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from quantus_ext.finetune.training import (
     isolated_training,
 )
 from quantus_ext.functional.fidelity import first_of
+from quantus_ext.map_scores import MapScores
 from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
 
 
@@ -102,23 +104,23 @@ class ROAR(Fidelity):
         self._share: float | None = None
         self._ready: dict[float | None, nn.Module] = {}
 
-    def __call__(self, *arguments: Any, **keywords: Any) -> list[float]:
-        """See :meth:`quantus_ext.base.TorchMetric.__call__`.
+    def score_maps(self, *arguments: Any, **keywords: Any) -> MapScores:
+        """See :meth:`quantus_ext.base.TorchMetric.score_maps`.
 
         With ``retrain="per_sparsity"`` maps that are not passed are computed for each size.
         """
         if self.retrain == "once":
-            return super().__call__(*arguments, **keywords)
+            return super().score_maps(*arguments, **keywords)
         warnings.warn(
             f"retrain='per_sparsity' trains {len(self.sparsity)} models from scratch for this "
             "explainer",
             UserWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         parts = [self._at(share) for share in self.sparsity]
-        for part in parts:
-            part(*arguments, **keywords)
-        return self._merge(parts)
+        found = [part.score_maps(*arguments, **keywords) for part in parts]
+        self.reports = [report for part in parts for report in part.reports]
+        return _mean(found)
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that was trained without the most relevant elements."""
@@ -169,30 +171,29 @@ class ROAR(Fidelity):
         """Return a metric of one size, with a model of its own."""
         part = copy.copy(self)
         part.sparsity, part.retrain, part._share = [share], "once", share
-        part.return_aggregate, part.all_evaluation_scores = False, []
         return part
 
-    def _merge(self, parts: Sequence[ROAR]) -> list[float]:
-        self.reports = [report for part in parts for report in part.reports]
-        self.n_evaluations = sum(part.n_evaluations for part in parts)
-        sizes = np.concatenate([part.details["size"] for part in parts], 1).tolist()
-        first = np.array([first_of(row) for row in sizes], dtype=float)
-        weights = (first / first.sum(1, keepdims=True)).T
-        self.standard_errors = np.sqrt(
-            sum((w * part.standard_errors) ** 2 for w, part in zip(weights, parts, strict=True))
-        )
-        self.details = {
+
+def _mean(parts: Sequence[MapScores]) -> MapScores:
+    """Return the mean of scores by models of their own, over the different sizes."""
+    sizes = np.concatenate([part.details["size"] for part in parts], 2)
+    first = np.array([[first_of(row) for row in each] for each in sizes.tolist()], dtype=float)
+    # Parts, maps, samples.
+    weights = np.moveaxis(first / first.sum(2, keepdims=True), 2, 0)
+    errors = np.array([part.standard_errors for part in parts])
+    return replace(
+        parts[0],
+        scores=(weights * [part.scores for part in parts]).sum(0),
+        standard_errors=np.sqrt(((weights * errors) ** 2).sum(0)),
+        details={
             # Curves side by side, and what is one number a sample averaged.
-            name: np.concatenate(values, 1) if values[0].ndim == 2 else (weights * values).sum(0)
+            name: np.concatenate(values, 2) if values[0].ndim == 3 else (weights * values).sum(0)
             for name in parts[0].details
             for values in [[part.details[name] for part in parts]]
-        }
-        scores = (weights * [part.evaluation_scores for part in parts]).sum(0).tolist()
-        if self.return_aggregate:
-            scores = [self.aggregate_func(scores)]
-        self.evaluation_scores = scores
-        self.all_evaluation_scores.extend(scores)
-        return list(scores)
+        },
+        n_evaluations=np.sum([part.n_evaluations for part in parts], 0),
+        n_rows=sum(part.n_rows for part in parts),
+    )
 
 
 class RemoveTop:

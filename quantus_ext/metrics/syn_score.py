@@ -63,7 +63,11 @@ class SynScore(TorchMetric):
         truth = _truth(batch.s, (len(batch.x), *elements.mask_shape), batch.x.device)
         # An element of several positions is planted where any of them is.
         planted = elements.scores(truth.reshape(len(truth), *elements.mask_shape).double()) > 0
-        return functional.syn_score(elements.scores(batch.a), planted, measure=self.measure)
+        each = [
+            functional.syn_score(elements.scores(a), planted, measure=self.measure)
+            for a in batch.maps
+        ]
+        return Scores.stack(each)
 
 
 def _truth(s: np.ndarray | Tensor | None, shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -108,6 +108,39 @@ def figure_of(drawn: object) -> Figure:
     return plt.gcf()
 
 
+def draw(
+    plot: object,
+    *arguments: Any,
+    show: bool,
+    path_to_save: str | os.PathLike[str] | None,
+    **keywords: Any,
+) -> None:
+    """
+    Draw, save and show a figure, in this order, so that no file is blank.
+
+    Parameters
+    ----------
+    plot : callable
+        Draws it: on pyplot's current figure, or on one of its own whose axes it returns.
+    show : bool
+        Show it in a window or notebook.
+    path_to_save : str or path, optional
+        Where it is saved, at 400 dots an inch.
+    *arguments, **keywords
+        Of ``plot``.
+    """
+    if not callable(plot):
+        raise ValueError(f"plot_func must be callable, is {plot!r}")
+    drawn = (on_pyplot(plot) if show else plot)(*arguments, **keywords)
+    figure = figure_of(drawn)
+    if path_to_save is not None:
+        save_figure(figure, path_to_save, dpi=400)
+    if show:
+        from matplotlib import pyplot as plt
+
+        plt.show()
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> None:
     """
     Write a figure so that a reader of `path` sees the old file or the whole new one.

@@ -1,4 +1,4 @@
-"""The one loop: every draw once, in blocks that never matter, until enough is known."""
+"""Draws until enough is known, whatever is drawn together."""
 
 from __future__ import annotations
 
@@ -13,182 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quantus_ext.engine import draws, sampling
-from quantus_ext.engine.draws import Block, Cells, Drawn, Target, sum_draws, sum_until_known
-from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import blur, changeable, gaussian_noise, replace_by
+from quantus_ext.engine import sampling
+from quantus_ext.engine.draws import Cells, Drawn, Target, sum_until_known
 from quantus_ext.engine.populations import Windows, by_population
 
 DTYPE = torch.float64
-
-
-def sampler(samples: slice, draws: slice, keys: Tensor) -> Tensor:
-    return sampling.subsets(keys, 6, 2)
-
-
-def summed(
-    n: int, start: int, stop: int, chunk_size: int, statistic: Any, sizes: list[int] | None = None
-) -> Tensor:
-    """Sum a statistic over noisy draws of a model with two outputs, chunk by chunk."""
-
-    def predict(rows: Tensor) -> Tensor:
-        if sizes is not None:
-            sizes.append(len(rows))
-        return rows[:, :2] ** 2
-
-    x = torch.arange(n * 6, dtype=DTYPE).reshape(n, 6).sin()
-    forward = Forward(predict, chunk_size=chunk_size)
-    forward.clean(x[:1])
-    return sum_draws(
-        forward,
-        x,
-        x[:, :2] ** 2,
-        sampling.sample_keys(0, torch.arange(n)),
-        sampler=sampler,
-        perturbation=gaussian_noise(std=0.5),
-        statistic=statistic,
-        start=start,
-        stop=stop,
-    )
-
-
-def moments(block: Block) -> Tensor:
-    return torch.cat([block.outputs, block.outputs**2, block.mask.double()], 2).sum(1)
-
-
-@settings(deadline=None)
-@given(n=st.integers(1, 12), n_draws=st.integers(1, 100), chunk_size=st.integers(1, 60))
-def test_blocks_cover_every_draw_once_and_fit_a_chunk(n, n_draws, chunk_size):
-    covered = np.zeros((n, n_draws), dtype=int)
-    blocks = 0
-    for samples, draw_ranges in draws._blocks(n, n_draws, chunk_size):
-        for first, last in draw_ranges:
-            covered[samples, first:last] += 1
-            rows = covered[samples, first:last].size
-            assert 0 < rows <= chunk_size
-            blocks += 1
-        # Equal blocks keep every pass as wide as it can be.
-        widths = {last - first for first, last in draw_ranges}
-        assert max(widths) - min(widths) <= 1
-    assert (covered == 1).all()
-    # A block is at least about half of what fits.
-    assert blocks <= 2 * -(-n * n_draws // chunk_size) + n
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    n=st.integers(1, 6),
-    start=st.integers(0, 9),
-    count=st.integers(1, 20),
-    chunk_size=st.integers(1, 40),
-)
-def test_sums_do_not_depend_on_chunks(n, start, count, chunk_size):
-    sizes: list[int] = []
-    sums = summed(n, start, start + count, chunk_size, moments, sizes)
-    assert sums.shape == (n, 10)
-    assert max(sizes) <= chunk_size
-    # One row more for the pass that settles the plan.
-    assert sum(sizes) == n * count + 1
-    one_by_one = sum(
-        (summed(n, draw, draw + 1, 1, moments) for draw in range(start, start + count)),
-        torch.zeros(n, 10, dtype=DTYPE),
-    )
-    torch.testing.assert_close(sums, one_by_one, rtol=1e-12, atol=1e-12)
-
-
-def test_a_block_is_consistent():
-    def check(block: Block) -> Tensor:
-        rows = block.perturbed.flatten(0, 1)
-        assert torch.equal(block.outputs.flatten(0, 1), rows[:, :2] ** 2)
-        x = torch.arange(30, dtype=DTYPE).reshape(5, 6).sin()[block.samples]
-        assert torch.equal(block.mask, block.perturbed != x[:, None])
-        return block.outputs.sum(1)
-
-    summed(5, 0, 13, 8, check)
-
-
-# Draws that change nothing
-
-
-def asked_of(
-    x: Tensor, value: float, clean: Tensor, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """Replace pairs of elements by a value; return sums of outputs, and the rows asked for."""
-    seen: list[Tensor] = []
-
-    def predict(rows: Tensor) -> Tensor:
-        seen.append(rows.clone())
-        return rows.flatten(1)[:, :3] ** 2
-
-    forward = Forward(predict, chunk_size=7)
-    forward.settle(x)
-    seen.clear()
-    count = math.prod(shape)
-    sums = sum_draws(
-        forward,
-        x,
-        clean,
-        sampling.sample_keys(0, torch.arange(len(x))),
-        sampler=lambda samples, draws, keys: sampling.subsets(keys, count, 2).unflatten(2, shape),
-        perturbation=replace_by(value),
-        statistic=lambda block: block.outputs.sum(1),
-        start=0,
-        stop=20,
-    )
-    return sums, torch.cat([x[:0], *seen])
-
-
-@pytest.mark.parametrize(("sample", "mask"), [((8,), (8,)), ((3, 8), (1, 8)), ((3, 8), (3, 8))])
-def test_what_changes_nothing_is_not_asked_for(sample, mask):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 2, (6, *sample), generator=generator).to(DTYPE)
-    x[0], x[1] = 0, 1
-    sums, rows = asked_of(x, 0.0, x.flatten(1)[:, :3] ** 2, mask)
-    everything, all_rows = asked_of(x, 0.5, x.flatten(1)[:, :3] ** 2, mask)
-    # A value that none has leaves nothing as it was.
-    assert len(all_rows) == 6 * 20
-    assert not torch.equal(sums, everything)
-    keys = sampling.draw_keys(sampling.sample_keys(0, torch.arange(6)), 0, 20)
-    chosen = sampling.subsets(keys, math.prod(mask), 2).unflatten(2, mask)
-    perturbed = torch.where(chosen, 0.0, x.unsqueeze(1))
-    assert torch.equal(sums, (perturbed.flatten(2)[..., :3] ** 2).sum(1))
-    unchanged = (perturbed == x.unsqueeze(1)).flatten(2).all(2)
-    assert unchanged[0].all()
-    assert not unchanged[1].any()
-    assert torch.equal(rows, perturbed[~unchanged])
-    # What is not asked for is taken from the clean outputs.
-    other = asked_of(x, 0.0, torch.full((6, 3), 100, dtype=DTYPE), mask)[0] - sums
-    assert torch.equal(other, 100 * unchanged.sum(1, keepdim=True) - known(x, unchanged))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-def test_clean_outputs_of_another_type(dtype):
-    x = torch.zeros(4, 8, dtype=DTYPE)
-    x[:, ::3] = 1
-    sums, rows = asked_of(x, 0.0, x[:, :3].to(dtype) ** 2, (8,))
-    assert 0 < len(rows) < 80
-    assert torch.equal(sums, asked_of(x, 0.0, x[:, :3] ** 2, (8,))[0])
-
-
-def known(x: Tensor, unchanged: Tensor) -> Tensor:
-    return x.flatten(1)[:, :3] ** 2 * unchanged.sum(1, keepdim=True)
-
-
-def test_bits_decide_what_changes():
-    x = torch.tensor([[0.0, -0.0, torch.nan, torch.inf, 1.0]])
-    assert changeable(replace_by(0.0).prepare(x).fixed, x).tolist() == [
-        [False, True, True, True, True]
-    ]
-    assert changeable(replace_by(0.5).prepare(x).fixed, x) is None
-    assert changeable(gaussian_noise().prepare(x).fixed, x) is None
-    assert changeable(replace_by("uniform").prepare(x).fixed, x) is None
-    flat, tokens = torch.ones(1, 1, 4), torch.tensor([[5, 0, 7]])
-    assert changeable(blur(1).prepare(flat).fixed, flat).any().item() is False
-    found = changeable(replace_by(0).prepare(tokens).fixed, tokens)
-    assert found.tolist() == [[True, False, True]]
-
-
-# Draws until enough is known
 
 
 class Loss:
@@ -202,27 +31,34 @@ class Loss:
         self.sizes = np.broadcast_to(sizes, table.shape[:2])
         self.asked: list[tuple[int, list[int], int, int]] = []
 
-    def sum_rows(self, column: int, rows: Tensor | slice, start: int, stop: int) -> Tensor:
-        chosen = self.table[rows, column, start:stop]
+    def sum_rows(
+        self, columns: slice, rows: Tensor | slice, start: int, stop: int
+    ) -> tuple[Tensor, Tensor]:
+        chosen = self.table[rows, columns, start:stop]
         samples = torch.arange(len(self.table))[rows].tolist()
-        self.asked.append((column, samples, start, stop))
-        return torch.stack([chosen.sum(1), (chosen**2).sum(1)], 1)
+        self.asked.append((columns.start, samples, start, stop))
+        sums = torch.stack([chosen.sum(2), (chosen**2).sum(2)], 2)
+        return sums, torch.full((len(samples),), float(stop - start), dtype=DTYPE)
 
     @staticmethod
     def variance(sums: Tensor, counts: Tensor) -> Tensor:
         mean, square = (sums / counts[:, None]).unbind(1)
         return (square - mean**2).clamp(min=0) * counts / (counts - 1)
 
-    def draw(self, target: Target | None, spread: float | Tensor = 1.0) -> Drawn:
+    def draw(
+        self, target: Target | None, spread: float | Tensor = 1.0, *, together: int = 1
+    ) -> Drawn:
+        """Draw the columns, so many neighbours of them together."""
         n, columns, n_draws = self.table.shape
         cells = []
-        for column in range(columns):
+        for column in range(0, columns, together):
             populations = [Windows((int(size),), 1) for size in self.sizes[:, column]]
+            alike = slice(column, column + together)
             for rows, population in by_population(
                 populations, listed=True, device=torch.device("cpu")
             ):
-                sum_rows = functools.partial(self.sum_rows, column)
-                cells.append(Cells(column, rows, population, n_draws, sum_rows))
+                sum_rows = functools.partial(self.sum_rows, alike)
+                cells.append(Cells(alike, rows, population, n_draws, sum_rows))
         return sum_until_known(
             cells,
             shape=(n, columns, 2),
@@ -389,6 +225,19 @@ def test_draws_stop_at_the_first_fixed_count_that_is_enough(
     # Alone, a sample is drawn as often.
     alone = Loss(table[:1], sizes[:1]).draw(target, spread)
     assert alone.counts.tolist() == drawn.counts[:1].tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 5), columns=st.integers(1, 6), tolerance=st.floats(0.01, 2))
+def test_what_is_drawn_together_stops_as_alone(n, columns, tolerance):
+    # Columns that need few draws and many.
+    scale = torch.linspace(0, 2, columns)[:, None]
+    loss = Loss(random_losses(n, columns, 150) * scale)
+    target = Target(tolerance, range(columns))
+    alone, together = loss.draw(target), loss.draw(target, together=columns)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.equal(alone.asked, alone.counts)
 
 
 @settings(max_examples=50, deadline=None)

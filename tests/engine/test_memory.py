@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quantus_ext.engine import draws, perturb
+from quantus_ext.engine import masked, perturb
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional import infidelity
 
@@ -70,7 +70,7 @@ NOISE = perturb.gaussian_noise(std=5.0)
 )
 def test_a_hundred_times_the_draws_take_the_same_memory(few, keywords, monkeypatch):
     # 4 draws fill a chunk, and a chunk a block.
-    monkeypatch.setattr(draws, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(masked, "_BLOCK_BYTES", 1)
     assert peak(100 * few, **keywords) <= 1.1 * peak(few, **keywords)
 
 

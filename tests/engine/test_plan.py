@@ -20,8 +20,9 @@ from torch import Tensor, nn
 import quantus_ext
 from quantus_ext import Deletion, Infidelity, Plan, RFidelity
 from quantus_ext.engine import compiled, forward, plan
-from quantus_ext.engine.forward import Forward, clean_outputs_shared
+from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import Execution, calibrate
+from quantus_ext.engine.shared import clean_outputs_shared
 from quantus_ext.evaluation import run
 from tests.harness import Inputs, make_inputs, rows_seen, sorted_rows
 
@@ -361,7 +362,9 @@ def test_clean_outputs_are_shared_by_content(inputs, monkeypatch):
     counts = [metric.n_evaluations for metric in metrics]
     asked = []
     clean = Forward._clean
-    monkeypatch.setattr(Forward, "_clean", lambda self, x: asked.append(len(x)) or clean(self, x))
+    monkeypatch.setattr(
+        Forward, "_clean", lambda self, x, *rest: asked.append(len(x)) or clean(self, x, *rest)
+    )
     with clean_outputs_shared():
         shared = [inputs.call(metric) for metric in metrics]
         copied = inputs.call(metrics[1], model=copy.deepcopy(inputs.model))

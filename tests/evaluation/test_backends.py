@@ -77,8 +77,8 @@ def dying(monkeypatch):
 
 
 def test_what_workers_left_when_they_died_is_sent_again(alone, dying):
-    dying(4)
-    with pytest.warns(RuntimeWarning, match=r"died .* the 2 tasks that are not finished"):
+    dying(1)
+    with pytest.warns(RuntimeWarning, match=r"died .* the 2 shards that are not finished"):
         assert_same(run(), alone)
 
 

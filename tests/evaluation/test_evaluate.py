@@ -232,9 +232,8 @@ def test_clean_outputs_are_computed_once_a_shard(tmp_path):
         assert found.n_evaluations.sum() == n_metrics * n_methods * N * 5
         return rows_counted(counter)
 
-    asked_anyway = rows(1, 1) - 5 * N
-    # Of each further metric or explainer the clean rows are known.
-    assert rows(3, 2) == asked_anyway + N + 3 * 2 * 4 * N
+    # Of each further metric, and explainer with the same ranking, everything is known.
+    assert rows(3, 2) == rows(1, 1) >= 5 * N
 
 
 def test_nothing_of_the_callers_changes():
@@ -335,9 +334,9 @@ def test_a_dry_run_says_what_it_would_cost_and_does_not_start(tmp_path, capsys):
     assert isinstance(found, Estimate)
     assert not (tmp_path / "store").exists()
     assert rows_counted(counter) < 1200
-    assert found.n_evaluations == pytest.approx(run().n_evaluations.sum(), rel=0.1)
+    assert found.n_evaluations == pytest.approx(run().n_rows, rel=0.1)
     assert found.seconds > 0
-    assert found.n_tasks == 6
+    assert found.n_tasks == 3
     printed = capsys.readouterr().out
     assert f"{found.n_evaluations:,} evaluations" in printed
     failing = run(xai_methods={"broken": broken}, dry_run=True)

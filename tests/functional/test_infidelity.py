@@ -751,7 +751,9 @@ TRUTHS = {
 def test_what_is_fitted_to_few_draws_is_right_on_average(kind, draws):
     repeats = 40_000
     a, b = _pairs(kind, (repeats, draws))
-    moments = Moments(power_sums(a, b), torch.full((repeats,), float(draws), dtype=torch.float64))
+    moments = Moments(
+        power_sums(a[:, None], b)[:, 0], torch.full((repeats,), float(draws), dtype=torch.float64)
+    )
     faithfulness, residual = TRUTHS[kind]
     beta = {"unrelated": 0.0, "related": 1.0, "closely": 2.0, "opposed": -1.0}[kind]
 
@@ -777,7 +779,9 @@ def test_what_is_fitted_to_few_draws_is_right_on_average(kind, draws):
 
 def test_the_standard_error_of_a_rescaled_score_is_honest():
     a, b = _pairs("shifted", (20_000, 100))
-    moments = Moments(power_sums(a, b), torch.full((20_000,), 100.0, dtype=torch.float64))
+    moments = Moments(
+        power_sums(a[:, None], b)[:, 0], torch.full((20_000,), 100.0, dtype=torch.float64)
+    )
     score, variance = moments.loss(True)
     # 20,000 squared deviations know the ratio's root to 0.5 %; heavier tails, to about 1 %.
     ratio = ((variance / 100).mean() / score.var()).sqrt()
@@ -792,7 +796,7 @@ def test_draws_without_repetition_need_less_correction():
     kept = np.array(list(itertools.combinations(range(12), 10)))
 
     def moments(a: np.ndarray, b: np.ndarray) -> Moments:
-        sums = power_sums(torch.from_numpy(a), torch.from_numpy(b))
+        sums = power_sums(torch.from_numpy(a)[:, None], torch.from_numpy(b))[:, 0]
         counts = torch.full((len(a),), float(a.shape[1]), dtype=torch.float64)
         return Moments(sums, counts, torch.full_like(counts, 12))
 

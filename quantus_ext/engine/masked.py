@@ -1,0 +1,419 @@
+"""A model asked about samples of which parts are changed: each distinct row once.
+
+No explanation is in it: one set of answers serves every map that is scored on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quantus_ext.engine import sampling
+from quantus_ext.engine.answers import Answers, Asked, answers_of
+from quantus_ext.engine.elements import Elements, Rows, inverse
+from quantus_ext.engine.forward import Forward, Predict
+from quantus_ext.engine.perturb import Perturbation, changeable, replace_by
+from quantus_ext.engine.regions import Region
+from quantus_ext.engine.sampling import Purpose
+from quantus_ext.identity import content_key
+
+Sampler = Callable[[Rows, slice, Tensor], Tensor]
+"""(samples, draws, keys (b, d)) -> mask (b, d, \\*mask) of the elements that a draw perturbs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some draws of some samples, answered.
+
+    Attributes
+    ----------
+    samples : slice or Tensor of int64
+        Which samples, b of them.
+    draws : slice
+        Which draws, d of them.
+    mask : Tensor, bool, shape (b, d, \\*mask)
+        Which elements were perturbed.
+    perturbed : Tensor, shape (b, d, \\*sample), or None
+        Valid only until the next block: the buffer is reused. None where it was not asked for.
+    answers : Tensor, float64, shape (b, d, 2)
+        See :func:`quantus_ext.engine.answers.answers_of`.
+    interpretation : Tensor, shape of ``perturbed``, optional
+        Infidelity's ``I``, where the perturbation says itself what it is.
+    """
+
+    samples: Rows
+    draws: slice
+    mask: Tensor
+    perturbed: Tensor | None
+    answers: Tensor
+    interpretation: Tensor | None = None
+
+
+Statistic = Callable[[Block], Tensor]
+"""A block -> float64 sums over its draws, shape (b, \\*numbers)."""
+
+
+_BLOCK_BYTES = 2**21
+"""Perturbed rows that are made at once, where that is more than a chunk: what a block costs
+beside the model is shared by them, and they are still in the cache when the model reads them."""
+
+
+class MaskedModel:
+    """A model, samples, and what becomes of their elements, prepared once.
+
+    On a processor rows that are as the sample itself, as when black pixels become black, are not
+    sent through the model, nor a state that it was asked about before: it is taken to answer
+    equal rows equally. On a GPU the loop would have to wait to hear of them.
+
+    Parameters
+    ----------
+    forward : Forward
+        Its plan gives the chunk size.
+    x : Tensor, shape (n, \\*sample)
+    y : Tensor, int64, shape (n,)
+        Explained classes.
+    keys : Tensor, int64, shape (n,)
+        From :func:`quantus_ext.engine.sampling.sample_keys`.
+    perturbation : Perturbation
+        What elements become.
+    clean : Tensor, shape (n, classes), optional
+        The model's outputs for ``x``, where they are known already.
+    numbers : Tensor, int64, shape (n,), optional
+        Which samples of the call these are, by default 0, …, n - 1.
+
+    Attributes
+    ----------
+    original : Tensor, float64, shape (n, 2)
+        The answers to the samples as they are.
+    fixed : Tensor or None
+        What elements become when they are chosen, where that is known.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        x: Tensor,
+        y: Tensor,
+        *,
+        keys: Tensor,
+        perturbation: Perturbation,
+        clean: Tensor | None = None,
+        numbers: Tensor | None = None,
+    ) -> None:
+        self.forward = forward
+        self.x = x
+        self.y = y
+        self.keys = keys
+        self.perturbation = perturbation
+        self.numbers = torch.arange(len(x), device=x.device) if numbers is None else numbers
+        clean = forward.clean(x, self.numbers) if clean is None else clean
+        self.original = answers_of(clean, y)
+        self._apply, self.fixed, self._interpretation = perturbation.prepare(x)
+        self._looks = x.device.type == "cpu"
+        self._differs = changeable(self.fixed, x) if self._looks else None
+        forward.settle(x)
+        # The plan as it is now: when memory runs out on the way, `forward` splits by itself.
+        row_bytes = x[0].numel() * x.element_size()
+        self._at_once = forward.chunk_size * max(
+            _BLOCK_BYTES // (forward.chunk_size * row_bytes), 1
+        )
+        self._buffer = x[:0]
+        shared = forward.answers(x, y, self.fixed, self.numbers)
+        self._answers = shared or Answers(keeps_draws=False)
+
+    @classmethod
+    def of(
+        cls,
+        forward: Forward | Predict,
+        x: Tensor,
+        y: Tensor,
+        *,
+        perturbation: Perturbation | None,
+        seed: int,
+        index: Tensor | None,
+        clean: Tensor | None,
+        numbers: Tensor | None,
+    ) -> MaskedModel:
+        """Make it of what metrics are given; removed elements become 0 by default."""
+        return cls(
+            forward if isinstance(forward, Forward) else Forward(forward),
+            # Sums of draws are no place to keep a graph.
+            x.detach(),
+            y,
+            keys=sampling.sample_keys(
+                seed, torch.arange(len(x), device=x.device) if index is None else index
+            ),
+            perturbation=replace_by(0.0) if perturbation is None else perturbation,
+            clean=clean,
+            numbers=numbers,
+        )
+
+    def name_of(self, *content: object) -> str | None:
+        """Return what some draws are known by to other calls, besides samples and their keys.
+
+        None where they are not kept: nothing is shared, or values would have to be looked at.
+        """
+        looked_at = not self._looks and any(isinstance(part, Tensor) for part in content)
+        if not self._answers.keeps_draws or looked_at or content[0] is None:
+            return None
+        return content_key(self.keys, *content)
+
+    def sum_draws(
+        self,
+        rows: Rows,
+        keys: Tensor,
+        sampler: Sampler,
+        statistic: Statistic,
+        start: int,
+        stop: int,
+        *,
+        name: Hashable = None,
+        needs_perturbed: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer draws ``start`` to ``stop - 1`` of some samples and sum a statistic over them.
+
+        Memory is that of one block, a few chunks, whatever the number of draws.
+
+        Parameters
+        ----------
+        rows : slice or Tensor of int64
+            Which samples, b of them.
+        keys : Tensor, int64, shape (n,)
+            Of every sample's draws.
+        sampler, statistic
+            Which elements, and what is summed.
+        start, stop : int
+            Range of draws.
+        name : hashable, optional
+            What the draws are known by besides the samples and what elements become, so that
+            their answers are found again; by default they are not kept.
+        needs_perturbed : bool, default False
+            Whether the statistic looks at the perturbed samples.
+
+        Returns
+        -------
+        sums : Tensor, float64, shape (b, \\*numbers)
+        asked : Tensor, float64, shape (b,)
+            Draws that the model has to be asked about.
+        """
+        known = self._answers.of_draws(name, stop, self.original)
+        numbers = torch.arange(len(self.x), device=self.x.device)[rows]
+        sums, asked = [], []
+        for first_row, last_row, draw_ranges in _blocks(len(numbers), stop - start, self._at_once):
+            # Slices where they will do: they copy nothing.
+            part = slice(first_row, last_row)
+            samples = part if isinstance(rows, slice) and rows == slice(None) else numbers[part]
+            total: Tensor | None = None
+            count = torch.zeros(last_row - first_row, dtype=torch.float64, device=self.x.device)
+            for first, last in draw_ranges:
+                draws = slice(start + first, start + last)
+                block_keys = sampling.draw_keys(keys[samples], draws.start, draws.stop)
+                mask = sampler(samples, draws, block_keys)
+                changed = self._changed(mask, samples)
+                answers = None if known is None else known.get(samples, draws)
+                perturbed = own = None
+                if answers is None or needs_perturbed:
+                    perturbed = self._perturbed(samples, mask, block_keys)
+                    own = None if self._interpretation is None else self._interpretation()
+                if answers is None:
+                    assert perturbed is not None
+                    answers = self._ask(samples, perturbed, changed)
+                    if known is not None:
+                        known.put(samples, draws, answers)
+                values = statistic(Block(samples, draws, mask, perturbed, answers, own))
+                total = values if total is None else total + values
+                count += block_keys.shape[1] if changed is None else changed.sum(1)
+            if total is not None:
+                sums.append(total)
+                asked.append(count)
+        return torch.cat(sums), torch.cat(asked)
+
+    def without(
+        self, ranks: Tensor, regions: Sequence[Region], elements: Elements
+    ) -> tuple[Tensor, Asked]:
+        """Answer states of the samples in which all of a region of a ranking is gone.
+
+        Parameters
+        ----------
+        ranks : Tensor, int64, shape (n, T)
+            Of each sample's elements.
+        regions : sequence of Region
+            Nothing of them stays.
+        elements : Elements
+            What is ranked.
+
+        Returns
+        -------
+        answers : Tensor, float64, shape (n, regions, 2)
+        asked : Asked
+            What the model has to be asked about.
+        """
+        states = _States(self.x, ranks, regions, elements)
+        if self._looks:
+            return self._by_content(states)
+        return self._by_bounds(states)
+
+    def _by_content(self, states: _States) -> tuple[Tensor, Asked]:
+        """Answer each different row once, known by which of its values change."""
+        n, count = states.shape
+        names, unchanged = states.names(self._codes(states.elements))
+        distinct, example, place = np.unique(names, return_index=True, return_inverse=True)
+        # Sample by sample, as rows of a chunk should be.
+        sample = example // count
+        apart = ~np.isin(distinct, unchanged)
+        answers, known = self._answers.of_states(distinct)
+        answers[~apart] = self.original[torch.from_numpy(sample[~apart])]
+        missing = np.flatnonzero(apart & ~known)
+        missing = missing[np.argsort(example[missing])]
+        if len(missing):
+            found = self._of_states(states, torch.from_numpy(example[missing]))
+            answers[torch.from_numpy(missing)] = found
+            self._answers.put_states(distinct[missing], found)
+        asked = Asked({}, [(names, unchanged)])
+        return answers[torch.from_numpy(place.reshape(n, count))], asked
+
+    def _by_bounds(self, states: _States) -> tuple[Tensor, Asked]:
+        """Answer what is not known without looking at values: the sample with and without all."""
+        n, count = states.shape
+        answers = self.original.unsqueeze(1).repeat(1, count, 1)
+        sample = torch.arange(n, device=self.x.device)
+        unknown = [place for place, each in enumerate(states.regions) if any(each.removed)]
+        whole = [place for place in unknown if states.is_whole(place)]
+        parts = [place for place in unknown if place not in whole]
+        if whole:
+            if self._answers.whole is None:
+                self._answers.whole = self._of_states(states, sample * count + whole[0])
+            answers[:, whole] = self._answers.whole.unsqueeze(1)
+        if parts:
+            places = sample[:, None] * count + torch.tensor(parts).to(sample)
+            answers[:, parts] = self._of_states(states, places.flatten()).unflatten(0, (n, -1))
+        rows = answers.new_full((n,), float(len(parts)))
+        return answers, Asked({object(): rows, "whole": torch.full_like(rows, float(bool(whole)))})
+
+    def _of_states(self, states: _States, places: Tensor) -> Tensor:
+        """Ask the model about some states, numbered sample by sample, shape (k, 2)."""
+        found = []
+        for some in places.split(self._at_once):
+            samples, mask = states.mask(some)
+            perturbed = self._perturbed(samples, mask, self.keys[samples].unsqueeze(1))
+            found.append(self._ask(samples, perturbed, None).squeeze(1))
+        return torch.cat(found)
+
+    def _codes(self, elements: Elements) -> Tensor:
+        """Return a random number of each element, shape (n, T), 0 where removal changes nothing.
+
+        A set of elements is known by the sum of theirs (Zobrist hashing), which wraps around.
+        """
+        shape = elements.mask_shape
+        key = sampling.sample_keys(0, torch.zeros(1, dtype=torch.long))
+        numbers: Tensor = sampling.bits(key, prod(shape), Purpose.STATE).expand(len(self.x), -1)
+        if self._differs is not None:
+            differs = self._differs
+            if differs.shape[1:] != shape:
+                differs = differs.any(1, keepdim=True)
+            numbers = numbers * differs.flatten(1)
+        if elements.group is None:
+            return numbers
+        group = elements.group.expand(len(self.x), -1)
+        sums: Tensor = numbers.new_zeros(len(self.x), elements.largest + 1)
+        sums.scatter_add_(1, group, numbers)
+        return sums[:, :-1]
+
+    def _perturbed(self, samples: Rows, mask: Tensor, keys: Tensor) -> Tensor:
+        """Return the samples perturbed, shape (b, d, \\*sample), in the one buffer."""
+        count = keys.numel()
+        if len(self._buffer) < count:
+            self._buffer = self.forward.buffer(self.x, count)
+        rows = self._buffer[:count].unflatten(0, tuple(keys.shape))
+        perturbed: Tensor = self._apply(samples, mask, keys, rows)
+        return perturbed
+
+    def _changed(self, mask: Tensor, samples: Rows) -> Tensor | None:
+        """Return which draws (b, d) change anything, None where all do or that is not known."""
+        if self._differs is None:
+            return None
+        differs = self._differs[samples]
+        if differs.ndim > 2 and mask.shape[2] == 1:
+            differs = differs.any(1, keepdim=True)
+        # The largest byte is found many times as fast as whether any truth value is true.
+        return (mask & differs.unsqueeze(1)).flatten(2).view(torch.int8).amax(2).bool()
+
+    def _ask(self, samples: Rows, perturbed: Tensor, changed: Tensor | None) -> Tensor:
+        """Return the answers to perturbed samples (b, d, \\*sample), shape (b, d, 2)."""
+        rows, d = perturbed.flatten(0, 1), perturbed.shape[1]
+        numbers = self.numbers[samples].repeat_interleave(d)
+        labels = self.y[samples].repeat_interleave(d)
+        if changed is None or bool(changed.all()):
+            return answers_of(self.forward(rows, numbers), labels).reshape(-1, d, 2)
+        answers: Tensor = self.original[samples].repeat_interleave(d, 0)
+        if bool(changed.any()):
+            which = changed.flatten()
+            outputs = self.forward(rows[which], numbers[which])
+            answers[which] = answers_of(outputs, labels[which])
+        return answers.reshape(-1, d, 2)
+
+
+class _States:
+    """Samples without regions of a ranking, numbered sample by sample."""
+
+    def __init__(
+        self, x: Tensor, ranks: Tensor, regions: Sequence[Region], elements: Elements
+    ) -> None:
+        self.shape = len(x), len(regions)
+        self.regions = regions
+        self.elements = elements
+        self._ranks = ranks
+        first, past = [r.first for r in regions], [r.past for r in regions]
+        self._first, self._past = (torch.tensor(b, device=x.device).T for b in (first, past))
+        # Comparing ranks costs as much as a small network, so they are narrow.
+        self._narrow = torch.int16 if elements.largest < 2**15 else torch.int32
+        self._short = ranks.to(self._narrow)
+        self._from_the_top = not any(map(any, first))
+
+    def is_whole(self, place: int) -> bool:
+        """Whether nothing of any sample stays."""
+        region = self.regions[place]
+        return not any(region.first) and list(region.past) == self.elements.totals()
+
+    def mask(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the samples of some states, and what is gone, shape (k, 1, \\*mask)."""
+        samples, region = places // self.shape[1], places % self.shape[1]
+        rank = self._short[samples]
+        lower, upper = (
+            bound[samples, region, None].to(self._narrow) for bound in (self._first, self._past)
+        )
+        chosen = rank < upper
+        if not self._from_the_top:
+            chosen &= rank >= lower
+        return samples, self.elements.expand(chosen.unsqueeze(1), samples)
+
+    def names(self, codes: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return what each state is known by, (n, regions), and each sample as it is, (n,)."""
+        ordered = codes.gather(1, inverse(self._ranks))
+        ends = F.pad(ordered.cumsum(1), (1, 0))
+        gone = ends.gather(1, self._past) - ends.gather(1, self._first)
+        keys = sampling.sample_keys(1, torch.arange(len(codes)))
+        return (gone + keys[:, None]).numpy(), keys.numpy()
+
+
+def _blocks(n: int, n_draws: int, most: int) -> list[tuple[int, int, list[tuple[int, int]]]]:
+    """Cut samples × draws into rectangles of at most so many rows, draws first, near-equal."""
+    draw_ranges = _even_parts(n_draws, most)
+    widest = max(last - first for first, last in draw_ranges)
+    samples_a_block = max(most // widest, 1)
+    return [(first, last, draw_ranges) for first, last in _even_parts(n, samples_a_block)]
+
+
+def _even_parts(total: int, largest: int) -> list[tuple[int, int]]:
+    """Cut range(total) into the fewest parts of at most ``largest``, equal to within one."""
+    parts = -(-total // largest)
+    edges = [total * part // parts for part in range(parts + 1)]
+    return list(pairwise(edges))

@@ -1,0 +1,44 @@
+"""Parts of a ranking of elements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# (first, past, removed): where a region begins and ends in a ranking, and how many go.
+Bounds = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Part of each sample's ranking, from ``first`` to before ``past``, and how many go."""
+
+    first: tuple[int, ...]
+    past: tuple[int, ...]
+    removed: tuple[int, ...]
+
+    @classmethod
+    def of(cls, bounds: Iterable[Bounds]) -> Region:
+        """Take (first, past, removed) of each sample."""
+        return cls(*zip(*bounds, strict=True))
+
+    @property
+    def bounds(self) -> Iterable[Bounds]:
+        """(first, past, removed) of each sample."""
+        return zip(self.first, self.past, self.removed, strict=True)
+
+    @property
+    def all_removed(self) -> bool:
+        """Whether all of it goes, so that there is nothing to draw."""
+        return all(past - first == removed for first, past, removed in self.bounds)
+
+    @property
+    def size(self) -> int | None:
+        """How many elements go, where that is the same for all samples."""
+        return self.removed[0] if len(set(self.removed)) == 1 else None
+
+    @property
+    def span(self) -> slice | None:
+        """Its ranks, where they are the same for all samples."""
+        same = len(set(self.first)) == len(set(self.past)) == 1
+        return slice(self.first[0], self.past[0]) if same else None

@@ -1,0 +1,170 @@
+"""From the arguments of a call to checked tensors on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from quantus_ext import checks
+from quantus_ext.adapters.base import Adapter, adapter_of, input_dtype
+from quantus_ext.adapters.token_checks import NoCodes
+from quantus_ext.batch import (
+    channels_are_first,
+    check_embedding_axis,
+    features_of,
+    segmentations_of,
+    tensor_of,
+)
+from quantus_ext.engine.keywords import check_shared
+from quantus_ext.engine.modules import keywords_of, parts_with_mode, with_keywords
+
+
+@dataclass(frozen=True)
+class Samples:
+    """All samples of a call; no explanation is in it.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The explained one.
+    answering : nn.Module
+        The same with the call's keywords, over embeddings where these are perturbed.
+    adapter : Adapter
+    device : torch.device
+    explained : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        Inputs, channels first.
+    x : Tensor
+        What is perturbed: the inputs, or their embeddings.
+    y : numpy.ndarray of int, shape (n,), or None
+        Explained classes; None for the model's predictions.
+    s : array or tensor, optional
+    index : Tensor, int64, shape (n,)
+        Global indices.
+    features : Tensor, int64, shape (n or 1, \\*spatial), or None
+        What the adapter says of the inputs.
+    embedded : Adapter or None
+        The adapter over embeddings, where ``x`` are these.
+    channels_last : tuple of int or None
+        Shape of the inputs as they were given, if their channels came last.
+    is_told : bool
+        Whether an explainer is to put the model into evaluation mode.
+    """
+
+    model: nn.Module
+    answering: nn.Module
+    adapter: Adapter
+    device: torch.device
+    explained: Tensor
+    x: Tensor
+    y: np.ndarray | None
+    s: np.ndarray | Tensor | None
+    index: Tensor
+    features: Tensor | None
+    embedded: Adapter | None
+    channels_last: tuple[int, ...] | None
+    is_told: bool
+
+    @classmethod
+    def of_call(
+        cls,
+        model: nn.Module,
+        x_batch: np.ndarray | Tensor,
+        y_batch: np.ndarray | Tensor | None,
+        s_batch: np.ndarray | Tensor | None,
+        *,
+        channel_first: bool | None,
+        model_predict_kwargs: Mapping[str, Any] | None,
+        device: str | torch.device | None,
+        index_batch: np.ndarray | Tensor | None,
+        may_be_told: bool,
+    ) -> Samples:
+        """Take the arguments of a metric's call; see ``TorchMetric.__call__``.
+
+        With ``may_be_told`` a model may still be in training mode.
+        """
+        is_told = may_be_told and any(part.training for _, part in parts_with_mode(model))
+        if not is_told:
+            checks.evaluation_mode(model)
+        torch_device = checks.resolve_device(model, device)
+        checks.on_device("x_batch", x_batch, torch_device)
+        adapter = adapter_of(model)
+        inputs = tensor_of("x_batch", x_batch, torch_device, input_dtype(model))
+        checks.inputs(inputs)
+        if channel_first is None:
+            channel_first = adapter.channel_first
+        if channel_first is None:
+            channel_first = channels_are_first(inputs, model)
+        last = not channel_first and inputs.ndim > 2
+        x = inputs.movedim(-1, 1) if last else inputs
+        n = len(x)
+        adapter.check_inputs(x)
+        given = np.arange(n) if index_batch is None else index_batch
+        return cls(
+            model=model,
+            answering=with_keywords(model, model_predict_kwargs),
+            adapter=adapter,
+            device=torch_device,
+            explained=x,
+            x=x,
+            y=None if y_batch is None else checks.labels(y_batch, n),
+            s=segmentations_of(s_batch),
+            index=torch.from_numpy(checks.sample_indices(given, n)).to(torch_device),
+            features=features_of(adapter, x),
+            embedded=None,
+            channels_last=tuple(inputs.shape) if last else None,
+            is_told=is_told,
+        )
+
+    def map_of(self, a: object) -> Tensor:
+        """Return attributions as a tensor, channels first."""
+        checks.on_device("a_batch", a, self.device)
+        values = tensor_of("a_batch", a, self.device, None)
+        last = self.channels_last
+        if last is not None and values.ndim == len(last) and values.shape[:-1] == last[:-1]:
+            values = values.movedim(-1, 1)
+        check_embedding_axis(values, self.adapter, self.explained)
+        return values
+
+    def over_embeddings(self) -> Samples:
+        """Return the samples as a model of token ids embeds them, where it is one."""
+        embedded = self.adapter.over_embeddings()
+        if embedded is None:
+            return self
+        answering = with_keywords(embedded, keywords_of(self.answering))
+        x = embedded.embed(self.x)
+        _check_embedded(self.answering, answering, self.x, x)
+        return replace(self, answering=answering, x=x, embedded=embedded)
+
+    def check_answers(self, batch_size: int) -> None:
+        """Raise ValueError if the model, asked about a few inputs, does not do what it must."""
+        check_shared(self.model, keywords_of(self.answering), self.explained, sizes=(batch_size,))
+        self.adapter.check_answers(self.explained, keywords_of(self.answering) or {})
+
+    def laid_out(self, a: Tensor) -> Tensor:
+        """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
+        return a if self.embedded is None or a.ndim != 3 else a.movedim(-1, 1)
+
+
+def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:
+    """Raise ValueError unless a model answers over embeddings as it does over ids."""
+    cause = None
+    with torch.no_grad():
+        expected = model(x[:2])
+        try:
+            with NoCodes():
+                found = embedded(rows[:2])
+        except (IndexError, RuntimeError, ValueError) as error:
+            found, cause = torch.full_like(expected, torch.inf), error
+    if not torch.allclose(
+        expected, found, rtol=1e-2, atol=torch.finfo(expected.dtype).eps ** 0.5, equal_nan=True
+    ):
+        raise ValueError(
+            "model must answer over embeddings as over ids, does not: it embeds tokens elsewhere "
+            "than in what `embedding` names, or looks at ids besides (an end token's, say), so "
+            "only perturbations of ids are possible"
+        ) from cause
