@@ -282,6 +282,8 @@ class TorchMetric(Metric[list[float]]):
         ((3, 3), True)
         """
         batch_size = checks.positive_integer("batch_size", batch_size)
+        if len(maps) == 0:
+            raise ValueError("maps must hold at least one explanation of the samples, is empty")
         if model is None and self.clean_rows == 0:
             if any(a is None for a in maps):
                 raise TypeError("a_batch must hold attributions where model is None, is None")
@@ -343,7 +345,8 @@ class TorchMetric(Metric[list[float]]):
             checks.evaluation_mode(samples.model)
         groups: dict[tuple[Hashable, bool | None], list[int]] = {}
         for place, a in enumerate(given):
-            alike = None if a is None else (tuple(a.shape), a.dtype)
+            # Of maps that are to be made the shape is not known.
+            alike = place if a is None else (tuple(a.shape), a.dtype)
             groups.setdefault((alike, flags[place]), []).append(place)
         with nullcontext() if len(groups) == 1 or shared.current() else shared.answers_shared():
             parts = []
@@ -398,7 +401,7 @@ class TorchMetric(Metric[list[float]]):
         samples.check_answers(batch_size)
         forward = forward_of(samples.answering)
         known, y = None, samples.y
-        if y is None and None not in given and not self.reads_labels:
+        if y is None and all(a is not None for a in given) and not self.reads_labels:
             y = np.zeros(n, dtype=np.int64)
         if y is None:
             known = forward.clean(samples.x)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import quantus
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,9 +29,10 @@ from quantus_ext import (
 )
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine.shared import Shared
+from quantus_ext.evaluation.explainers import carries_input
 from quantus_ext.map_scores import MapScores
 from tests.cases import CASES
-from tests.harness import make_inputs, planted, rows_seen
+from tests.harness import gradients, make_inputs, planted, rows_seen
 
 
 def lenet() -> nn.Module:
@@ -216,6 +219,71 @@ def test_a_set_of_maps_scores_as_its_maps_do_alone(
         for detail, values in alone.details.items():
             np.testing.assert_allclose(found.details[detail][place], values, rtol=1e-6, atol=1e-9)
         assert found.n_evaluations[place] == alone.n_evaluations
+
+
+def test_maps_of_unlike_shapes_and_maps_that_are_made():
+    inputs = make_inputs("image")
+    metric = Infidelity(n_perturb_samples=5, perturb_baseline=0.25)
+    summed = inputs.a.sum(1, keepdims=True)
+
+    def of_one_channel(**call: Any) -> np.ndarray:
+        return gradients(**call).sum(1)
+
+    found = metric.score_maps(
+        inputs.model,
+        inputs.x,
+        inputs.y,
+        [inputs.a, summed, None, None],
+        explainers=[(None, None), (None, None), (gradients, {}), (of_one_channel, {})],
+    )
+    single = [inputs.call(metric, a_batch=a) for a in (inputs.a, summed)]
+    single += [
+        inputs.call(metric, a_batch=None, explain_func=f) for f in (gradients, of_one_channel)
+    ]
+    np.testing.assert_allclose(found.scores, single, rtol=1e-9)
+    with pytest.raises(ValueError, match="maps must hold at least one"):
+        metric.score_maps(inputs.model, inputs.x, inputs.y, [])
+
+
+def test_an_explainer_says_whether_its_maps_carry_the_input():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(4, 6)).astype(np.float32)
+    weights = torch.from_numpy(generator.normal(size=(2, 6)).astype(np.float32))
+    model, y = nn.Linear(6, 2, bias=False).eval(), np.array([0, 1, 0, 1])
+    with torch.no_grad():
+        model.weight.copy_(weights)
+    gradient = weights.numpy()[y]
+    maps = {"gradient": gradient, "gradient × input": gradient * x}
+    exact = Infidelity(perturb_baseline=0.0)
+    found = evaluate(
+        {"Infidelity": exact, "QGE": QGE(exact)},
+        maps,
+        model,
+        x,
+        y,
+        multiply_by_inputs={"gradient": False, "gradient × input": True},
+    )
+    assert found.carry_inputs == (False, True)
+    for name in maps:
+        np.testing.assert_allclose(found.scores_of(name, "Infidelity"), 0, atol=1e-9)
+        assert (found.scores_of(name, "QGE") > 0).all()
+    wrong = evaluate({"Infidelity": exact}, maps, model, x, y)
+    assert wrong.scores_of("gradient × input", "Infidelity").min() > 1e-3
+    for said in ({"nothing": True}, {"gradient": "yes"}):
+        with pytest.raises(ValueError, match="multiply_by_inputs must be a dict"):
+            evaluate({"Infidelity": exact}, maps, model, x, y, multiply_by_inputs=said)
+
+
+@pytest.mark.parametrize(
+    ("method", "carries"), [("Saliency", False), ("IntegratedGradients", True), ("LRP", True)]
+)
+def test_what_captum_and_quantus_explain_by_is_known(method, carries):
+    captum = pytest.importorskip("captum.attr")
+    explainer = getattr(captum, method)(nn.Linear(3, 2))
+    assert carries_input(explainer.attribute, {}) is carries
+    assert carries_input(partial(explainer.attribute, target=0), {}) is carries
+    assert carries_input(quantus.explain, {"method": method}) is carries
+    assert carries_input(gradients, {"method": method}) is None
 
 
 def test_the_same_rows_are_not_asked_for_again_with_a_changed_model():
