@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import subprocess
 import sys
 import threading
@@ -295,7 +296,7 @@ def test_a_second_process_hits(tmp_path):
         text=True,
         check=True,
         cwd=Path(__file__).parents[2],
-        env={"PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "1"},
     ).stdout
     assert said.split() == ["True", weights(tuned).sum().hex()]
 
