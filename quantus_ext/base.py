@@ -343,6 +343,7 @@ class TorchMetric(Metric[list[float]]):
                 if given[place] is None:
                     first_maps[place] = explain(samples.model, samples.explained[some], labels)
             checks.evaluation_mode(samples.model)
+        samples.check_answers(batch_size)
         groups: dict[tuple[Hashable, bool | None], list[int]] = {}
         for place, a in enumerate(given):
             # Of maps that are to be made the shape is not known.
@@ -398,7 +399,6 @@ class TorchMetric(Metric[list[float]]):
                 **self.execution.arguments(),
             )
 
-        samples.check_answers(batch_size)
         forward = forward_of(samples.answering)
         known, y = None, samples.y
         if y is None and all(a is not None for a in given) and not self.reads_labels:

@@ -129,8 +129,7 @@ class Foreign(TorchMetric):
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         assert self._copied is not None
-        key = sampling.sample_keys(batch.seed, batch.index[:1])
-        state = int(sampling.bits(key, 1, sampling.Purpose.GLOBAL_STATE)) & (2**32 - 1)
+        state = sampling.state_seed(batch.seed, batch.index, sampling.Purpose.GLOBAL_STATE)
         arrays = Arrays(
             x=batch.x.cpu().numpy(),
             y=batch.y.cpu().numpy(),

@@ -153,10 +153,10 @@ class Answers:
 
     def of_states(self, names: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
         """Return answers to states, shape (k, 2), and which of them are known."""
-        place = np.searchsorted(self._names, names)
-        place[place == len(self._names)] = 0
         if not len(self._names):
             return torch.empty(len(names), 2, dtype=torch.float64), np.zeros(len(names), bool)
+        place = np.searchsorted(self._names, names)
+        place[place == len(self._names)] = 0
         return self._of_states[torch.from_numpy(place)], self._names[place] == names
 
     def put_states(self, names: NDArray[np.int64], answers: Tensor) -> None:

@@ -42,7 +42,6 @@ class Purpose(IntEnum):
     STATE = 9
     REFERENCE_TIE = 11
     REFERENCE_ORDER = 12
-    REFERENCE_STATE = 13
     GLOBAL_STATE = 14
     EXPLAINER_STATE = 15
     DEGRADED_PLACE = 21
@@ -123,6 +122,20 @@ def draw_keys(keys: Tensor, start: int, stop: int) -> Tensor:
 def bits(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
     """Return ``count`` random 64-bit integers a draw, shape (\\*keys.shape, count)."""
     return bits_of(torch.arange(count, device=keys.device), keys, purpose)
+
+
+def state_seed(seed: int, index: Tensor, purpose: Purpose) -> int:
+    """Return the seed of the global random states for a batch, below 2**32.
+
+    Parameters
+    ----------
+    seed : int
+    index : Tensor, int64, shape (n,)
+        Global indices of the batch's samples; the first one counts.
+    purpose : Purpose
+        What the states are for.
+    """
+    return int(bits(sample_keys(seed, index[:1]), 1, purpose)) & (2**32 - 1)
 
 
 def bits_of(elements: Tensor, keys: Tensor, purpose: Purpose) -> Tensor:

@@ -171,8 +171,8 @@ class Worker:
         Explainers and metrics have seeds of their own: a metric that explains again must not get
         the draws that are in the attributions already.
         """
-        key = sampling.sample_keys(self.plan.seed, torch.tensor([first]))
-        return int(sampling.bits(key, 1, sampling.Purpose.EXPLAINER_STATE)) & (2**32 - 1)
+        purpose = sampling.Purpose.EXPLAINER_STATE
+        return sampling.state_seed(self.plan.seed, torch.tensor([first]), purpose)
 
     def _keywords(self, explainer: Method) -> dict[str, Any]:
         if self.plan.device is None or not takes(explainer.function, "device"):
