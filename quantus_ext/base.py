@@ -117,6 +117,8 @@ class TorchMetric(Metric[list[float]]):
     """Whether ``custom_batch`` is another name of ``index_batch``."""
     over_embeddings: bool = False
     """Whether a model of token ids is asked about their embeddings."""
+    carries_entries: ClassVar[bool] = True
+    """Whether what a model's keywords have for each sample goes along with its rows."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
@@ -175,7 +177,9 @@ class TorchMetric(Metric[list[float]]):
         explain_func : callable, optional
             Makes the attributions, batch by batch, where ``a_batch`` is None.
         explain_func_kwargs, model_predict_kwargs : mapping, optional
-            Keywords of ``explain_func`` and of the model; the latter shared by all samples.
+            Keywords of ``explain_func`` and of the model. The model's are shared by all samples,
+            or have an entry for each along the first axis, which goes along with its rows; see
+            :class:`quantus_ext.adapters.PerSample`.
         softmax : bool, optional
             Probabilities rather than logits; the metric's own default if None.
         device : str or torch.device, optional
@@ -343,7 +347,7 @@ class TorchMetric(Metric[list[float]]):
                 if given[place] is None:
                     first_maps[place] = explain(samples.model, samples.explained[some], labels)
             checks.evaluation_mode(samples.model)
-        samples.check_answers(batch_size)
+        samples = samples.with_keywords_read(batch_size, carries_entries=metric.carries_entries)
         groups: dict[tuple[Hashable, bool | None], list[int]] = {}
         for place, a in enumerate(given):
             # Of maps that are to be made the shape is not known.
@@ -404,7 +408,7 @@ class TorchMetric(Metric[list[float]]):
         if y is None and all(a is not None for a in given) and not self.reads_labels:
             y = np.zeros(n, dtype=np.int64)
         if y is None:
-            known = forward.clean(samples.x)
+            known = forward.clean(samples.x, torch.arange(n, device=samples.device))
             y = known.argmax(1).cpu().numpy()
         asked = self.model_to_ask(
             samples.answering, samples.x, torch.from_numpy(y).to(samples.device)

@@ -31,6 +31,7 @@ from quantus_ext.engine.global_state import (
     one_at_a_time,
     seed_global_generators,
 )
+from quantus_ext.engine.keywords import plain
 from quantus_ext.engine.modules import (
     NoModel,
     has_hidden_softmax,
@@ -97,6 +98,7 @@ class Foreign(TorchMetric):
     name = "Foreign"
     clean_rows = 0  # the metric asks the model itself, if at all
     reads_values = False
+    carries_entries = False
     custom_is_index = False
     nan_reason = "their metric gives NaN for them"
 
@@ -306,7 +308,7 @@ class _Copied:
             "channel_first": True,
             "explain_func": self._explain_func(batch, explainer, compare),
             "explain_func_kwargs": dict(explainer.keywords) or None,
-            "model_predict_kwargs": dict(call.model_predict_kwargs or {}) or None,
+            "model_predict_kwargs": plain(call.model_predict_kwargs or {}) or None,
             "softmax": call.softmax,
             "device": device,
             "batch_size": len(batch.x),

@@ -20,8 +20,9 @@ from quantus_ext.batch import (
     segmentations_of,
     tensor_of,
 )
-from quantus_ext.engine.keywords import check_shared
+from quantus_ext.engine.keywords import check_shared, told_apart
 from quantus_ext.engine.modules import keywords_of, parts_with_mode, with_keywords
+from quantus_ext.engine.rows import belonging_to
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,22 @@ class Samples:
         _check_embedded(self.answering, answering, self.x, x)
         return replace(self, answering=answering, x=x, embedded=embedded)
 
-    def check_answers(self, batch_size: int) -> None:
-        """Raise ValueError if the model, asked about a few inputs, does not do what it must."""
-        check_shared(self.model, keywords_of(self.answering), self.explained, sizes=(batch_size,))
-        self.adapter.check_answers(self.explained, keywords_of(self.answering) or {})
+    def with_keywords_read(self, batch_size: int, *, carries_entries: bool) -> Samples:
+        """Return the samples with it known which keywords of the model have an entry for each.
+
+        Raises
+        ------
+        ValueError
+            If the model, asked about a few inputs, does not do what it must, or a metric cannot
+            carry such entries along.
+        """
+        keywords = told_apart(
+            self.model, keywords_of(self.answering), self.explained, sizes=(batch_size,)
+        )
+        if not carries_entries:
+            check_shared(keywords)
+        self.adapter.check_answers(self.explained, keywords or {})
+        return replace(self, answering=with_keywords(self.model, keywords))
 
     def laid_out(self, a: Tensor) -> Tensor:
         """Return attributions over embeddings, (n, L, D), as the embeddings are laid out."""
@@ -153,7 +166,7 @@ class Samples:
 def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tensor) -> None:
     """Raise ValueError unless a model answers over embeddings as it does over ids."""
     cause = None
-    with torch.no_grad():
+    with torch.no_grad(), belonging_to(torch.arange(min(len(x), 2), device=x.device)):
         expected = model(x[:2])
         try:
             with NoCodes():

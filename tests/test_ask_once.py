@@ -28,7 +28,7 @@ from quantus_ext import (
     evaluate,
 )
 from quantus_ext.base import TorchMetric
-from quantus_ext.engine.shared import Shared
+from quantus_ext.engine.shared import SharedAnswers
 from quantus_ext.evaluation.explainers import carries_input
 from quantus_ext.map_scores import MapScores
 from tests.cases import CASES
@@ -121,7 +121,7 @@ def test_curves_and_fidelity_ask_about_each_different_state_once():
     (x, y), model = digits(4), lenet()
     a = maps_of(x, 1)[0]
     # By identity, for the hook that notes the rows is a part of the model's content.
-    with rows_seen(model) as seen, answers_shared(Shared(by_identity=True)):
+    with rows_seen(model) as seen, answers_shared(SharedAnswers(by_identity=True)):
         for name in ("MoRF", "LeRF", "ABPC", "Deletion", "Insertion", "Fidelity"):
             EIGHT[name](model, x, y, a)
     assert sum(map(len, seen)) <= 1.02 * distinct(seen, len(x))
@@ -160,7 +160,7 @@ def test_any_two_metrics_share_what_they_ask(first, second):
         # What is trained, and what a health report asks, is asked of other models.
         return
     inputs = make_inputs(common[0], n=3)
-    with rows_seen(inputs.model) as seen, answers_shared(Shared(by_identity=True)):
+    with rows_seen(inputs.model) as seen, answers_shared(SharedAnswers(by_identity=True)):
         alone = [inputs.call(case.metric()) for case in cases]
     # Logits and probabilities are answers of their own to the clean rows.
     views = len({case.metric().default_softmax for case in cases})

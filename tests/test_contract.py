@@ -8,19 +8,22 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import quantus
 import torch
+from torch import nn
 
 import quantus_ext
+from quantus_ext import PScore
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import masked
 from quantus_ext.engine.forward import Forward
 from tests.cases import CASES
-from tests.harness import Case, Inputs, make_inputs, planted, rows_seen, sorted_rows
+from tests.harness import Case, Inputs, gradients, make_inputs, planted, rows_seen, sorted_rows
 
 case_and_modality = pytest.mark.parametrize(
     ("case", "modality"),
@@ -113,6 +116,52 @@ def test_parts_score_as_within_the_whole(case: Case, modality: str):
         np.testing.assert_allclose(part, whole[2:5], rtol=1e-10)
     first = inputs.rows(slice(0, 3)).call(case.metric())
     np.testing.assert_allclose(first, whole[:3], rtol=1e-10)
+
+
+class Scaled(nn.Module):
+    """A network, its outputs scaled by what it is given, or by what it holds."""
+
+    def __init__(self, model: nn.Module, held: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.model, self.held = model, held
+
+    def forward(self, rows: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        outputs: torch.Tensor = self.model(rows) * (self.held if scale is None else scale)
+        return outputs
+
+
+@case_and_modality
+def test_what_belongs_to_samples_goes_along_with_their_rows(case: Case, modality: str):
+    inputs = make_inputs(modality, n=5)
+    scale = torch.linspace(-1, 2, 5, dtype=torch.float64)[:, None]
+
+    def metric(held: torch.Tensor | None = None) -> TorchMetric:
+        made = case.metric()
+        if isinstance(made, PScore):
+            made.models = [Scaled(model, held).eval() for model in made.models]
+        return made
+
+    def explain(model: Scaled, **keywords: object) -> np.ndarray:
+        return gradients(model.model, **keywords)
+
+    def call(**more: object) -> list[float]:
+        return replace(inputs, model=Scaled(inputs.model).eval()).call(
+            metric(),
+            model_predict_kwargs={"scale": scale},
+            explain_func=explain,
+            **more,
+        )
+
+    if case.trains:
+        with pytest.raises(ValueError, match="rows that are none of the call's, as in training"):
+            call()
+        return
+    alone = []
+    for k in range(5):
+        held = scale[k : k + 1]
+        one = replace(inputs.rows(slice(k, k + 1)), model=Scaled(inputs.model, held).eval())
+        alone.extend(one.call(metric(held), index_batch=np.array([k]), explain_func=explain))
+    np.testing.assert_allclose(call(batch_size=3), alone, rtol=1e-9, atol=1e-12)
 
 
 _PRINT_SCORES = """

@@ -6,7 +6,7 @@ from quantus_ext.adapters.columns import Columns
 from quantus_ext.adapters.outputs import BinaryLogit, MultiOutput, Regression
 from quantus_ext.adapters.series import Series
 from quantus_ext.adapters.tokens import EmbeddedTokens, TextClassifier, TokenIds
-from quantus_ext.engine.rows import samples_of_rows
+from quantus_ext.engine.rows import PerSample, Shared, samples_of_rows
 
 __all__ = [
     "Adapter",
@@ -15,8 +15,10 @@ __all__ = [
     "Columns",
     "EmbeddedTokens",
     "MultiOutput",
+    "PerSample",
     "Regression",
     "Series",
+    "Shared",
     "TextClassifier",
     "TokenIds",
     "refit",

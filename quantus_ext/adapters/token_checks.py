@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from quantus_ext.engine.keywords import part_of, plain
+
 if TYPE_CHECKING:
     from quantus_ext.adapters.tokens import TokenIds
 
@@ -45,11 +47,12 @@ def check_text_model(model: TokenIds, x: Tensor, keywords: _Keywords) -> None:
     before = padding & ~padding.flip(1).cumprod(1).flip(1).bool()
     row = int((before.sum(1) * x.shape[1] + padding.sum(1)).argmax())
     with torch.no_grad():
-        _check_words(model, x[row : row + 1], keywords)
+        own = plain(part_of(keywords, slice(row, row + 1)))
+        _check_words(model, x[row : row + 1], own)
         if model.removal == "delete":
             _check_deletion(model, x, keywords)
         if model.takes_attention:
-            _check_alone(model, x, row, bool(before[row].any()), keywords)
+            _check_alone(model, x, row, bool(before[row].any()), own)
 
 
 def _check_words(model: TokenIds, ids: Tensor, keywords: _Keywords) -> None:
@@ -97,6 +100,7 @@ def _check_deletion(model: TokenIds, x: Tensor, keywords: _Keywords) -> None:
     if len(places) < 3:
         return
     ids, place = x[row : row + 1].clone(), places[len(places) // 2]
+    keywords = plain(part_of(keywords, slice(row, row + 1)))
     text = ids != model.pad_id
     attended = text.clone()
     attended[:, place] = False

@@ -6,8 +6,8 @@ import itertools
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -172,7 +172,7 @@ class Forward:
         ----------
         x : Tensor, shape (n, \\*sample)
         numbers : Tensor, int64, shape (n,), optional
-            Which samples of the call these are.
+            Which samples of a call these are, where they are some.
 
         Returns
         -------
@@ -207,8 +207,7 @@ class Forward:
     def _gave(self, outputs: Tensor, x: Tensor, numbers: Tensor | None) -> bool:
         """Whether the model gives these outputs still, as a few rows say."""
         rows, before = probe_rows(len(x)), self.n_evaluations
-        own = torch.arange(len(x), device=x.device) if numbers is None else numbers
-        now = self._in_chunks(x[rows], own[rows])
+        now = self._in_chunks(x[rows], None if numbers is None else numbers[rows])
         self.n_evaluations = before
         return same_answers(now, outputs[rows])
 
@@ -262,18 +261,17 @@ class Forward:
         return content_key(model, asked.softmax, self.execution, surroundings, x, numbers)
 
     def _clean(self, x: Tensor, numbers: Tensor | None) -> Tensor:
-        if numbers is None:
-            numbers = torch.arange(len(x), device=x.device)
         if self.plan is not None:
             return self._in_chunks(x, numbers)
         first = min(len(x), _FIRST_CHUNK, self.execution.chunk_size or _FIRST_CHUNK)
-        with belonging_to(numbers[:first]):
+        with _of_samples(numbers, slice(first)):
             outputs = self._settle(x[:first])
         if outputs is None:
             return self._in_chunks(x, numbers)
         if first == len(x):
             return outputs
-        return torch.cat([outputs, self._in_chunks(x[first:], numbers[first:])])
+        rest = None if numbers is None else numbers[first:]
+        return torch.cat([outputs, self._in_chunks(x[first:], rest)])
 
     def __call__(self, rows: Tensor, numbers: Tensor | None = None) -> Tensor:
         """Return the outputs, shape (rows, classes), of some rows, chunk by chunk.
@@ -286,11 +284,11 @@ class Forward:
         numbers : Tensor, int64, shape (rows,), optional
             Which sample of the call each row belongs to.
         """
-        with nullcontext() if numbers is None else belonging_to(numbers):
+        with _of_samples(numbers):
             if self.plan is not None and len(rows) > self.plan.chunk_size:
                 parts = -(-len(rows) // self.plan.chunk_size)
                 # Of near-equal size, for a short last one costs as much as a longer.
-                return torch.cat([self(*part) for part in _parts(rows, numbers, parts)])
+                return torch.cat([self(*part) for part in _evenly(rows, numbers, parts)])
             try:
                 outputs = self._checked(rows)
             except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -308,18 +306,19 @@ class Forward:
             ResourceWarning,
             stacklevel=2,
         )
-        return torch.cat([self(*part) for part in _parts(rows, numbers, 2)])
+        return torch.cat([self(*part) for part in _evenly(rows, numbers, 2)])
 
-    def settle(self, x: Tensor) -> None:
+    def settle(self, x: Tensor, numbers: Tensor | None = None) -> None:
         """Settle the plan on some samples, where :meth:`clean` has not been called."""
         if self.plan is None:
             before = self.n_evaluations
-            self._clean(x[:_FIRST_CHUNK], None)
+            self._clean(x[:_FIRST_CHUNK], None if numbers is None else numbers[:_FIRST_CHUNK])
             self.n_evaluations = before
 
-    def probe(self, rows: Tensor) -> Tensor:
+    def probe(self, rows: Tensor, numbers: Tensor) -> Tensor:
         """Return the outputs of a few rows, which are not counted and go through in one pass."""
-        return self._checked(self._require_plan().laid_out(rows))
+        with belonging_to(numbers):
+            return self._checked(self._require_plan().laid_out(rows))
 
     def warn_of_second_softmax(self, stacklevel: int = 2) -> None:
         """Warn if a softmax was taken of what are probabilities already.
@@ -357,9 +356,9 @@ class Forward:
             raise RuntimeError("call clean() or settle() first: they settle the chunk plan")
         return self.plan
 
-    def _in_chunks(self, x: Tensor, numbers: Tensor) -> Tensor:
+    def _in_chunks(self, x: Tensor, numbers: Tensor | None) -> Tensor:
         plan = self._require_plan()
-        parts = zip(x.split(plan.chunk_size), numbers.split(plan.chunk_size), strict=True)
+        parts = _parts(x, numbers, lambda values: values.split(plan.chunk_size))
         return torch.cat([self(plan.laid_out(part), own) for part, own in parts])
 
     def _settle(self, x: Tensor) -> Tensor | None:
@@ -506,13 +505,23 @@ class Forward:
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
+def _of_samples(numbers: Tensor | None, part: slice = slice(None)) -> AbstractContextManager[None]:
+    """Say which samples rows are, where that is known."""
+    return nullcontext() if numbers is None else belonging_to(numbers[part])
+
+
 def _parts(
+    rows: Tensor, numbers: Tensor | None, cut: Callable[[Tensor], Sequence[Tensor]]
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield parts of rows, and of the samples they belong to where these are known."""
+    own = itertools.repeat(None) if numbers is None else cut(numbers)
+    return zip(cut(rows), own, strict=False)
+
+
+def _evenly(
     rows: Tensor, numbers: Tensor | None, count: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield near-equal parts of rows, and of the samples they belong to where these are known."""
-    parts = rows.tensor_split(count)
-    own = itertools.repeat(None) if numbers is None else numbers.tensor_split(count)
-    return zip(parts, own, strict=False)
+    return _parts(rows, numbers, lambda values: values.tensor_split(count))
 
 
 class _Asked:

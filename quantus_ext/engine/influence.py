@@ -21,6 +21,9 @@ _TENSOR_FLOAT = 2.0**-10
 """Rounding of the type in which GPUs may compute single-precision layers."""
 
 
+Ask = Callable[[Tensor, Tensor], Tensor]
+
+
 class Influence(NamedTuple):
     """How far outputs change, relative to the largest, that should not.
 
@@ -70,7 +73,7 @@ class Influence(NamedTuple):
         return None
 
 
-def measure(ask: Callable[[Tensor], Tensor], x: Tensor, together: int) -> Tensor:
+def measure(ask: Ask, x: Tensor, together: int) -> Tensor:
     """Ask a few rows again, and apart from each other, and measure how far outputs change.
 
     At most 12 rows go through the model, and nothing comes back from its device.
@@ -78,7 +81,7 @@ def measure(ask: Callable[[Tensor], Tensor], x: Tensor, together: int) -> Tensor
     Parameters
     ----------
     ask : callable
-        One forward pass: rows in, (rows, classes) out.
+        One forward pass: rows, and which samples they are, in, (rows, classes) out.
     x : Tensor, shape (n, \\*sample)
         Inputs, of which up to four are asked.
     together : int
@@ -94,27 +97,32 @@ def measure(ask: Callable[[Tensor], Tensor], x: Tensor, together: int) -> Tensor
     >>> import torch
     >>> from quantus_ext.engine.influence import measure
     >>> x = torch.eye(4)
-    >>> measure(lambda rows: rows * 2, x, together=64)
+    >>> measure(lambda rows, _: rows * 2, x, together=64)
     tensor([0., 0.])
-    >>> measure(lambda rows: rows - rows.mean(0), x, together=64)
+    >>> measure(lambda rows, _: rows - rows.mean(0), x, together=64)
     tensor([0., 1.])
     """
-    rows = x[:: max(len(x) // _FEW, 1)][:_FEW]
+    some = slice(0, _FEW * max(len(x) // _FEW, 1), max(len(x) // _FEW, 1))
+    rows, numbers = x[some], torch.arange(len(x), device=x.device)[some]
     if len(x) == 1 and x.is_floating_point():
         # The company of a single sample: what it is with everything removed.
-        rows = torch.cat([x, torch.zeros_like(x)])
-    outputs, again = (torch.cat([ask(part) for part in rows.split(together)]) for _ in range(2))
+        rows, numbers = torch.cat([x, torch.zeros_like(x)]), numbers.repeat(2)
+    parts = list(zip(rows.split(together), numbers.split(together), strict=True))
+    outputs, again = (torch.cat([ask(*part) for part in parts]) for _ in range(2))
     chance = _change(again, outputs)
     if together == 1 or len(rows) == 1:
         return torch.stack([chance, torch.zeros_like(chance)])
     # Twice, because batch statistics of one row are an error.
-    alone = [ask(row.expand_as(rows[:2]))[:1] for row in rows[:2].split(1)]
+    alone = [
+        ask(row.expand_as(rows[:2]), own.repeat(2))[:1]
+        for row, own in zip(rows[:2].split(1), numbers[:2].split(1), strict=True)
+    ]
     return torch.stack([chance, _change(torch.cat(alone), outputs)])
 
 
 def examine(
     model: nn.Module,
-    ask: Callable[[Tensor], Tensor],
+    ask: Ask,
     x: Tensor,
     *,
     together: int,

@@ -119,7 +119,7 @@ class MaskedModel:
         self._apply, self.fixed, self._interpretation = perturbation.prepare(x)
         self._looks = x.device.type == "cpu"
         self._differs = changeable(self.fixed, x) if self._looks else None
-        forward.settle(x)
+        forward.settle(x, self.numbers)
         # The plan as it is now: when memory runs out on the way, `forward` splits by itself.
         row_bytes = x[0].numel() * x.element_size()
         self._at_once = forward.chunk_size * max(

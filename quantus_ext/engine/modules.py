@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from quantus_ext.engine.rows import (
+    belonging_to,
+    exchanged,
+    is_marked,
+    of_rows,
+    only_first,
+    samples_of_rows,
+)
+
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_FEW = 2
+"""Rows that show whether a softmax is at the end."""
 _SOFTMAXES = ("aten::softmax", "aten::_softmax")
 
 
@@ -43,7 +55,8 @@ def resolve_softmax(model: nn.Module, softmax: bool, rows: Tensor | None = None)
     >>> torch.equal(logits, model[0](torch.ones(1, 2)))
     True
     """
-    end = _ending(model, rows)
+    with only_first(_FEW):
+        end = _ending(model, None if rows is None else rows[:_FEW])
     if not end.softmax:
         return Probabilities(model) if softmax else model
     if softmax:
@@ -71,14 +84,14 @@ class _Ending(NamedTuple):
 
 def has_hidden_softmax(model: nn.Module, rows: Tensor) -> bool:
     """Whether a model ends in a softmax within a script or an exported program."""
-    return is_closed(_last(model)) and _ending(model, rows).softmax
+    return is_closed(_last(model)) and _ending(model, rows[:_FEW]).softmax
 
 
 def _ending(model: nn.Module, rows: Tensor | None) -> _Ending:
     last = _last(model)
     if is_closed(last):
         there = _closed_ends_in_softmax(last)
-        return _Ending(there and (rows is None or _gives_probabilities(model, rows[:2])))
+        return _Ending(there and (rows is None or _gives_probabilities(model, rows)))
     if not isinstance(last, nn.Softmax):
         return _Ending(False)
     named = model.named_modules(remove_duplicate=False)
@@ -88,7 +101,7 @@ def _ending(model: nn.Module, rows: Tensor | None) -> _Ending:
         return _Ending(True, logits)
     with torch.no_grad():
         # Copies, for a model may write to its inputs.
-        expected, outputs = model(rows[:2].clone()), logits(rows[:2].clone())
+        expected, outputs = model(rows.clone()), logits(rows.clone())
     if not isinstance(expected, Tensor) or not expected.is_floating_point():
         return _Ending(False)
     rounding = torch.finfo(expected.dtype).eps ** 0.5
@@ -100,7 +113,7 @@ def _ending(model: nn.Module, rows: Tensor | None) -> _Ending:
         # The exchange is without effect: something holds on to the module itself.
         return _Ending(True)
     recorded = _BeforeSoftmax(model, names, last)
-    return _Ending(True, recorded) if recorded.ends(rows[:2].clone()) else _Ending(False)
+    return _Ending(True, recorded) if recorded.ends(rows.clone()) else _Ending(False)
 
 
 def _last(model: nn.Module) -> nn.Module:
@@ -269,17 +282,26 @@ class NoModel(nn.Module):
 
 
 class WithKeywords(nn.Module):
-    """A model whose call needs nothing but rows; in the mode that the model is in."""
+    """A model whose call needs nothing but rows; in the mode that the model is in.
+
+    What keywords have for single samples goes along with their rows; see
+    :func:`quantus_ext.engine.rows.samples_of_rows`.
+    """
 
     def __init__(self, model: nn.Module, keywords: dict[str, Any]) -> None:
         super().__init__()
         self.model = model
         self.keywords = keywords
         self.training = in_training(model)
+        self._marked = [name for name, value in keywords.items() if is_marked(value)]
 
     def forward(self, rows: Tensor) -> Any:
         """Call the model."""
-        return self.model(rows, **self.keywords)
+        own = {
+            name: exchanged(self.keywords[name], lambda marked: of_rows(marked, len(rows)))
+            for name in self._marked
+        }
+        return self.model(rows, **{**self.keywords, **own})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WithKeywords:
         for value in self.keywords.values():
@@ -314,10 +336,18 @@ class _InParts(nn.Module):
         self.training = in_training(model)
 
     def forward(self, rows: Tensor) -> Any:
-        missing = -len(rows) % self.rows
-        filled = torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
-        parts = [self.model(part) for part in filled.split(self.rows)]
+        parts = []
+        for part, own in zip(self._filled(rows), self._filled(samples_of_rows()), strict=False):
+            with belonging_to(own):
+                parts.append(self.model(part))
         return torch.cat(parts)[: len(rows)] if isinstance(parts[0], Tensor) else parts[0]
+
+    def _filled(self, values: Tensor | None) -> Iterator[Tensor | None]:
+        if values is None:
+            return itertools.repeat(None)
+        missing = -len(values) % self.rows
+        last = values[-1:].expand(missing, *values.shape[1:])
+        return iter((torch.cat([values, last]) if missing else values).split(self.rows))
 
 
 def is_exported(module: nn.Module) -> bool:

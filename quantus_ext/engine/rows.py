@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from torch import Tensor
+
+Marks = tuple[type, ...]
+_CONTAINERS = (Mapping, list, tuple)
 
 _numbers: ContextVar[Tensor | None] = ContextVar("samples of rows", default=None)
 
@@ -21,8 +27,8 @@ def samples_of_rows() -> Tensor | None:
     Returns
     -------
     Tensor, int64, shape (rows,), or None
-        Numbers in the order of ``x_batch``; None where the model is not asked by a metric of this
-        package.
+        Numbers in the order of ``x_batch``; None where the model is not asked about samples of a
+        metric's call, as in training.
 
     Examples
     --------
@@ -31,7 +37,6 @@ def samples_of_rows() -> Tensor | None:
     >>> from quantus_ext.adapters import samples_of_rows
     >>> class Scaled(torch.nn.Module):
     ...     scale = torch.tensor([1.0, 2.0])
-    ...     check_rows = False  # not asked about rows of no sample
     ...
     ...     def forward(self, rows):
     ...         return rows * self.scale[samples_of_rows(), None]
@@ -50,3 +55,100 @@ def belonging_to(numbers: Tensor | None) -> Iterator[None]:
         yield
     finally:
         _numbers.reset(token)
+
+
+@contextmanager
+def only_first(count: int) -> Iterator[None]:
+    """Say that a model is asked within about so many of the first rows alone."""
+    numbers = _numbers.get()
+    with belonging_to(None if numbers is None else numbers[:count]):
+        yield
+
+
+@dataclass(frozen=True)
+class PerSample:
+    """What has an entry for each sample, in a call's ``model_predict_kwargs``.
+
+    Entries go along with the rows of their samples. Only where a model's answers don't tell does
+    that have to be said.
+
+    Parameters
+    ----------
+    values : Tensor, array or sequence, n entries along the first axis
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext import Deletion
+    >>> from quantus_ext.adapters import PerSample
+    >>> class Scaled(torch.nn.Module):
+    ...     def forward(self, rows, scale):
+    ...         return rows * scale
+    >>> x, y = torch.ones(2, 2), torch.tensor([0, 0])
+    >>> keywords = {"scale": PerSample(torch.tensor([[1.0], [2.0]]))}
+    >>> Deletion(1)(Scaled().eval(), x, y, x, model_predict_kwargs=keywords, softmax=False)
+    [0.5, 1.0]
+    """
+
+    values: Any
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all samples share, in a call's ``model_predict_kwargs``.
+
+    Only where a model's answers don't tell, of a value with as many entries as there are samples,
+    does that have to be said.
+
+    Parameters
+    ----------
+    values : object
+        Passed to the model as it is.
+    """
+
+    values: Any
+
+
+def is_marked(value: Any, kinds: Marks = (PerSample, Shared)) -> bool:
+    """Return whether a value is, or holds, one that is marked."""
+    if isinstance(value, kinds):
+        return True
+    inner = value.values() if isinstance(value, Mapping) else value
+    return isinstance(value, _CONTAINERS) and any(is_marked(each, kinds) for each in inner)
+
+
+def exchanged(value: Any, exchange: Callable[[PerSample | Shared], Any]) -> Any:
+    """Return a value with what is marked exchanged; what holds nothing of it stays itself."""
+    if isinstance(value, (PerSample, Shared)):
+        return exchange(value)
+    if not is_marked(value):
+        return value
+    if isinstance(value, Mapping):
+        return {key: exchanged(each, exchange) for key, each in value.items()}
+    return type(value)(exchanged(each, exchange) for each in value)
+
+
+def of_rows(marked: PerSample | Shared, rows: int) -> Any:
+    """Return what a model gets: of what belongs to samples, an entry for each row.
+
+    Raises
+    ------
+    ValueError
+        If it is not known which samples the rows belong to.
+    """
+    values = marked.values
+    if isinstance(marked, Shared):
+        return values
+    numbers = _numbers.get()
+    if numbers is None or len(numbers) != rows:
+        raise ValueError(
+            "model_predict_kwargs must be shared by all samples where the model is asked about "
+            "rows that are none of the call's, as in training: an entry for each sample says "
+            "nothing of them"
+        )
+    if isinstance(values, Tensor):
+        return values.index_select(0, numbers.to(values.device))
+    on_host = numbers.cpu().numpy()
+    if isinstance(values, np.ndarray):
+        return values[on_host]
+    return type(values)(values[number] for number in on_host)

@@ -26,7 +26,7 @@ class Remembered(NamedTuple):
     """What goes with these outputs is known by."""
 
 
-class Shared:
+class SharedAnswers:
     """What metrics have asked models, within bounds.
 
     Parameters
@@ -49,16 +49,16 @@ class Shared:
         )
 
 
-_current: ContextVar[Shared | None] = ContextVar("shared answers", default=None)
+_current: ContextVar[SharedAnswers | None] = ContextVar("shared answers", default=None)
 
 
-def current() -> Shared | None:
+def current() -> SharedAnswers | None:
     """Return what calls share here, None where nothing is shared."""
     return _current.get()
 
 
 @contextmanager
-def answers_shared(shared: Shared | None = None) -> Iterator[None]:
+def answers_shared(shared: SharedAnswers | None = None) -> Iterator[None]:
     """Have metrics that ask the same model about the same rows ask it once.
 
     Infidelity asks about the same draws for every map; all that removes the elements of a ranking
@@ -71,7 +71,7 @@ def answers_shared(shared: Shared | None = None) -> Iterator[None]:
 
     Parameters
     ----------
-    shared : Shared, optional
+    shared : SharedAnswers, optional
         Where answers are kept; by default a new one, of at most 320 MiB.
 
     Examples
@@ -84,7 +84,7 @@ def answers_shared(shared: Shared | None = None) -> Iterator[None]:
     >>> [each.n_rows for each in found], [int(each.n_evaluations[0]) for each in found]
     ([15, 0], [15, 15])
     """
-    token = _current.set(Shared() if shared is None else shared)
+    token = _current.set(SharedAnswers() if shared is None else shared)
     try:
         yield
     finally:

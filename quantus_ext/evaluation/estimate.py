@@ -83,7 +83,8 @@ def planned(cell: Cell, plan: Plan, model: nn.Module, x: Rows) -> Cell:
         forward = Forward.of_module(
             answering, device, softmax=None, **replace(execution, compile=False).arguments()
         )
-        forward.clean(as_input(as_called(some, cell.call), model, device))
+        rows = as_input(as_called(some, cell.call), model, device)
+        forward.clean(rows, torch.arange(len(rows), device=device))
     except Exception as error:
         return replace(cell, failure=told("measuring the plan failed: ", error))
     ready = copy.copy(metric)

@@ -23,7 +23,7 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.batch import channels_are_first
-from quantus_ext.engine.keywords import check_shared
+from quantus_ext.engine.keywords import MOST_ASKED, all_marked, told_apart
 from quantus_ext.engine.modules import called_alike, with_keywords
 from quantus_ext.evaluation.explainers import carries_input
 from quantus_ext.evaluation.rows import Rows
@@ -183,19 +183,28 @@ def as_called(x: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
     return x.movedim(-1, 1) if last else x
 
 
-def check_calls(plan: Plan, model: nn.Module, x: Rows) -> None:
-    """Raise ValueError for inputs, or arguments of calls, that no sample could be scored with.
+def with_calls_read(plan: Plan, model: nn.Module, x: Rows) -> Plan:
+    """Return the plan with it known which keywords of the model have an entry for each sample.
 
-    What it refuses would fail in every shard, or pass where a shard is as long as something else.
+    Raises
+    ------
+    ValueError
+        For inputs, or arguments of calls, that no sample could be scored with: they would fail in
+        every shard, or pass where a shard is as long as something else.
     """
-    few = torch.as_tensor(x.part(0, min(len(x), 2)).read())
-    calls = {cell.names[1]: cell.call for cell in plan.cells}
+    calls = {cell.names[1]: dict(cell.call) for cell in plan.cells}
     for call in calls.values():
+        keywords = call.get("model_predict_kwargs")
+        few = torch.as_tensor(x.part(0, min(len(x), MOST_ASKED if keywords else 2)).read())
         if call.get("channel_first") is None and adapter_of(model).channel_first is None:
             channels_are_first(few, model)
-        keywords = call.get("model_predict_kwargs")
-        rows = as_input(as_called(few, call), model, checks.resolve_device(model, plan.device))
-        check_shared(model, keywords, rows, sizes=(len(x), plan.batch_size))
+        if keywords:
+            rows = as_input(as_called(few, call), model, checks.resolve_device(model, plan.device))
+            call["model_predict_kwargs"] = all_marked(
+                told_apart(model, keywords, rows, n=len(x), sizes=(plan.batch_size,))
+            )
+    cells = tuple(replace(cell, call=calls[cell.names[1]]) for cell in plan.cells)
+    return replace(plan, cells=cells)
 
 
 def methods_of(
@@ -345,7 +354,7 @@ def _key(*values: object) -> str:
 
 
 def known_models(
-    plan: Plan, model: nn.Module, x: np.ndarray, *, of_metrics: bool
+    plan: Plan, model: nn.Module, x: np.ndarray, places: Sequence[int], *, of_metrics: bool
 ) -> dict[str, Known]:
     """Return what the models are known by, as answers to some rows, by their names.
 
@@ -356,6 +365,8 @@ def known_models(
     model : nn.Module
     x : array
         The rows that are asked for.
+    places : sequence of int
+        Which samples these are.
     of_metrics : bool
         Ask those too that metrics hold, as an ensemble. One that fails is left out: it fails in
         its cells.
@@ -363,14 +374,17 @@ def known_models(
     calls = [cell.call for cell in plan.cells]
     answering = with_keywords(model, calls[0].get("model_predict_kwargs"))
     rows = as_called(torch.as_tensor(x), calls[0])
-    known = {"model": identify(answering, rows, checks.resolve_device(model, plan.device))}
+    numbers = torch.tensor(places)
+    device = checks.resolve_device(model, plan.device)
+    known = {"model": identify(answering, rows, device, numbers)}
     if of_metrics:
         for cell in plan.cells:
             for name, other in _models_of(cell.metric, f"metrics.{cell.names[0]}"):
                 if name not in known:
                     with suppress(Exception):
                         device = checks.resolve_device(other, None)
-                        known[name] = identify(called_alike(other, answering), rows, device)
+                        alike = called_alike(other, answering)
+                        known[name] = identify(alike, rows, device, numbers)
     return known
 
 

@@ -30,10 +30,10 @@ from quantus_ext.evaluation.plan import (
     Metrics,
     Plan,
     cells_of,
-    check_calls,
     identity,
     known_models,
     methods_of,
+    with_calls_read,
 )
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
 from quantus_ext.evaluation.rows import Rows
@@ -272,7 +272,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         device=device,
         cases=tuple(np.linspace(0, n - 1, n_cases).round().astype(int).tolist()),
     )
-    check_calls(plan, model, x)
+    plan = with_calls_read(plan, model, x)
     columns = tuple(cell.names for cell in plan.cells)
     directions = {cell.name: cell.direction for cell in plan.cells}
     shards = plan.shards(n)
@@ -286,7 +286,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     # Answers are what a store knows a model by; without one a pass says what it leaves in it.
     asked = list(range(min(n, 2))) if store is None else probe_rows(n)
     rows = np.concatenate([x.part(row, row + 1).read() for row in asked])
-    known = known_models(plan, model, rows, of_metrics=store is not None)
+    known = known_models(plan, model, rows, asked, of_metrics=store is not None)
     about = identity(plan, known["model"], {"x_batch": x, "y_batch": y, "s_batch": s}, seed)
     kept = None
     fresh = sampling.fresh_seed()

@@ -17,8 +17,9 @@ from torch import nn
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
+from quantus_ext.engine.keywords import part_of
 from quantus_ext.engine.modules import parts_with_mode
-from quantus_ext.engine.shared import Shared, answers_shared
+from quantus_ext.engine.shared import SharedAnswers, answers_shared
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.foreign import Foreign, seeded
@@ -125,7 +126,7 @@ class Worker:
         self.model = model
         self.plan = plan
         # What the metrics of a shard ask, each row once.
-        self._shared = Shared(by_identity=True)
+        self._shared = SharedAnswers(by_identity=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Worker, (self.model, self.plan)
@@ -270,12 +271,12 @@ class Worker:
     ) -> list[Scored]:
         """Score the maps of some explainers, by their places, all at once."""
         start = time.perf_counter()
-        call = {
-            name: value[first : first + len(x)]
-            if name == "custom_batch" and checks.is_rows(value)
-            else value
-            for name, value in cell.call.items()
-        }
+        rows = slice(first, first + len(x))
+        call = dict(cell.call)
+        if checks.is_rows(call.get("custom_batch")):
+            call["custom_batch"] = call["custom_batch"][rows]
+        if call.get("model_predict_kwargs"):
+            call["model_predict_kwargs"] = part_of(call["model_predict_kwargs"], rows)
         metric = cell.metric
         if not isinstance(metric, TorchMetric):
             metric = Foreign(metric, seed=self.plan.seed)
@@ -288,7 +289,7 @@ class Worker:
             s,
             device=self.plan.device,
             batch_size=self.plan.batch_size,
-            index_batch=np.arange(first, first + len(x)),
+            index_batch=np.arange(rows.start, rows.stop),
             explainers=[
                 (None, None) if each.function is None else (each.function, self._keywords(each))
                 for each in methods

@@ -110,7 +110,8 @@ def measure(
     hits = torch.zeros(2, len(models), len(fractions), dtype=torch.float64, device=device)
     for index in torch.arange(len(x)).split(_ROWS):
         rows, wanted = as_input(x[index], models[0], device), labels[index]
-        outputs = [forward.clean(rows) for forward in forwards]
+        own = index.to(device)
+        outputs = [forward.clean(rows, own) for forward in forwards]
         checks.labels_below(known, outputs[0].shape[1], name)
         whole = [output.argmax(1) for output in outputs]
         for level, fraction in enumerate(fractions):
@@ -119,7 +120,8 @@ def measure(
                 answers = whole
                 if masked[level]:
                     inputs = torch.cat([masks.at(rows, fraction, int(d), index) for d in some])
-                    answers = [forward.clean(inputs).argmax(1) for forward in forwards]
+                    numbers = own.repeat(len(some))
+                    answers = [forward.clean(inputs, numbers).argmax(1) for forward in forwards]
                 for which, answer in enumerate(answers):
                     each = answer.reshape(len(some), len(rows))
                     hits[0, which, level] += (each == wanted).sum()

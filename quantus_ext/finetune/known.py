@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from quantus_ext.engine.rows import belonging_to
 from quantus_ext.finetune.training import first_outputs, isolated_training
 from quantus_ext.identity import (
     Content,
@@ -55,8 +56,12 @@ class Known:
         return same_answers(answers, self.answers, exact=self.doubtful)
 
 
-def identify(model: nn.Module, x: Tensor, device: torch.device) -> Known:
+def identify(
+    model: nn.Module, x: Tensor, device: torch.device, numbers: Tensor | None = None
+) -> Known:
     """Return what a model is known by; its copy is asked for the first few rows of ``x``.
+
+    ``numbers`` says which samples of a call these are, where they are some.
 
     Attributes that a forward pass changes (activations that are kept, counters) are no content. A
     model that is not copied, as one that keeps outputs with their gradients, is asked itself.
@@ -68,7 +73,7 @@ def identify(model: nn.Module, x: Tensor, device: torch.device) -> Known:
         used = model
 
     def answers() -> Tensor:
-        with isolated_training(device, 0):
+        with isolated_training(device, 0), belonging_to(numbers):
             return first_outputs(used, x, device).detach().cpu()
 
     before = _attributes(used)

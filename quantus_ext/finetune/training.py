@@ -248,8 +248,12 @@ def first_outputs(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
 
 
 def check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Raise ValueError for labels that the model does not have, before anything is trained."""
-    outputs = Forward.of_module(model, x.device, softmax=None).clean(x[:1])
+    """Raise ValueError for labels of a call's samples that the model does not have.
+
+    Before anything is trained.
+    """
+    first = torch.zeros(1, dtype=torch.int64, device=x.device)
+    outputs = Forward.of_module(model, x.device, softmax=None).clean(x[:1], first)
     checks.labels_below(y.cpu().numpy(), outputs.shape[1])
 
 

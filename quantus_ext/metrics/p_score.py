@@ -15,6 +15,7 @@ from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch, Explainer
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import called_alike
+from quantus_ext.engine.rows import belonging_to
 from quantus_ext.finetune.training import first_outputs
 from quantus_ext.foreign import seeded
 from quantus_ext.functional.scores import Scores
@@ -92,7 +93,7 @@ class PScore(TorchMetric):
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        known = _Answers(forward, batch.x)
+        known = _Answers(forward, batch)
         others = {
             number: model
             for number, model in enumerate(self.models)
@@ -155,9 +156,10 @@ class PScore(TorchMetric):
 class _Answers:
     """What models answer to a few samples of a batch, each asked once."""
 
-    def __init__(self, forward: Forward, x: Tensor) -> None:
+    def __init__(self, forward: Forward, batch: Batch) -> None:
         self._forward = forward
-        self._x = x[probe_rows(len(x))]
+        some = probe_rows(len(batch.x))
+        self._x, self._numbers = batch.x[some], batch.numbers[some]
         self._known: dict[int, Tensor] = {}
 
     def of(self, model: nn.Module) -> Tensor:
@@ -168,7 +170,11 @@ class _Answers:
             )
             device = self._x.device
             # As explainers do, in turns: the global random states are every thread's.
-            with seeded(0, device), torch.autocast(device.type, enabled=False):
+            with (
+                seeded(0, device),
+                torch.autocast(device.type, enabled=False),
+                belonging_to(self._numbers),
+            ):
                 self._known[id(model)] = first_outputs(asked, self._x, device).cpu()
         return self._known[id(model)]
 

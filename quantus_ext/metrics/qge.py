@@ -209,6 +209,7 @@ class QGE(TorchMetric):
         self.clean_rows = adapted.clean_rows  # type: ignore[misc]
         self.reads_labels = adapted.reads_labels  # type: ignore[misc]
         self.reads_values = adapted.reads_values
+        self.carries_entries = adapted.carries_entries  # type: ignore[misc]
         self.custom_is_index = adapted.custom_is_index
 
     def for_call(self, call: Call) -> QGE:

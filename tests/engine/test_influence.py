@@ -193,13 +193,18 @@ def test_chance_in_the_model_is_said_and_leaves_no_standard_error(
         assert all(np.isnan(values).all() for values in errors)
 
 
+def alone(model: nn.Module) -> influence.Ask:
+    """Ask a model that holds nothing of single samples."""
+    return lambda rows, _: model(rows)
+
+
 def test_chance_that_agrees_once_is_not_taken_for_company():
     # The same factor twice, of two that a coin may choose.
     coin = iter([1.0, 1.0, 0.5, 1.0, 0.5, 1.0, 1.0, 1.0] + [1.0] * 8)
     model = Answers(lambda z: z * next(coin)).eval()
     with torch.no_grad():
         found = influence.examine(
-            model, model, torch.from_numpy(inputs("table")), together=64, precision=None
+            model, alone(model), torch.from_numpy(inputs("table")), together=64, precision=None
         )
     assert found.is_random
     assert not found.is_shared
@@ -272,7 +277,7 @@ def test_no_false_alarm(kind, build, n, precision):
     model, x = model.to(weights), x.to(weights)
     layers = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
 
-    def ask(rows: Tensor) -> Tensor:
+    def ask(rows: Tensor, _: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", layers, enabled=layers is not None):
             return model(rows)
 
@@ -317,7 +322,7 @@ def test_how_small_an_influence_is_found():
     for size, is_found in ((1e-6, False), (1e-3, True)):
         model = seeded(lambda s=size: Answers(lambda z: z + s * z.abs().amax() * z.mean(0).sign()))
         with torch.no_grad():
-            found = influence.examine(model, model, x, together=64, precision=None)
+            found = influence.examine(model, alone(model), x, together=64, precision=None)
         assert found.is_shared is is_found
 
 

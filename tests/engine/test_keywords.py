@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import quantus_ext
-from quantus_ext import QGE, Deletion, FFidelity, Infidelity
-from quantus_ext.engine.keywords import check_shared
+from quantus_ext import QGE, Deletion, FFidelity, FineTuner, Infidelity
+from quantus_ext.adapters import PerSample, Shared
+from quantus_ext.engine.keywords import told_apart
 
 N, F = 6, 5
 
@@ -58,13 +59,21 @@ OWN = {
     "an array": (lambda x, given: x * torch.from_numpy(given), values(N, F).numpy()),
     "in a dict": (lambda x, given: x * given["mask"], {"mask": values(N, 1)}),
     "in a tuple": (lambda x, given: x * given[0] * given[1], (values(F), values(N, 1))),
-    "on another axis": (lambda x, given: x + given[0, :, :1], values(1, N, 3)),
     "cut to the rows": (first_rows, values(N, 1)),
     "texts": (with_lists, ["abcdef"[: k + 1] for k in range(N)]),
     "numbers in a list": (
         lambda x, given: x * torch.tensor(given, dtype=x.dtype)[:, None],
         [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
     ),
+    "beside a matrix as long": (
+        lambda x, given: x * given[0] * given[1].mean(),
+        (values(N, 1), values(N, N)),
+    ),
+    "sparse": (lambda x, given: x * given.to_dense(), values(N, F).to_sparse()),
+}
+
+NEITHER = {
+    "on another axis": (lambda x, given: x + given[0, :, :1], values(1, N, 3)),
     "of a batch": (times, values(4, 1)),
     "asserted": (neighbours, values(N, N)),
 }
@@ -86,10 +95,9 @@ x = np.random.default_rng(0).normal(size=(N, F)).astype(np.float32)
 y = np.array([0, 1] * 3)
 
 
-@pytest.mark.parametrize("chunk_size", [4, N, 2 * N])
-@pytest.mark.parametrize(("function", "given"), OWN.values(), ids=OWN)
-def test_what_belongs_to_single_samples_is_refused(function, given, chunk_size):
-    for metric in (Deletion(2, chunk_size=chunk_size), QGE(quantus_metric())):
+@pytest.mark.parametrize(("function", "given"), NEITHER.values(), ids=NEITHER)
+def test_what_is_neither_shared_nor_of_single_samples_is_refused(function, given):
+    for metric in (Deletion(2), QGE(quantus_metric())):
         with pytest.raises(ValueError, match="model_predict_kwargs must be shared by all samples"):
             metric(
                 Called(function).eval(),
@@ -99,6 +107,57 @@ def test_what_belongs_to_single_samples_is_refused(function, given, chunk_size):
                 model_predict_kwargs={"given": given},
                 batch_size=4,
             )
+
+
+def one_by_one(metric: Any, model: nn.Module, given: Any) -> list[float]:
+    """Score each sample in a call of its own, with a model that holds its entry."""
+
+    def entry(value: Any, k: int) -> Any:
+        if isinstance(value, dict):
+            return {name: entry(each, k) for name, each in value.items()}
+        if isinstance(value, tuple):
+            return tuple(entry(each, k) for each in value)
+        if isinstance(value, Tensor) and value.is_sparse:
+            return value.to_dense()[k : k + 1].to_sparse()
+        # A row for each sample; a matrix is shared.
+        own = len(value) == N and np.shape(value) != (N, N)
+        return value[k : k + 1] if own else value
+
+    scores = []
+    for k in range(N):
+
+        class Filled(nn.Module):
+            def __init__(self, own: Any) -> None:
+                super().__init__()
+                self.own = own
+
+            def forward(self, rows: Tensor) -> Tensor:
+                return torch.cat([model(row[None], self.own) for row in rows])
+
+        part = slice(k, k + 1)
+        filled = Filled(entry(given, k)).eval()
+        scores += metric(filled, x[part], y[part], x[part], index_batch=np.array([k]))
+    return scores
+
+
+@pytest.mark.parametrize("chunk_size", [4, N, 2 * N, 100])
+@pytest.mark.parametrize(("function", "given"), OWN.values(), ids=OWN)
+def test_what_belongs_to_single_samples_goes_along_with_their_rows(function, given, chunk_size):
+    model = Called(function).eval()
+    for metric in (
+        Deletion(2, chunk_size=chunk_size),
+        Infidelity(n_perturb_samples=9, chunk_size=chunk_size),
+    ):
+        scores = metric(model, x, y, x, model_predict_kwargs={"given": given}, batch_size=4)
+        np.testing.assert_allclose(scores, one_by_one(metric, model, given), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("function", "given"), OWN.values(), ids=OWN)
+def test_another_package_s_metric_refuses_them(function, given):
+    with pytest.raises(ValueError, match="must be shared by all samples for a metric of another"):
+        QGE(quantus_metric())(
+            Called(function).eval(), x, y, x, model_predict_kwargs={"given": given}, batch_size=4
+        )
 
 
 def quantus_metric() -> Any:
@@ -124,15 +183,15 @@ def test_what_is_shared_passes(function, given):
 
 def test_what_is_named():
     model = Called(lambda rows, given: rows * given["mask"] * given["weight"]).eval()
-    given = {"mask": values(N, 1), "weight": values(F)}
-    with pytest.raises(ValueError, match=r"with given\['mask'\] of shape \(6, 1\) the model fails"):
-        check_shared(model, {"given": given}, torch.from_numpy(x))
+    given = {"mask": values(4, 1), "weight": values(F)}
+    with pytest.raises(ValueError, match=r"with given\['mask'\] of shape \(4, 1\) the model fails"):
+        told_apart(model, {"given": given}, torch.from_numpy(x), sizes=(4,))
 
 
 def test_a_model_that_answers_by_chance_is_not_taken_for_one_with_an_entry_a_sample():
     generator = torch.Generator().manual_seed(0)
     model = Called(lambda rows, given: rows * torch.rand(len(rows), 1, generator=generator))
-    check_shared(model, {"given": values(F)}, torch.from_numpy(x))
+    told_apart(model, {"given": values(F)}, torch.from_numpy(x))
 
 
 def test_other_errors_of_a_call_stay_what_they_are():
@@ -144,12 +203,12 @@ def test_other_errors_of_a_call_stay_what_they_are():
 def test_plain_keywords_cost_no_rows():
     rows = []
     model = Called(lambda rows_, given: rows.append(len(rows_)) or rows_ * given)
-    check_shared(model, {"given": 2.0}, torch.from_numpy(x))
+    told_apart(model, {"given": 2.0}, torch.from_numpy(x))
     assert not rows
-    check_shared(model, {"given": values(F)}, torch.from_numpy(x))
+    told_apart(model, {"given": values(F)}, torch.from_numpy(x))
     assert rows == [4]
     # Another number than anything has entries.
-    check_shared(model, {"given": values(4, 1, 1).sum(0)}, torch.ones(4, F), sizes=(5,))
+    told_apart(model, {"given": values(4, 1, 1).sum(0)}, torch.ones(4, F), sizes=(5,))
     assert rows == [4, 6]
 
 
@@ -168,17 +227,75 @@ def test_evaluate(metric, given):
         shard_size=4,
     )
     assert not evaluation.failures
-    with pytest.raises(ValueError, match=r"given of shape \(6, 1\)"):
+
+
+@pytest.mark.parametrize("shard_size", [1, 4, N])
+def test_evaluate_carries_entries_along(shard_size, tmp_path):
+    given = values(N, 1).flip(0)
+    model, metric = Called(times).eval(), Deletion(2)
+    keywords = {"": {"model_predict_kwargs": {"given": given}}}
+    evaluation = quantus_ext.evaluate(
+        {"metric": metric},
+        {"map": x, "other": -x},
+        model,
+        x,
+        y,
+        call_kwargs=keywords,
+        shard_size=shard_size,
+        store=tmp_path,
+    )
+    assert not evaluation.failures
+    expected = metric(model, x, y, x, model_predict_kwargs={"given": given})
+    np.testing.assert_allclose(evaluation.scores_of("map", "metric"), expected, rtol=1e-6)
+    # Other entries are another evaluation.
+    keywords[""]["model_predict_kwargs"] = {"given": given + 1}
+    with pytest.raises(ValueError, match="store"):
         quantus_ext.evaluate(
-            {"metric": metric},
-            {"map": x},
-            Called(times).eval(),
-            x,
-            y,
-            call_kwargs={"": {"model_predict_kwargs": {"given": values(N, 1)}}},
-            batch_size=2,
-            shard_size=N,
+            {"metric": metric}, {"map": x}, model, x, y, call_kwargs=keywords, store=tmp_path
         )
+
+
+def test_answers_are_shared_where_entries_are_the_same():
+    rows = []
+    model = Called(lambda r, given: rows.append(len(r)) or r * given).eval()
+    first, other = values(N, 1), values(N, 1).flip(0)
+
+    def call(given):
+        return Deletion(2)(model, x, y, x, model_predict_kwargs={"given": given})
+
+    alone = [call(first), call(other)]
+    with quantus_ext.answers_shared():
+        assert [call(first), call(other), call(first)] == [*alone, alone[0]]
+
+
+def test_who_says_so_is_believed():
+    """The mean of what all have, or of the rows': no answer for one sample tells."""
+
+    class Centred(nn.Module):
+        def forward(self, rows: Tensor, given: Tensor) -> Tensor:
+            return rows[:, :2] * given.amax()
+
+    model, many = Centred().eval(), np.ones((300, F), dtype=np.float32)
+    labels, given = np.zeros(300, dtype=int), torch.linspace(1, 2, 300)
+
+    def call(value):
+        keywords = {"given": value}
+        metric = Deletion(1)
+        return metric(model, many, labels, many, model_predict_kwargs=keywords, softmax=False)
+
+    with pytest.raises(ValueError, match=r"given may be shared .* or have an entry .*PerSample"):
+        call(given)
+    assert call(Shared(given))[0] == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="an entry for each of 300 samples as PerSample, has 2"):
+        call(PerSample(given[:2]))
+
+
+def test_training_data_have_no_entries():
+    tuner = FineTuner(x, y, epochs=1, display_progressbar=False)
+    metric = FFidelity([0.4], n_samples=3, fine_tune=tuner)
+    model, keywords = Called(times).eval(), {"given": values(N, 1)}
+    with pytest.raises(ValueError, match="rows that are none of the call's, as in training"):
+        metric(model, x, y, x, model_predict_kwargs=keywords)
 
 
 @pytest.mark.filterwarnings("ignore:fine_tune is None", "ignore:beta = ", "ignore:Sparse")
