@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from quantus_ext.functional.fidelity import removal_counts
+from quantus_ext.functional.fidelity_sizes import removal_counts
 
 
 class Estimate(NamedTuple):

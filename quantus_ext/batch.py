@@ -14,7 +14,7 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
 from quantus_ext.arrays import numbers_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.masked import MaskedModel
+from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
 
 Remake = Callable[[np.ndarray], np.ndarray]
@@ -137,16 +137,17 @@ class Batch:
         perturbation : Perturbation, optional
             What elements become, by default 0.
         """
-        return MaskedModel.of(
-            forward,
-            self.x,
-            self.y,
-            perturbation=perturbation,
-            seed=self.seed,
-            index=self.index,
-            clean=self.clean,
-            numbers=self.numbers,
-        )
+        return MaskedModel(forward, self.x, self.y, perturbation, **self.known)
+
+    @property
+    def known(self) -> SampleArguments:
+        """What functions on the samples are given besides."""
+        return {
+            "seed": self.seed,
+            "index": self.index,
+            "clean": self.clean,
+            "numbers": self.numbers,
+        }
 
     @property
     def counted(self) -> Tensor:

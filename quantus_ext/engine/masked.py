@@ -9,12 +9,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from typing import TypedDict
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import Unpack
 
 from quantus_ext.engine import sampling
 from quantus_ext.engine.answers import Answers, Asked, answers_of
@@ -66,6 +68,39 @@ _BLOCK_BYTES = 2**21
 beside the model is shared by them, and they are still in the cache when the model reads them."""
 
 
+class SampleArguments(TypedDict, total=False):
+    """What else is known of samples.
+
+    Attributes
+    ----------
+    seed : int, default 0
+        With ``index`` it fixes every draw.
+    index : Tensor, int64, shape (n,), optional
+        Global sample indices, by default 0, …, n - 1.
+    clean : Tensor, shape (n, classes), optional
+        The model's outputs for the samples, where they are known already.
+    numbers : Tensor, int64, shape (n,), optional
+        Which samples of a call these are, for models that hold something for each; see
+        :func:`quantus_ext.adapters.samples_of_rows`. By default 0, …, n - 1.
+    """
+
+    seed: int
+    index: Tensor | None
+    clean: Tensor | None
+    numbers: Tensor | None
+
+
+def known_of(
+    forward: Forward, x: Tensor, samples: SampleArguments
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the keys of samples, their numbers, and the model's outputs for them."""
+    order = torch.arange(len(x), device=x.device)
+    index, numbers, clean = samples.get("index"), samples.get("numbers"), samples.get("clean")
+    keys = sampling.sample_keys(samples.get("seed", 0), order if index is None else index)
+    numbers = order if numbers is None else numbers
+    return keys, numbers, forward.clean(x, numbers) if clean is None else clean
+
+
 class MaskedModel:
     """A model, samples, and what becomes of their elements, prepared once.
 
@@ -75,22 +110,20 @@ class MaskedModel:
 
     Parameters
     ----------
-    forward : Forward
+    forward : Forward or callable
         Its plan gives the chunk size.
     x : Tensor, shape (n, \\*sample)
     y : Tensor, int64, shape (n,)
         Explained classes.
-    keys : Tensor, int64, shape (n,)
-        From :func:`quantus_ext.engine.sampling.sample_keys`.
-    perturbation : Perturbation
-        What elements become.
-    clean : Tensor, shape (n, classes), optional
-        The model's outputs for ``x``, where they are known already.
-    numbers : Tensor, int64, shape (n,), optional
-        Which samples of the call these are, by default 0, …, n - 1.
+    perturbation : Perturbation, optional
+        What elements become, by default 0.
+    **samples
+        See :class:`SampleArguments`.
 
     Attributes
     ----------
+    keys : Tensor, int64, shape (n,)
+        Of the samples, from :func:`quantus_ext.engine.sampling.sample_keys`.
     original : Tensor, float64, shape (n, 2)
         The answers to the samples as they are.
     fixed : Tensor or None
@@ -99,62 +132,30 @@ class MaskedModel:
 
     def __init__(
         self,
-        forward: Forward,
-        x: Tensor,
-        y: Tensor,
-        *,
-        keys: Tensor,
-        perturbation: Perturbation,
-        clean: Tensor | None = None,
-        numbers: Tensor | None = None,
-    ) -> None:
-        self.forward = forward
-        self.x = x
-        self.y = y
-        self.keys = keys
-        self.perturbation = perturbation
-        self.numbers = torch.arange(len(x), device=x.device) if numbers is None else numbers
-        clean = forward.clean(x, self.numbers) if clean is None else clean
-        self.original = answers_of(clean, y)
-        self._apply, self.fixed, self._interpretation = perturbation.prepare(x)
-        self._looks = x.device.type == "cpu"
-        self._differs = changeable(self.fixed, x) if self._looks else None
-        forward.settle(x, self.numbers)
-        # The plan as it is now: when memory runs out on the way, `forward` splits by itself.
-        row_bytes = x[0].numel() * x.element_size()
-        self._at_once = forward.chunk_size * max(
-            _BLOCK_BYTES // (forward.chunk_size * row_bytes), 1
-        )
-        self._buffer = x[:0]
-        shared = forward.answers(x, y, self.fixed, self.numbers)
-        self._answers = shared or Answers(keeps_draws=False)
-
-    @classmethod
-    def of(
-        cls,
         forward: Forward | Predict,
         x: Tensor,
         y: Tensor,
-        *,
-        perturbation: Perturbation | None,
-        seed: int,
-        index: Tensor | None,
-        clean: Tensor | None,
-        numbers: Tensor | None,
-    ) -> MaskedModel:
-        """Make it of what metrics are given; removed elements become 0 by default."""
-        return cls(
-            forward if isinstance(forward, Forward) else Forward(forward),
-            # Sums of draws are no place to keep a graph.
-            x.detach(),
-            y,
-            keys=sampling.sample_keys(
-                seed, torch.arange(len(x), device=x.device) if index is None else index
-            ),
-            perturbation=replace_by(0.0) if perturbation is None else perturbation,
-            clean=clean,
-            numbers=numbers,
-        )
+        perturbation: Perturbation | None = None,
+        **samples: Unpack[SampleArguments],
+    ) -> None:
+        self.forward = forward if isinstance(forward, Forward) else Forward(forward)
+        # Without its graph, which autograd would keep for as long as sums of draws live.
+        self.x = x = x.detach()
+        self.y = y
+        self.perturbation = replace_by(0.0) if perturbation is None else perturbation
+        self.keys, self.numbers, clean = known_of(self.forward, x, samples)
+        self.original = answers_of(clean, y)
+        self._apply, self.fixed, self._interpretation = self.perturbation.prepare(x)
+        self._looks = x.device.type == "cpu"
+        self._differs = changeable(self.fixed, x) if self._looks else None
+        self.forward.settle(x, self.numbers)
+        # The plan as it is now: when memory runs out on the way, `forward` splits by itself.
+        row_bytes = x[0].numel() * x.element_size()
+        chunk = self.forward.chunk_size
+        self._at_once = chunk * max(_BLOCK_BYTES // (chunk * row_bytes), 1)
+        self._buffer = x[:0]
+        shared = self.forward.answers(x, y, self.fixed, self.numbers)
+        self._answers = shared or Answers(keeps_draws=False)
 
     def name_of(self, *content: object) -> str | None:
         """Return what some draws are known by to other calls, besides samples and their keys.
@@ -221,13 +222,13 @@ class MaskedModel:
                 answers = None if known is None else known.get(samples, draws)
                 perturbed = own = None
                 if answers is None or needs_perturbed:
-                    perturbed = self._perturbed(samples, mask, block_keys)
+                    made = self._perturbed(samples, mask, block_keys)
+                    perturbed = made.unflatten(0, tuple(block_keys.shape))
                     own = None if self._interpretation is None else self._interpretation()
-                if answers is None:
-                    assert perturbed is not None
-                    answers = self._ask(samples, perturbed, changed)
-                    if known is not None:
-                        known.put(samples, draws, answers)
+                    if answers is None:
+                        answers = self._ask(samples, made, changed)
+                        if known is not None:
+                            known.put(samples, draws, answers)
                 values = statistic(Block(samples, draws, mask, perturbed, answers, own))
                 total = values if total is None else total + values
                 count += block_keys.shape[1] if changed is None else changed.sum(1)
@@ -328,13 +329,14 @@ class MaskedModel:
         return sums[:, :-1]
 
     def _perturbed(self, samples: Rows, mask: Tensor, keys: Tensor) -> Tensor:
-        """Return the samples perturbed, shape (b, d, \\*sample), in the one buffer."""
+        """Return the samples perturbed by draws (b, d), shape (b · d, \\*sample), in one buffer."""
         count = keys.numel()
         if len(self._buffer) < count:
             self._buffer = self.forward.buffer(self.x, count)
-        rows = self._buffer[:count].unflatten(0, tuple(keys.shape))
-        perturbed: Tensor = self._apply(samples, mask, keys, rows)
-        return perturbed
+        # Not flattened again afterwards: images of one channel would lose their layout.
+        rows = self._buffer[:count]
+        self._apply(samples, mask, keys, rows.unflatten(0, tuple(keys.shape)))
+        return rows
 
     def _changed(self, mask: Tensor, samples: Rows) -> Tensor | None:
         """Return which draws (b, d) change anything, None where all do or that is not known."""
@@ -346,10 +348,11 @@ class MaskedModel:
         # The largest byte is found many times as fast as whether any truth value is true.
         return (mask & differs.unsqueeze(1)).flatten(2).view(torch.int8).amax(2).bool()
 
-    def _ask(self, samples: Rows, perturbed: Tensor, changed: Tensor | None) -> Tensor:
-        """Return the answers to perturbed samples (b, d, \\*sample), shape (b, d, 2)."""
-        rows, d = perturbed.flatten(0, 1), perturbed.shape[1]
-        numbers = self.numbers[samples].repeat_interleave(d)
+    def _ask(self, samples: Rows, rows: Tensor, changed: Tensor | None) -> Tensor:
+        """Return the answers to perturbed samples (b · d, \\*sample), shape (b, d, 2)."""
+        numbers = self.numbers[samples]
+        d = len(rows) // len(numbers)
+        numbers = numbers.repeat_interleave(d)
         labels = self.y[samples].repeat_interleave(d)
         if changed is None or bool(changed.all()):
             return answers_of(self.forward(rows, numbers), labels).reshape(-1, d, 2)

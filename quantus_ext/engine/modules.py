@@ -285,7 +285,7 @@ class WithKeywords(nn.Module):
     """A model whose call needs nothing but rows; in the mode that the model is in.
 
     What keywords have for single samples goes along with their rows; see
-    :func:`quantus_ext.engine.rows.samples_of_rows`.
+    :func:`quantus_ext.adapters.samples_of_rows`.
     """
 
     def __init__(self, model: nn.Module, keywords: dict[str, Any]) -> None:

@@ -23,8 +23,8 @@ from quantus_ext.engine.global_state import isolated_random_state, seed_global_g
 from quantus_ext.engine.sampling import Purpose
 
 Apply = Callable[[Rows, Tensor, Tensor, Tensor], Tensor]
-"""(samples, mask (b, d, \\*mask), keys (b, d), buffer (b, d, \\*sample)) -> perturbed, same shape
-as the buffer, and usually the buffer itself."""
+"""(samples, mask (b, d, \\*mask), keys (b, d), buffer (b, d, \\*sample)) -> the buffer, filled with
+the perturbed samples."""
 
 
 class Prepared(NamedTuple):

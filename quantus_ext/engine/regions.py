@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # (first, past, removed): where a region begins and ends in a ranking, and how many go.
@@ -21,6 +21,19 @@ class Region:
     def of(cls, bounds: Iterable[Bounds]) -> Region:
         """Take (first, past, removed) of each sample."""
         return cls(*zip(*bounds, strict=True))
+
+    @classmethod
+    def by_total(cls, totals: Sequence[int], bounds: Mapping[int, Bounds]) -> Region:
+        """Take (first, past, removed) of samples with so many elements.
+
+        Parameters
+        ----------
+        totals : sequence of int
+            Elements of each sample.
+        bounds : mapping of int to (int, int, int)
+            By their number.
+        """
+        return cls.of([bounds[t] for t in totals])
 
     @property
     def bounds(self) -> Iterable[Bounds]:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from quantus_ext.engine import sampling
 from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
+from quantus_ext.engine.masked import SampleArguments, known_of
 from quantus_ext.engine.perturb import differing_bits
 from quantus_ext.functional.infidelity_moments import Moments, power_sums
 from quantus_ext.functional.scores import Scores
@@ -29,9 +31,7 @@ def cumulative_infidelity(
     patch_sizes: Sequence[int] = (4,),
     n_repeats: int = 10,
     is_random: bool = False,
-    seed: int = 0,
-    index: Tensor | None = None,
-    clean: Tensor | None = None,
+    **samples: Unpack[SampleArguments],
 ) -> Scores:
     """Compute the number that ``quantus.Infidelity`` 0.6 computes, for comparison with it.
 
@@ -56,8 +56,8 @@ def cumulative_infidelity(
         Repeats that are averaged where ``perturb_func`` is random.
     is_random : bool
         Whether it is.
-    seed, index, clean
-        As for :func:`quantus_ext.functional.infidelity`.
+    **samples
+        Seed and more; see :class:`quantus_ext.engine.masked.SampleArguments`.
 
     Returns
     -------
@@ -66,9 +66,8 @@ def cumulative_infidelity(
     """
     maps = a if a.ndim > x.ndim else a.unsqueeze(0)
     m = len(maps)
-    index = torch.arange(len(x), device=x.device) if index is None else index
-    keys = sampling.sample_keys(seed, index)
-    clean = (forward.clean(x) if clean is None else clean).gather(1, y[:, None])
+    keys, numbers, clean = known_of(forward, x, samples)
+    clean = clean.gather(1, y[:, None])
     repeats = n_repeats if is_random else 1
     # A random function is given one sample at a time, so that its numbers do not depend on which
     # other samples are in the batch; a deterministic one sees them all at once.
@@ -83,7 +82,10 @@ def cumulative_infidelity(
                 seed_global_generators(key & (2**32 - 1))
                 for size in patch_sizes:
                     predicted, changed, new = _cumulative_changes(
-                        forward, x[rows], maps[:, rows], y[rows], clean[rows], perturb_func, size
+                        forward,
+                        *(x[rows], maps[:, rows], y[rows], clean[rows], numbers[rows]),
+                        perturb_func,
+                        size,
                     )
                     loss = [
                         np.asarray(loss_func(a=changed.numpy(), b=each.numpy(), batched=True))
@@ -113,6 +115,7 @@ def _cumulative_changes(
     a: Tensor,
     y: Tensor,
     clean: Tensor,
+    numbers: Tensor,
     perturb_func: Callable[..., Any],
     size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,7 +133,7 @@ def _cumulative_changes(
     state = original.copy()
     before = torch.tensor(original)
     buffer = forward.buffer(x, min(max(forward.chunk_size, len(x)), len(x) * rows * columns))
-    labels = y.new_empty(len(buffer))
+    labels, owners = (values.new_empty(len(buffer)) for values in (y, numbers))
     # The answers that are known, and of each state the place of its own among them.
     answers, place, places = [clean], torch.arange(len(x), device=x.device), []
     waiting, known = 0, len(x)
@@ -138,7 +141,7 @@ def _cumulative_changes(
     asked = torch.zeros(len(x), dtype=torch.float64)
 
     def ask() -> None:
-        outputs = forward(buffer[:waiting])
+        outputs = forward(buffer[:waiting], owners[:waiting])
         answers.append(outputs.gather(1, labels[:waiting, None]))
 
     for row, column in np.ndindex(rows, columns):
@@ -156,7 +159,7 @@ def _cumulative_changes(
         slots = slice(waiting, waiting + len(new))
         buffer[slots] = given[new].reshape(-1, *x.shape[1:]).to(x.device)
         which = new.to(x.device)
-        labels[slots] = y[which]
+        labels[slots], owners[slots] = y[which], numbers[which]
         place = place.index_copy(0, which, torch.arange(known, known + len(new)).to(place))
         places.append(place)
         waiting, known = waiting + len(new), known + len(new)

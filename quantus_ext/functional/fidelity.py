@@ -8,54 +8,20 @@ and at most βt elements, asked of a model tuned to stand that, F-Fidelity (eq. 
 
 from __future__ import annotations
 
-import itertools
-import math
-import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from quantus_ext import checks
-from quantus_ext.engine import sampling
-from quantus_ext.engine.draws import Target
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
-from quantus_ext.engine.masked import MaskedModel
+from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
-from quantus_ext.engine.regions import Region
+from quantus_ext.functional.fidelity_sizes import Sign, Sizes
 from quantus_ext.functional.removal import Output, Without, answers_without
 from quantus_ext.functional.scores import Scores
-
-Sign = Literal["plus", "minus", "gap"]
-
-
-class Counts(NamedTuple):
-    """How many elements: in the explanation, removed from it, removed from the rest."""
-
-    size: int
-    plus: int
-    minus: int
-
-
-def removal_counts(t: int, sparsity: float, alpha: tuple[float, float], beta: float) -> Counts:
-    """Count elements exactly: ``s = ⌊sparsity·t⌋``, ``k⁺ = min(⌊α⁺s⌋, ⌊βt⌋)``,
-    ``k⁻ = min(⌈α⁻(t - s)⌉, ⌊βt⌋)``, at least 1 in place of a ``⌊βt⌋`` of 0.
-
-    Examples
-    --------
-    >>> from quantus_ext.functional.fidelity import removal_counts
-    >>> removal_counts(100, 0.29, (0.5, 0.5), beta=1.0)
-    Counts(size=29, plus=14, minus=36)
-    >>> removal_counts(100, 0.29, (0.5, 0.5), beta=0.1)
-    Counts(size=29, plus=10, minus=10)
-    """  # noqa: D205 - formulas
-    size = sampling.snapped_floor(sparsity * t)
-    cap = max(sampling.snapped_floor(beta * t), 1)
-    plus = min(sampling.snapped_floor(alpha[0] * size), cap)
-    minus = min(math.ceil(round(alpha[1] * (t - size), 9)), cap)
-    return Counts(size, plus, minus)
 
 
 def fidelity(
@@ -73,10 +39,7 @@ def fidelity(
     score: Sign = "plus",
     output: Output = "label",
     tolerance: float | None = None,
-    seed: int = 0,
-    index: Tensor | None = None,
-    clean: Tensor | None = None,
-    numbers: Tensor | None = None,
+    **samples: Unpack[SampleArguments],
 ) -> Scores:
     """Compute Fid⁺, Fid⁻ and their difference over a grid of explanation sizes.
 
@@ -116,8 +79,8 @@ def fidelity(
         Target standard error of the mean over sizes, of either sign or, with ``score="gap"``, of
         their difference. A sample's draws for all sizes stop, at 8, 12, 16, 24, 32, … of each,
         when it is reached; those for single sizes that are known well enough stop before.
-    seed, index, clean, numbers
-        As for :func:`quantus_ext.functional.infidelity`.
+    **samples
+        Seed and more; see :class:`quantus_ext.engine.masked.SampleArguments`.
 
     Returns
     -------
@@ -151,133 +114,45 @@ def fidelity(
     if tolerance is not None:
         tolerance = checks.positive_number("tolerance", tolerance)
     elements = elements or elements_of(x)
-    # Counts are known on the host, so that nothing waits for the device.
-    totals = elements.totals()
-    if beta < 1 and sampling.snapped_floor(beta * min(totals)) == 0:
-        warnings.warn(
-            f"beta = {beta} of {min(totals)} elements is none; 1 is removed instead",
-            UserWarning,
-            stacklevel=2,
+    sizes = Sizes.of(elements.totals(), sparsity, alpha, beta)
+    sizes.warn(stacklevel=3)
+    regions = sizes.regions()
+    target = None if tolerance is None else sizes.target(tolerance, score, x.device)
+    masked = MaskedModel(forward, x, y, perturbation, **samples)
+    scores = []
+    for each in a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0):
+        answers = answers_without(
+            masked,
+            each,
+            regions,
+            elements=elements,
+            output=output,
+            n_draws=n_draws,
+            target=target,
         )
-    counts_of = {
-        t: [removal_counts(t, share, alpha, beta) for share in sparsity]
-        for t in dict.fromkeys(totals)
-    }
-    none = [t for t, counts in counts_of.items() if not any(count.size for count in counts)]
-    if none:
-        warnings.warn(
-            f"sparsity = {list(sparsity)} of {min(none)} elements is none: the score says nothing "
-            "of the map; larger sparsities do",
-            UserWarning,
-            stacklevel=2,
-        )
-    sizes = torch.tensor([[count.size for count in counts_of[t]] for t in totals], device=x.device)
-    # A size that several sparsities come to counts where it comes first.
-    first = torch.tensor(
-        [first_of([count.size for count in counts_of[t]]) for t in totals], device=x.device
-    )
-    weights = first.double() / first.sum(1, keepdim=True)
-    # What must be known is the sum over the different sizes, of one sign or of both.
-    signs = (0, 0) if score == "gap" else (0, 1)
-    target = None
-    if tolerance is not None:
-        target = Target(
-            tolerance * first.sum(1, keepdim=True),
-            signs * len(sparsity),
-            torch.tensor(
-                [_next_sizes([count.size for count in counts_of[t]]) for t in totals],
-                device=x.device,
-            ),
-        )
-
-    regions = []
-    for level in range(len(sparsity)):
-        counts = [counts_of[t][level] for t in totals]
-        regions += [
-            Region.of((0, count.size, count.plus) for count in counts),
-            Region.of(
-                (count.size, t, count.minus) for count, t in zip(counts, totals, strict=True)
-            ),
-        ]
-    masked = MaskedModel.of(
-        forward,
-        x,
-        y,
-        perturbation=perturbation,
-        seed=seed,
-        index=index,
-        clean=clean,
-        numbers=numbers,
-    )
-    of_signs = {"plus": (1.0, 0.0), "minus": (0.0, 1.0), "gap": (1.0, -1.0)}[score]
-
-    def scored(answers: Without) -> Scores:
-        # Streams alternate: plus and minus of the first size, of the second, …
-        change = answers.original[:, None] - answers.without
-        plus, minus = (change[:, sign::2] for sign in (0, 1))
-        error_plus, error_minus = (answers.squared_error[:, sign::2] for sign in (0, 1))
-        means = {"plus": (plus * weights).sum(1), "minus": (minus * weights).sum(1)}
-        means["gap"] = means["plus"] - means["minus"]
-        squared_error = answers.squared_error_of(
-            torch.stack([weights * of_sign for of_sign in of_signs], 2).flatten(1)
-        )
-        details = {
-            **means,
-            "curve_plus": plus,
-            "curve_minus": minus,
-            "error_plus": error_plus.sqrt(),
-            "error_minus": error_minus.sqrt(),
-            "sparsity": torch.tensor(list(sparsity), dtype=plus.dtype, device=plus.device).expand(
-                len(plus), -1
-            ),
-            "size": sizes,
-        }
-        return Scores(means[score], squared_error.sqrt(), details, (answers.rests_on,))
-
-    scores = [
-        scored(
-            answers_without(
-                masked,
-                each,
-                regions,
-                elements=elements,
-                output=output,
-                n_draws=n_draws,
-                target=target,
-            )
-        )
-        for each in (a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0))
-    ]
+        scores.append(_scored(answers, sizes, score))
     return Scores.stack(scores) if a.ndim > x.ndim else scores[0]
 
 
-def first_of(sizes: Sequence[int]) -> list[bool]:
-    """Return which sizes count in a mean over them: those that come for the first time.
-
-    Examples
-    --------
-    >>> from quantus_ext.functional.fidelity import first_of
-    >>> first_of([0, 0, 1, 2, 2])
-    [True, False, True, True, False]
-    """
-    return [size not in sizes[:place] for place, size in enumerate(sizes)]
-
-
-_FEW_SIZES = 4
-
-
-def _next_sizes(sizes: Sequence[int]) -> list[list[int]]:
-    """Return for each column, plus and minus in turn, those of the next smaller and larger size.
-
-    One more than the last column stands for none. Where sizes are few they may be too unlike.
-    """
-    none = 2 * len(sizes)
-    nearest = [[none, none] for _ in range(none)]
-    levels = [level for level, comes in enumerate(first_of(sizes)) if comes]
-    if len(levels) > _FEW_SIZES:
-        levels.sort(key=lambda level: sizes[level])
-        for smaller, larger in itertools.pairwise(levels):
-            for sign in (0, 1):
-                nearest[2 * smaller + sign][1] = 2 * larger + sign
-                nearest[2 * larger + sign][0] = 2 * smaller + sign
-    return nearest
+def _scored(answers: Without, sizes: Sizes, score: Sign) -> Scores:
+    """Return the means over sizes, of which the regions are plus and minus in turn."""
+    change = answers.original[:, None] - answers.without
+    weights = sizes.weights(change.device)
+    plus, minus = (change[:, sign::2] for sign in (0, 1))
+    error_plus, error_minus = (answers.squared_error[:, sign::2].sqrt() for sign in (0, 1))
+    means = {"plus": (plus * weights).sum(1), "minus": (minus * weights).sum(1)}
+    means["gap"] = means["plus"] - means["minus"]
+    of_signs = {"plus": (1.0, 0.0), "minus": (0.0, 1.0), "gap": (1.0, -1.0)}[score]
+    squared_error = answers.squared_error_of(
+        torch.stack([weights * of_sign for of_sign in of_signs], 2).flatten(1)
+    )
+    details = {
+        **means,
+        "curve_plus": plus,
+        "curve_minus": minus,
+        "error_plus": error_plus,
+        "error_minus": error_minus,
+        "sparsity": plus.new_tensor(sizes.sparsity).expand(len(plus), -1),
+        "size": sizes.of_samples(plus.device),
+    }
+    return Scores(means[score], squared_error.sqrt(), details, (answers.rests_on,))

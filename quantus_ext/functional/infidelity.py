@@ -12,24 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.engine.answers import OUTPUT, Asked
 from quantus_ext.engine.draws import FIRST, Cells, SumRows, Target, sum_until_known
-from quantus_ext.engine.elements import Elements, Rows, elements_of
+from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
-from quantus_ext.engine.masked import Block, MaskedModel, Sampler
-from quantus_ext.engine.perturb import (
-    SAME,
-    CaptumFunction,
-    Perturbation,
-    baseline_like,
-    replace_by,
-    replaces_by,
-)
+from quantus_ext.engine.masked import Block, MaskedModel, SampleArguments, Sampler
+from quantus_ext.engine.perturb import CaptumFunction, Perturbation, replace_by
 from quantus_ext.engine.populations import by_population
 from quantus_ext.functional.infidelity_draws import Scheme, listed, populations, sampler_of
 from quantus_ext.functional.infidelity_moments import N_SUMS, Moments, power_sums
+from quantus_ext.functional.infidelity_predicted import CANNOT_SPLIT, InputFactor, Predicted
 from quantus_ext.functional.scores import Scores
 
 
@@ -49,10 +44,7 @@ def infidelity(
     rescale: bool = False,
     n_draws: int = 200,
     tolerance: float | None = None,
-    seed: int = 0,
-    index: Tensor | None = None,
-    clean: Tensor | None = None,
-    numbers: Tensor | None = None,
+    **samples: Unpack[SampleArguments],
 ) -> Scores:
     r"""Compute ``E_I[(I·Φ - (f(x) - f(x - I)))²]``, lower is better.
 
@@ -97,15 +89,8 @@ def infidelity(
         mean.
     tolerance : float, optional
         Stop drawing for a sample once its standard error is known to be at most this.
-    seed : int, default 0
-        With ``index`` it fixes every draw.
-    index : Tensor, int64, shape (n,), optional
-        Global sample indices, by default 0, …, n - 1.
-    clean : Tensor, shape (n, classes), optional
-        The model's outputs for ``x``, where they are known already.
-    numbers : Tensor, int64, shape (n,), optional
-        Which samples of a call these are, for models that hold something for each; see
-        :func:`quantus_ext.adapters.samples_of_rows`.
+    **samples
+        Seed and more; see :class:`quantus_ext.engine.masked.SampleArguments`.
 
     Returns
     -------
@@ -151,84 +136,27 @@ def infidelity(
             "multiply_by_inputs must be False where perturb_func returns I itself, from_captum's: "
             "let that function divide by the inputs"
         )
-    masked = MaskedModel.of(
-        forward,
-        x,
-        y,
-        perturbation=perturbation,
-        seed=seed,
-        index=index,
-        clean=clean,
-        numbers=numbers,
-    )
-    x, keys = masked.x, masked.keys
+    masked = MaskedModel(forward, x, y, perturbation, **samples)
     maps = a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0)
-    m = len(maps)
-    independent = sampler_of(scheme, x, patch_sizes, subset_fraction, elements)
-    kind = scheme if perturbation.uses_mask else "all"
-    equally_likely = kind != "patch" or len(set(patch_sizes)) == 1
-    possible = populations(kind, x, patch_sizes, subset_fraction, elements)
-    groups = by_population(
-        possible, listed=equally_likely and not perturbation.random, device=x.device
-    )
+    factor = InputFactor.of(masked.x, perturbation, inputs_baseline) if multiply_by_inputs else None
     # Masks treat channels alike, but for those of single channel values.
     alike = x.ndim > 2 and (elements is None or elements.mask_shape != x.shape[1:])
-    factor = _InputFactor.of(x, perturbation, inputs_baseline) if multiply_by_inputs else None
-    predicted = _Predicted(masked, maps, factor, alike=alike)
-    known = masked.original[:, OUTPUT]
-
-    def statistic(block: Block) -> Tensor:
-        changed = known[block.samples, None] - block.answers[..., OUTPUT]
-        return power_sums(predicted(block), changed)
-
-    def sum_with(choose: Sampler, name: str | None) -> SumRows:
-        return lambda rows, start, stop: masked.sum_draws(
-            rows,
-            keys,
-            choose,
-            statistic,
-            start,
-            stop,
-            name=name,
-            needs_perturbed=not predicted.by_mask,
-        )
-
-    def variance(sums: Tensor, counts: Tensor) -> Tensor:
-        return Moments(sums, counts).loss(rescale)[1]
-
-    settings = (kind, list(patch_sizes), subset_fraction)
-    grouping = None if elements is None else elements.group
-    cells = []
-    sizes = torch.full_like(keys, torch.inf, dtype=torch.float64)
-    for rows, population in groups:
-        choose = independent
-        if population is not None:
-            choose = listed(population, keys, elements or elements_of(x))
-            sizes[rows] = torch.full_like(sizes[rows], population.total)
-        name = masked.name_of(settings, grouping, population)
-        cells.append(Cells(slice(0, m), rows, population, n_draws, sum_with(choose, name)))
-    single = torch.tensor([population.single for population in possible], device=x.device)
-    spread = torch.zeros_like(known).unsqueeze(1)
-    extreme_asked = torch.zeros_like(known)
+    predicted = Predicted(masked, maps, factor, alike=alike)
+    asking = _Asking(masked, predicted, scheme, list(patch_sizes), subset_fraction, elements)
+    cells, sizes, single = asking.cells(n_draws, len(maps))
+    spread, extreme_asked = masked.original.new_zeros(len(x), 1), sizes.new_zeros(len(x))
     if tolerance is not None and max(group.limit for group in cells) > FIRST:
-        # How far apart losses can plausibly be: what perturbing everything at once does.
-        everything = sampler_of("all", x, patch_sizes, 1.0, elements)
-        extreme, extreme_asked = sum_with(everything, masked.name_of("all"))(slice(None), 0, 1)
-        moments = Moments(extreme, torch.ones_like(extreme[..., 0]))
-        spread = moments.product(0, 2)
-        if not rescale:
-            # Rescaled, a map of zeros is as good as any other can be bad.
-            spread = spread.maximum(moments.product(2, 0))
+        spread, extreme_asked = asking.spread(rescale)
     drawn = sum_until_known(
         cells,
-        shape=(len(x), m, N_SUMS),
-        target=None if tolerance is None else Target(tolerance, range(m)),
-        variance=variance,
+        shape=(len(x), len(maps), N_SUMS),
+        target=None if tolerance is None else Target(tolerance, range(len(maps))),
+        variance=lambda sums, counts: Moments(sums, counts).loss(rescale)[1],
         spread=spread,
     )
     moments = Moments(drawn.sums.transpose(0, 1), drawn.counts.T, sizes, single)
     if predicted.divides and bool(moments.product(1, 0).isnan().any()):
-        raise ValueError(_CANNOT_SPLIT)
+        raise ValueError(CANNOT_SPLIT)
     score = moments.loss(rescale)[0]
     scores = Scores(
         score,
@@ -240,151 +168,76 @@ def infidelity(
 
 
 @dataclass(frozen=True)
-class _InputFactor:
-    """``I = (x - x̃) / (x - baseline)``, of attributions that carry the input as a factor.
+class _Asking:
+    """What draws perturb, and the sums over them.
 
     Attributes
-    ----------
-    baseline : Tensor, float64, broadcasting to the samples, or None
-        None where chosen elements become the baseline, so that ``I`` is the mask.
-    replaces : bool
-        Whether chosen elements lose their value entirely.
-    """
-
-    baseline: Tensor | None
-    replaces: bool
-
-    @classmethod
-    def of(
-        cls,
-        x: Tensor,
-        perturbation: Perturbation,
-        inputs_baseline: float | str | np.ndarray | Tensor,
-    ) -> _InputFactor:
-        if isinstance(inputs_baseline, str) and inputs_baseline.lower() == SAME:
-            return cls(None, perturbation.replaces)
-        if not x.is_floating_point() or replaces_by(perturbation, inputs_baseline):
-            return cls(None, perturbation.replaces)
-        baseline = baseline_like(perturbation, inputs_baseline, x).double()
-        return cls(baseline.expand(len(x), *baseline.shape[1:]), perturbation.replaces)
-
-    def interpreted(self, original: Tensor, perturbed: Tensor, baseline: Tensor) -> Tensor:
-        """Return ``I``, where elements are chosen."""
-        difference = original - baseline
-        quotient = torch.where(difference == 0, 0.0, (original - perturbed) / difference)
-        # The quotient's limit, also for a value that is the baseline before.
-        return torch.where(perturbed == baseline, 1.0, quotient) if self.replaces else quotient
-
-
-class _Predicted:
-    """The function from a block to ``I·Φ``, shape (b, m, d), in double precision.
-
-    A map summed over the channels counts once an element. Where `I` is a difference of inputs it is
-    spread evenly over them; where it is a share of the input factor it must be the same in all, for
-    the sum can't be divided among them.
-
-    Parameters
     ----------
     masked : MaskedModel
-    maps : Tensor, shape (m, n, \\*map)
-    factor : _InputFactor or None
-    alike : bool
-        Whether masks treat channels alike.
-
-    Attributes
-    ----------
-    by_mask : bool
-        Whether what is added by an element is known before it is drawn.
-    divides : bool
-        Whether sums over channels would have to be divided.
+    predicted : Predicted
+    scheme, patch_sizes, subset_fraction, elements
+        See :func:`infidelity`.
     """
 
-    def __init__(
-        self, masked: MaskedModel, maps: Tensor, factor: _InputFactor | None, *, alike: bool
-    ) -> None:
-        self._x = masked.x
-        self._maps = maps
-        self._factor = factor
-        self._alike = alike
-        summed = maps.shape[1:] != self._x.shape
-        self._whole = summed and factor is not None and alike
-        self._spread = summed and not self._whole
-        self.divides = self._whole and factor is not None and factor.baseline is not None
-        weight = _known_weight(masked, factor)
-        self.by_mask = weight is not None
-        if weight is not None and self._whole and weight.shape[1] > 1:
-            if not bool(_same_over(1, weight).all()):
-                raise ValueError(_CANNOT_SPLIT)
-            weight = weight[:, :1]
-        self._weight = weight
-        self._added: tuple[Rows, Tensor] | None = None
+    masked: MaskedModel
+    predicted: Predicted
+    scheme: Scheme
+    patch_sizes: list[int]
+    subset_fraction: float
+    elements: Elements | None
 
-    def __call__(self, block: Block) -> Tensor:
-        if self._weight is not None:
-            # As bytes, which are converted several times as fast as truth values.
-            mask = block.mask.view(torch.int8).to(torch.float64).flatten(2)
-            added = self._added_by(block.samples, self._weight)
-            return added @ mask.expand(-1, -1, added.shape[2]).transpose(1, 2)
-        assert block.perturbed is not None
-        phi = self._phi(block.samples).unsqueeze(2)
-        factor, axes = self._factor, tuple(range(2, phi.ndim - 1))
-        original = self._x[block.samples].unsqueeze(1).double()
-        perturbed = block.perturbed.double()
-        if block.interpretation is not None:
-            change = block.interpretation.double()
-        elif factor is None or factor.baseline is None:
-            change = original - perturbed
-        else:
-            baseline = factor.baseline[block.samples].unsqueeze(1)
-            change = factor.interpreted(original, perturbed, baseline)
-            if factor.replaces:
-                change = change * block.mask
-            if self._whole:
-                change = change[:, :, :1].where(_same_over(2, change), torch.nan)
-        return torch.stack([(change * own).sum(axes) for own in phi], 1)
+    def cells(self, n_draws: int, n_maps: int) -> tuple[list[Cells], Tensor, Tensor]:
+        """Return the draws of all maps, how many masks each sample has, and where it has one."""
+        masked, x, keys = self.masked, self.masked.x, self.masked.keys
+        masks = (x, self.patch_sizes, self.subset_fraction, self.elements)
+        independent = sampler_of(self.scheme, *masks)
+        kind = self.scheme if masked.perturbation.uses_mask else "all"
+        equally_likely = kind != "patch" or len(set(self.patch_sizes)) == 1
+        possible = populations(kind, *masks)
+        settings = (kind, self.patch_sizes, self.subset_fraction)
+        grouping = None if self.elements is None else self.elements.group
+        cells = []
+        sizes = torch.full_like(keys, torch.inf, dtype=torch.float64)
+        for rows, population in by_population(
+            possible, listed=equally_likely and not masked.perturbation.random, device=x.device
+        ):
+            choose = independent
+            if population is not None:
+                choose = listed(population, keys, self.elements or elements_of(x))
+                sizes[rows] = torch.full_like(sizes[rows], population.total)
+            name = masked.name_of(settings, grouping, population)
+            sums = self._sums(choose, name)
+            cells.append(Cells(slice(0, n_maps), rows, population, n_draws, sums))
+        single = torch.tensor([population.single for population in possible], device=x.device)
+        return cells, sizes, single
 
-    def _phi(self, samples: Rows) -> Tensor:
-        """Return the maps of some samples, float64, shape (m, b, \\*map)."""
-        maps = self._maps[:, samples].double()
-        if not self._spread:
-            return maps
-        channels = self._x.shape[1]
-        return maps.expand(-1, -1, channels, *maps.shape[3:]) / channels
+    def spread(self, rescale: bool) -> tuple[Tensor, Tensor]:
+        """Return how far apart losses can plausibly be, (n, m), and the rows asked for it, (n,).
 
-    def _added_by(self, samples: Rows, weight: Tensor) -> Tensor:
-        """Return what each element adds to a sum, shape (b, m, values); the last is kept.
-
-        In double precision, for the quotient of an element that is never drawn must not overflow.
+        That is what perturbing everything at once does.
         """
-        if self._added is None or self._added[0] is not samples:
-            added = self._phi(samples) * (weight if len(weight) == 1 else weight[samples])
-            if self._alike:
-                added = added.sum(2, keepdim=True)
-            self._added = samples, added.flatten(2).movedim(0, 1)
-        return self._added[1]
+        everything = sampler_of("all", self.masked.x, self.patch_sizes, 1.0, self.elements)
+        sums = self._sums(everything, self.masked.name_of("all"))
+        extreme, asked = sums(slice(None), 0, 1)
+        moments = Moments(extreme, torch.ones_like(extreme[..., 0]))
+        spread = moments.product(0, 2)
+        # Rescaled, a map of zeros is as good as any other can be bad.
+        return spread if rescale else spread.maximum(moments.product(2, 0)), asked
 
+    def _sums(self, choose: Sampler, name: str | None) -> SumRows:
+        known = self.masked.original[:, OUTPUT]
 
-def _known_weight(masked: MaskedModel, factor: _InputFactor | None) -> Tensor | None:
-    """Return ``I`` of each element if it is chosen, float64, None where that is not known."""
-    if factor is not None and factor.baseline is None:
-        return masked.x.new_ones((1,) * masked.x.ndim, dtype=torch.float64)
-    if masked.fixed is None:
-        return None
-    original, perturbed = masked.x.double(), masked.fixed.double()
-    if factor is None or factor.baseline is None:
-        return original - perturbed
-    return factor.interpreted(original, perturbed, factor.baseline)
+        def statistic(block: Block) -> Tensor:
+            changed = known[block.samples, None] - block.answers[..., OUTPUT]
+            return power_sums(self.predicted(block), changed)
 
-
-def _same_over(axis: int, values: Tensor) -> Tensor:
-    """Return where values are the same along an axis, which is kept."""
-    return values.isclose(values.narrow(axis, 0, 1), rtol=1e-6).all(axis, keepdim=True)
-
-
-_CANNOT_SPLIT = (
-    "a_batch must have a value for each channel with multiply_by_inputs=True where elements become "
-    "something else than inputs_baseline: I = (x - x̃) / (x - inputs_baseline) differs from channel "
-    "to channel there, and a map summed over channels can't be divided among them. Pass maps that "
-    "are not summed; or let elements become the explainer's baseline, given as perturb_baseline "
-    'and as inputs_baseline, which "same" says of any replacement'
-)
+        return lambda rows, start, stop: self.masked.sum_draws(
+            rows,
+            self.masked.keys,
+            choose,
+            statistic,
+            start,
+            stop,
+            name=name,
+            needs_perturbed=not self.predicted.by_mask,
+        )

@@ -14,14 +14,15 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
-from quantus_ext.engine.masked import MaskedModel
+from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
-from quantus_ext.engine.regions import Region
+from quantus_ext.engine.regions import Bounds, Region
 from quantus_ext.functional.removal import Without, answers_without
 from quantus_ext.functional.scores import Scores
 
@@ -48,10 +49,7 @@ def removal_curves(
     elements: Elements | None = None,
     perturbation: Perturbation | None = None,
     n_draws: int = 1,
-    seed: int = 0,
-    index: Tensor | None = None,
-    clean: Tensor | None = None,
-    numbers: Tensor | None = None,
+    **samples: Unpack[SampleArguments],
 ) -> dict[CurveScore, Scores]:
     r"""Compute several scores from the same evaluations.
 
@@ -84,8 +82,8 @@ def removal_curves(
     n_draws : int, default 1
         Draws of each state where the perturbation is random; which draws depends on what other
         scores are asked for.
-    seed, index, clean, numbers
-        As for :func:`quantus_ext.functional.infidelity`.
+    **samples
+        Seed and more; see :class:`quantus_ext.engine.masked.SampleArguments`.
 
     Returns
     -------
@@ -124,19 +122,11 @@ def removal_curves(
     names = list(dict.fromkeys(curve for score in scores for curve in CURVES[score]))
     totals = elements.totals()
     counts_of = {t: [sampling.snapped_floor(share * t) for share in fractions] for t in {*totals}}
-    counts = [counts_of[t] for t in totals]
-    masked = MaskedModel.of(
-        forward,
-        x,
-        y,
-        perturbation=perturbation,
-        seed=seed,
-        index=index,
-        clean=clean,
-        numbers=numbers,
-    )
+    masked = MaskedModel(forward, x, y, perturbation, **samples)
     regions = [
-        _removed(name, [(t, each[point]) for t, each in zip(totals, counts, strict=True)])
+        Region.by_total(
+            totals, {t: _removed(name, t, each[point]) for t, each in counts_of.items()}
+        )
         for name in names
         for point in range(len(fractions))
     ]
@@ -197,15 +187,15 @@ def _trapezoid_weights(step: Tensor) -> Tensor:
     return (F.pad(step, (1, 0)) + F.pad(step, (0, 1))) / 2
 
 
-def _removed(curve: Curve, counts: list[tuple[int, int]]) -> Region:
-    """Return what is gone at a point of a curve, from (elements, those that went or came back)."""
+def _removed(curve: Curve, t: int, count: int) -> Bounds:
+    """Return what of t elements is gone at a point of a curve, where so many went or came back."""
     match curve:
         case "morf":
-            return Region.of((0, count, count) for _, count in counts)
+            return 0, count, count
         case "lerf":
-            return Region.of((t - count, t, count) for t, count in counts)
+            return t - count, t, count
         case "insertion":
-            return Region.of((count, t, t - count) for t, count in counts)
+            return count, t, t - count
 
 
 def _score(name: CurveScore, names: list[Curve], answers: Without, fractions: Tensor) -> Scores:

@@ -28,7 +28,7 @@ from quantus_ext.finetune import (
     tuning_seed,
 )
 from quantus_ext.finetune.training import check_labels
-from quantus_ext.functional.fidelity import Sign, removal_counts
+from quantus_ext.functional.fidelity_sizes import Sign, removal_counts
 from quantus_ext.functional.removal import Output
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
@@ -136,10 +136,7 @@ class Fidelity(RemovalMetric):
             score=self.score,
             output=self.output,
             tolerance=self.tolerance,
-            seed=batch.seed,
-            index=batch.index,
-            clean=batch.clean,
-            numbers=batch.numbers,
+            **batch.known,
         )
 
 

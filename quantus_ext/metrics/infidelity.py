@@ -221,9 +221,7 @@ class Infidelity(TorchMetric):
                 patch_sizes=patch_sizes,
                 n_repeats=self.n_perturb_samples,
                 is_random=resolved.random,
-                seed=batch.seed,
-                index=batch.index,
-                clean=batch.clean,
+                **batch.known,
             )
         return functional.infidelity(
             forward,
@@ -240,10 +238,7 @@ class Infidelity(TorchMetric):
             rescale=self.rescale,
             n_draws=self.n_perturb_samples,
             tolerance=self.tolerance,
-            seed=batch.seed,
-            index=batch.index,
-            clean=batch.clean,
-            numbers=batch.numbers,
+            **batch.known,
         )
 
     def _patch_sizes(self, x: Tensor) -> list[int]:

@@ -125,10 +125,7 @@ class RemovalCurve(RemovalMetric):
             elements=elements,
             perturbation=self.perturbation(batch.model),
             n_draws=self.n_samples,
-            seed=batch.seed,
-            index=batch.index,
-            clean=batch.clean,
-            numbers=batch.numbers,
+            **batch.known,
         )[self.score]
 
 

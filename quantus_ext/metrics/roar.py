@@ -28,7 +28,7 @@ from quantus_ext.finetune.training import (
     copy_model,
     isolated_training,
 )
-from quantus_ext.functional.fidelity import first_of
+from quantus_ext.functional.fidelity_sizes import first_of
 from quantus_ext.map_scores import MapScores
 from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
 

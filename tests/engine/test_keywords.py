@@ -152,6 +152,26 @@ def test_what_belongs_to_single_samples_goes_along_with_their_rows(function, giv
         np.testing.assert_allclose(scores, one_by_one(metric, model, given), rtol=2e-5, atol=1e-6)
 
 
+def test_entries_go_along_in_quantus_s_scheme():
+    class Scaled(nn.Module):
+        def forward(self, rows: Tensor, scale: Tensor) -> Tensor:
+            return rows.flatten(1)[:, :2] * scale
+
+    images = np.random.default_rng(1).random((4, 1, 4, 4))
+    scale, labels = torch.tensor([[1.0], [-1.0], [0.5], [2.0]]), np.array([0, 1, 0, 1])
+    metric = Infidelity(perturb_patch_sizes=2, n_perturb_samples=1, scheme="quantus")
+    model = Scaled().eval()
+
+    def call(part: slice) -> list[float]:
+        keywords = {"scale": PerSample(scale[part])}
+        arrays = images[part], labels[part], images[part]
+        return metric(model, *arrays, model_predict_kwargs=keywords)
+
+    alone = [call(slice(k, k + 1))[0] for k in range(4)]
+    np.testing.assert_allclose(call(slice(4)), alone, rtol=1e-9)
+    assert len(set(alone)) == 4
+
+
 @pytest.mark.parametrize(("function", "given"), OWN.values(), ids=OWN)
 def test_another_package_s_metric_refuses_them(function, given):
     with pytest.raises(ValueError, match="must be shared by all samples for a metric of another"):

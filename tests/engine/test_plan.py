@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import quantus_ext
-from quantus_ext import Deletion, Infidelity, Plan, RFidelity
+from quantus_ext import QGE, Deletion, Infidelity, MoRF, Plan, RFidelity
 from quantus_ext.engine import compiled, forward, plan
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import Execution, calibrate
@@ -479,3 +479,29 @@ def test_in_inference_mode_models_may_work_in_place():
         expected = metric(each, x, y, x)
         with torch.inference_mode():
             assert metric(each, x.clone(), y, x.clone()) == expected
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        Infidelity(n_perturb_samples=40),
+        Infidelity(perturb_baseline="uniform", n_perturb_samples=40),
+        RFidelity([0.3], n_samples=3),
+        MoRF(4),
+        QGE(MoRF(4)),
+    ],
+    ids=lambda metric: metric.name,
+)
+def test_rows_reach_the_model_in_the_planned_layout(metric, channels):
+    """Of one channel, torch calls every layout contiguous, and strides alone tell which it is."""
+    model = nn.Sequential(nn.Conv2d(channels, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2))
+    x = np.random.default_rng(0).normal(size=(5, channels, 8, 8)).astype(np.float32)
+    x[:, :, :4] = x.min()
+    strides = []
+    model.register_forward_pre_hook(lambda _, rows: strides.append(rows[0].stride()))
+    metric(model.eval(), x, np.array([0, 1, 0, 1, 0]), np.abs(x))
+    assert metric.plan.memory_format == "channels_last"
+    # The rows that show whether a softmax is there are not among those that are many.
+    wanted = torch.empty(2, channels, 8, 8, memory_format=torch.channels_last).stride()
+    assert set(strides) == {wanted}

@@ -18,7 +18,7 @@ from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.perturb import replace_by
 from quantus_ext.functional import fidelity
-from quantus_ext.functional.fidelity import removal_counts
+from quantus_ext.functional.fidelity_sizes import removal_counts
 from quantus_ext.functional.scores import Scores
 from tests.harness import make_inputs, rows_seen
 from tests.reference import fidelity as reference
