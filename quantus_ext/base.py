@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -25,13 +25,11 @@ from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import NoModel, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
+from quantus_ext.explanations import ExplainCall, Explanation, alike
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
 from quantus_ext.samples import Samples
-
-# ``explain_func`` and its keywords.
-ExplainCall = tuple[Callable[..., Any] | None, Mapping[str, Any] | None]
 
 
 class CommonArguments(ExecutionArguments, total=False):
@@ -288,12 +286,7 @@ class TorchMetric(Metric[list[float]]):
         batch_size = checks.positive_integer("batch_size", batch_size)
         if len(maps) == 0:
             raise ValueError("maps must hold at least one explanation of the samples, is empty")
-        if model is None and self.clean_rows == 0:
-            if any(a is None for a in maps):
-                raise TypeError("a_batch must hold attributions where model is None, is None")
-            model = NoModel(self.name)
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+        model = self._model(model, maps)
         made_by = [
             Explainer.of_call(*each, device) for each in explainers or [(None, None)] * len(maps)
         ]
@@ -330,42 +323,16 @@ class TorchMetric(Metric[list[float]]):
         )
         if not metric.custom_is_index:
             checks.rows_for_samples("custom_batch", custom_batch, len(samples.x))
-        flags = list(carry_inputs or [None] * len(maps))
-        given: list[Tensor | None] = []
-        for values, explain in zip(maps, made_by, strict=True):
-            if values is None:
-                # Before anything is trained or evaluated.
-                explain.require()
-                given.append(None)
-            else:
-                given.append(samples.map_of(values))
-        first_maps: dict[int, Tensor] = {}
-        if samples.is_told and samples.y is not None:
-            some = slice(0, batch_size)
-            labels = torch.from_numpy(samples.y[some]).to(samples.device)
-            for place, explain in enumerate(made_by):
-                if given[place] is None:
-                    first_maps[place] = explain(samples.model, samples.explained[some], labels)
-            checks.evaluation_mode(samples.model)
+        explanations = Explanation.of_call(maps, made_by, carry_inputs, samples, batch_size)
         samples = samples.with_keywords_read(batch_size, carries_entries=metric.carries_entries)
-        groups: dict[tuple[Hashable, bool | None], list[int]] = {}
-        for place, a in enumerate(given):
-            # Of maps that are to be made the shape is not known.
-            alike = place if a is None else (tuple(a.shape), a.dtype)
-            groups.setdefault((alike, flags[place]), []).append(place)
+        groups = alike(explanations)
         with nullcontext() if len(groups) == 1 or shared.current() else shared.answers_shared():
             parts = []
-            for (_, flag), places in groups.items():
-                part = metric.reading(flag)._score(
-                    samples,
-                    [given[place] for place in places],
-                    [made_by[place] for place in places],
-                    [first_maps.get(place) for place in places],
-                    softmax,
-                    batch_size,
-                )
-                parts.append(part)
-        found = MapScores.of_groups(parts, list(groups.values()))
+            for places in groups:
+                some = [explanations[place] for place in places]
+                reading = metric.reading(some[0].carries_input)
+                parts.append(reading._score(samples, some, softmax, batch_size))
+        found = MapScores.of_groups(parts, groups)
         unknown = np.flatnonzero(~np.isfinite(found.scores).all(0))
         if len(unknown):
             warnings.warn(
@@ -375,21 +342,31 @@ class TorchMetric(Metric[list[float]]):
             )
         return found
 
+    def _model(self, model: nn.Module | None, maps: Sequence[object]) -> nn.Module:
+        """Return the model of a call, or what stands for it where none is needed."""
+        if model is None and self.clean_rows == 0:
+            if any(a is None for a in maps):
+                raise TypeError("a_batch must hold attributions where model is None, is None")
+            return NoModel(self.name)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+        return model
+
     def _score(
         self,
         samples: Samples,
-        given: Sequence[Tensor | None],
-        explainers: Sequence[Explainer],
-        first_maps: Sequence[Tensor | None],
+        explanations: Sequence[Explanation],
         softmax: bool | None,
         batch_size: int,
     ) -> MapScores:
         """Score maps that have one shape and are read alike, batch by batch."""
         if self.over_embeddings:
             samples = samples.over_embeddings()
-        maps = [
-            None if a is None else self._prepared(samples.laid_out(a), samples.x, samples.features)
-            for a in given
+        given = [
+            None
+            if each.map is None
+            else self._checked(samples.laid_out(each.map), samples.x, samples.features)
+            for each in explanations
         ]
         probabilities = self._takes_softmax(samples.adapter, softmax)
         expected, n = self.evaluations_a_sample, len(samples.x)
@@ -405,14 +382,13 @@ class TorchMetric(Metric[list[float]]):
 
         forward = forward_of(samples.answering)
         known, y = None, samples.y
-        if y is None and all(a is not None for a in given) and not self.reads_labels:
+        if y is None and not self.reads_labels and all(a is not None for a in given):
             y = np.zeros(n, dtype=np.int64)
         if y is None:
             known = forward.clean(samples.x, torch.arange(n, device=samples.device))
             y = known.argmax(1).cpu().numpy()
-        asked = self.model_to_ask(
-            samples.answering, samples.x, torch.from_numpy(y).to(samples.device)
-        )
+        labels = torch.from_numpy(y).to(samples.device)
+        asked = self.model_to_ask(samples.answering, samples.x, labels)
         if asked is not samples.answering:
             forward, known = forward_of(asked), None
         seed = sampling.fresh_seed() if self.seed is None else self.seed
@@ -421,13 +397,7 @@ class TorchMetric(Metric[list[float]]):
         for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
             rows = slice(start, min(start + batch_size, n))
             numbers = torch.arange(rows.start, rows.stop, device=samples.device)
-            if known is not None:
-                clean = known[rows]
-            elif self.clean_rows == 0:
-                clean = samples.x.new_empty(len(numbers), 0)
-            else:
-                wanted = slice(0, self.clean_rows)
-                clean = forward.clean(samples.x[rows][wanted], numbers[wanted])
+            clean = self._clean(forward, samples.x[rows], numbers, known)
             if self.clean_rows != 0:
                 checks.labels_below(y, clean.shape[1])
                 if start == 0 and self.asks_model:
@@ -435,30 +405,18 @@ class TorchMetric(Metric[list[float]]):
                     known_as = samples.model if is_own else without_keywords(asked)
                     answers_by_chance = _answers_by_chance(known_as, forward, samples.x)
             checks.no_softmax_of_one(probabilities, clean.shape[1])
-            labels = torch.from_numpy(y[rows]).to(samples.device)
-            features = features_of_rows(samples.features, rows)
-            each = []
-            for a, explain, first in zip(maps, explainers, first_maps, strict=True):
-                if a is not None:
-                    each.append(a[rows])
-                    continue
-                made = first
-                if made is None or start:
-                    made = explain(samples.model, samples.explained[rows], labels)
-                laid_out = samples.laid_out(made)
-                each.append(self._prepared(laid_out, samples.x[rows], features, first=start))
             batch = Batch(
                 x=samples.x[rows],
-                y=labels,
-                maps=torch.stack([self.seen(a) for a in each]),
+                y=labels[rows],
+                maps=self._maps(samples, explanations, given, rows, labels[rows]),
                 s=None if samples.s is None else samples.s[rows],
                 clean=clean,
                 index=samples.index[rows],
                 numbers=numbers,
                 seed=seed,
                 model=samples.model,
-                explainers=tuple(explainers),
-                features=features,
+                explainers=tuple(each.explainer for each in explanations),
+                features=features_of_rows(samples.features, rows),
             )
             before = forward.n_evaluations
             scores = self.evaluate_batch(forward, batch)
@@ -469,6 +427,38 @@ class TorchMetric(Metric[list[float]]):
         found = MapScores.of_batches(results, forward)
         # What draws tell of is not all that is random.
         return found.without_errors() if answers_by_chance else found
+
+    def _clean(self, forward: Forward, x: Tensor, numbers: Tensor, known: Tensor | None) -> Tensor:
+        """Return the clean outputs of a batch, as many as the metric needs."""
+        if known is not None:
+            return known[numbers]
+        if self.clean_rows == 0:
+            return x.new_empty(len(x), 0)
+        return forward.clean(x[: self.clean_rows], numbers[: self.clean_rows])
+
+    def _maps(
+        self,
+        samples: Samples,
+        explanations: Sequence[Explanation],
+        given: Sequence[Tensor | None],
+        rows: slice,
+        labels: Tensor,
+    ) -> Tensor:
+        """Return the maps of a batch as the metric's formula sees them, shape (m, n, …)."""
+        features = features_of_rows(samples.features, rows)
+        maps: Tensor | None = None
+        for place, (explanation, a) in enumerate(zip(explanations, given, strict=True)):
+            if a is None:
+                made = explanation.of_rows(samples, rows, labels)
+                one = self._prepared(made, samples.x[rows], features, first=rows.start)
+            else:
+                one = self._normalised(a[rows], first=rows.start)
+            # One after the other, so that no map is held twice.
+            if maps is None:
+                maps = one.new_empty(len(given), *one.shape)
+            maps[place] = self.seen(one)
+        assert maps is not None
+        return maps
 
     def _takes_softmax(self, adapter: Adapter, softmax: bool | None) -> bool:
         """Return whether probabilities are asked for."""
@@ -624,20 +614,30 @@ class TorchMetric(Metric[list[float]]):
             Of each explanation, shape (m, n).
         """
 
-    def _prepared(
+    def _checked(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
-        """Return checked attributions with a channel axis, normalised and absolute if asked.
-
-        In double precision, whatever the model computes in: maps are ranked and summed, and what
-        differs in its last digits differs.
+        """Return checked attributions with a channel axis.
 
         ``first`` is the index of the first sample, for errors. What ``features`` leaves out of
         every element becomes 0, so that no normalisation looks at it.
         """
-        a = checks.attributions(
-            a, x, first=first, counted=None if features is None else counted(features, x)
-        ).double()
+        has_element = None if features is None else counted(features, x)
+        return checks.attributions(a, x, first=first, counted=has_element)
+
+    def _prepared(
+        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
+    ) -> Tensor:
+        """Return attributions that are checked, and normalised and absolute if asked."""
+        return self._normalised(self._checked(a, x, features, first=first), first=first)
+
+    def _normalised(self, a: Tensor, *, first: int) -> Tensor:
+        """Return checked attributions, normalised and absolute if asked.
+
+        In double precision, whatever the model computes in: maps are ranked and summed, and what
+        differs in its last digits differs.
+        """
+        a = a.double()
         if self.normalise and self.normalise_func is not None:
             # One sample at a time: Quantus's functions divide by the maximum of what they get.
             maps = a.cpu().numpy()

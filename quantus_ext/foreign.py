@@ -154,17 +154,19 @@ class Foreign(TorchMetric):
             each.append(Scores(score, error, curve, (Asked({object(): rows}),)))
         return Scores.stack(each)
 
-    def _prepared(
+    def _checked(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
-        # Of the type that they have, as without this package.
         maps = checks.attributions(a, x, first=first)
         call = None if self._copied is None else self._copied.call
         if call is not None and call.has_attributions and not call.is_part:
             # Whether a part has a map that Quantus takes says nothing of the whole.
             check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
-        # Normalised batch by batch, where it is known what a batch is.
         return maps
+
+    def _normalised(self, a: Tensor, *, first: int) -> Tensor:
+        # Of the type that it has, as without this package; see `seen`.
+        return a
 
 
 class _Copied:

@@ -367,10 +367,13 @@ class QGE(TorchMetric):
         assert self.inner is not None
         return self.inner
 
-    def _prepared(
+    def _checked(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
-        return self._asked._prepared(a, x, features, first=first)
+        return self._asked._checked(a, x, features, first=first)
+
+    def _normalised(self, a: Tensor, *, first: int) -> Tensor:
+        return self._asked._normalised(a, first=first)
 
 
 def better_scores(
