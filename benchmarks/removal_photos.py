@@ -24,7 +24,8 @@ from benchmarks.timing import markdown_table
 from quantus_ext import functional
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import Perturbation, blur, replace_by
+from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.replacements import blur, replace_by
 from quantus_ext.functional.removal_curves import CurveScore
 
 MEASURES: dict[CurveScore, str] = {

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from quantus.functions import perturb_func as quantus_functions
 
-from quantus_ext.engine import perturb
-from quantus_ext.engine.perturb import Bridge, CaptumFunction, Convention, Perturbation
+from quantus_ext.engine import replacements
+from quantus_ext.engine.bridges import Bridge, CaptumFunction, Convention, name_of
+from quantus_ext.engine.perturb import Perturbation
 
 Keywords = Mapping[str, Any]
 
@@ -44,16 +45,16 @@ class Entry:
     is_random: bool = False
 
 
-def _replace(scope: perturb.Scope) -> Callable[[Keywords], Perturbation]:
+def _replace(scope: replacements.Scope) -> Callable[[Keywords], Perturbation]:
     def native(keywords: Keywords) -> Perturbation:
         baseline = _required(keywords, "perturb_baseline")
-        return perturb.replace_by(baseline, scope=scope, **_uniform_range(keywords))
+        return replacements.replace_by(baseline, scope=scope, **_uniform_range(keywords))
 
     return native
 
 
 def _shift(keywords: Keywords) -> Perturbation:
-    return perturb.shift_by(_required(keywords, "input_shift"), **_uniform_range(keywords))
+    return replacements.shift_by(_required(keywords, "input_shift"), **_uniform_range(keywords))
 
 
 def _uniform_range(keywords: Keywords) -> dict[str, float]:
@@ -67,21 +68,21 @@ def _required(keywords: Keywords, name: str) -> Any:
 
 
 def _quantus_blur(keywords: Keywords) -> Perturbation:
-    return perturb.blur(keywords.get("blur_kernel_size", 15), zeros_beyond=True)
+    return replacements.blur(keywords.get("blur_kernel_size", 15), zeros_beyond=True)
 
 
 def _blur(keywords: Keywords) -> Perturbation:
-    return perturb.blur(keywords.get("blur_kernel_size", 15))
+    return replacements.blur(keywords.get("blur_kernel_size", 15))
 
 
 def _gaussian_blur(keywords: Keywords) -> Perturbation:
-    return perturb.gaussian_blur(
+    return replacements.gaussian_blur(
         keywords.get("blur_kernel_size", 51), keywords.get("blur_sigma", 20.0)
     )
 
 
 def _gaussian(keywords: Keywords) -> Perturbation:
-    return perturb.gaussian_noise(
+    return replacements.gaussian_noise(
         keywords.get("perturb_mean", 0.0), keywords.get("perturb_std", 0.01)
     )
 
@@ -90,14 +91,14 @@ def _uniform(keywords: Keywords) -> Perturbation:
     lower = keywords.get("lower_bound", 0.02)
     upper = keywords.get("upper_bound")
     return (
-        perturb.uniform_noise(-lower, lower)
+        replacements.uniform_noise(-lower, lower)
         if upper is None
-        else perturb.uniform_noise(lower, upper)
+        else replacements.uniform_noise(lower, upper)
     )
 
 
 def _background(keywords: Keywords) -> Perturbation:
-    return perturb.draw_from(_required(keywords, "background"))
+    return replacements.draw_from(_required(keywords, "background"))
 
 
 TABLE = (
@@ -132,7 +133,7 @@ def background_replacement_by_indices(
 
     A perturbation function as Quantus has them, for its metrics and ours; ours draw the rows
     from their own seed, Quantus's from NumPy's global state. See
-    :func:`quantus_ext.engine.perturb.draw_from`.
+    :func:`quantus_ext.engine.replacements.draw_from`.
 
     Parameters
     ----------
@@ -203,7 +204,7 @@ def blur_replacement_by_indices(
     True
     >>> metric = Deletion(baseline="blur")  # is this function
     """
-    return _replaced(perturb.blur(blur_kernel_size), arr, indices, indexed_axes)
+    return _replaced(replacements.blur(blur_kernel_size), arr, indices, indexed_axes)
 
 
 def gaussian_blur_replacement_by_indices(
@@ -242,7 +243,7 @@ def gaussian_blur_replacement_by_indices(
     array([[0.  , 0.  , 0.45, 0.  , 0.  ]])
     >>> metric = Insertion(baseline="gaussian_blur")  # is this function
     """
-    blurred = perturb.gaussian_blur(blur_kernel_size, blur_sigma)
+    blurred = replacements.gaussian_blur(blur_kernel_size, blur_sigma)
     return _replaced(blurred, arr, indices, indexed_axes)
 
 
@@ -432,7 +433,7 @@ def takes_indices(perturb_func: functools.partial[Any]) -> bool:
 
 def _convention(perturb_func: Callable[..., Any], keywords: Keywords) -> Convention:
     parameters = _parameters(perturb_func)
-    name = perturb.name_of(perturb_func)
+    name = name_of(perturb_func)
     by_name = {
         parameter.name
         for parameter in parameters.values()

@@ -22,7 +22,7 @@ from quantus_ext import (
     checks,
     evaluation,
 )
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import MaskSampler
 from quantus_ext.functional import fidelity, infidelity, removal_curves
 from quantus_ext.protocols import degrade, mask_robustness, rank_agreement

@@ -14,8 +14,8 @@ from quantus.functions import perturb_func as quantus_functions
 from scipy import stats
 
 from quantus_ext import perturbation
-from quantus_ext.engine import perturb
-from quantus_ext.engine.perturb import Bridge
+from quantus_ext.engine.bridges import Bridge
+from quantus_ext.engine.padding import PaddingPreserving
 from quantus_ext.engine.sampling import Purpose
 from tests.engine.blocks import SHAPES, apply, masks, samples
 from tests.reference import perturbation as reference
@@ -486,7 +486,7 @@ def test_captum_s_functions_take_no_keywords():
         perturbation.bind(perturbation.from_captum(_noisy), 0.5, None, default_baseline="black")
     with pytest.raises(TypeError, match="perturb_func must be callable, is 'noise'"):
         perturbation.from_captum("noise")
-    sparing = perturb.Sparing(perturbation.from_captum(_noisy), lambda rows: rows[:, 0] == 0)
+    sparing = PaddingPreserving(perturbation.from_captum(_noisy), lambda rows: rows[:, 0] == 0)
     with pytest.raises(ValueError, match="must be a function of arr where samples have padding"):
         sparing.prepare(samples((2, 9)))
 

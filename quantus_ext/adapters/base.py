@@ -14,7 +14,9 @@ from quantus_ext.engine.modules import (
     with_submodule,
     without_keywords,
 )
-from quantus_ext.engine.perturb import Perturbation, Sparing, replace_by
+from quantus_ext.engine.padding import PaddingPreserving
+from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.replacements import replace_by
 
 FeatureMask = Callable[[Tensor], Tensor]
 """Inputs (n, \\*sample) -> int64 ids of the element of each position, shape (n or 1, \\*spatial),
@@ -135,7 +137,7 @@ def input_dtype(model: nn.Module) -> torch.dtype | None:
 def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:
     """Return a perturbation that leaves a model's padding alone, and out of its statistics."""
     padding = adapter_of(model).padding_mask
-    return perturbation if padding is None else Sparing(perturbation, padding)
+    return perturbation if padding is None else PaddingPreserving(perturbation, padding)
 
 
 def default_removal(model: nn.Module) -> Perturbation:

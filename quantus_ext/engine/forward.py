@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -21,9 +20,6 @@ from typing_extensions import Unpack
 from quantus_ext.engine import compiled, shared
 from quantus_ext.engine.answers import Answers
 from quantus_ext.engine.modules import (
-    Probabilities,
-    are_probabilities,
-    resolve_softmax,
     weight_dtype,
     with_any_rows,
     with_keywords,
@@ -39,11 +35,10 @@ from quantus_ext.engine.plan import (
     out_of_memory,
     rule,
 )
+from quantus_ext.engine.resolved import ResolvedModel
 from quantus_ext.engine.rows import belonging_to
 from quantus_ext.identity import (
-    Content,
     content_key,
-    content_of,
     is_doubtful,
     probe_rows,
     same_answers,
@@ -127,7 +122,7 @@ class Forward:
         self._channels_last = channels_last
         self._n_rows = n_rows
         self._writes_to_input = False
-        self._asked: _Asked | None = None
+        self._asked: ResolvedModel | None = None
         self._compiled: Predict | None = None
 
     @classmethod
@@ -157,7 +152,7 @@ class Forward:
         n_rows, **execution
             See the class.
         """
-        asked = _Asked(with_any_rows(with_keywords(model, predict_kwargs)), softmax)
+        asked = ResolvedModel(with_any_rows(with_keywords(model, predict_kwargs)), softmax)
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         forward = cls(
             asked, channels_last=convolves and device.type == "cpu", n_rows=n_rows, **execution
@@ -522,46 +517,3 @@ def _evenly(
     rows: Tensor, numbers: Tensor | None, count: int
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     return _parts(rows, numbers, lambda values: values.tensor_split(count))
-
-
-class _Asked:
-    """A module with its softmax resolved on the first rows."""
-
-    def __init__(self, model: nn.Module, softmax: bool | None) -> None:
-        self.model = model
-        self.softmax = softmax
-        self.had_probabilities: Tensor | None = None
-        """Whether the first rows' outputs were some before a softmax was taken; not read yet."""
-        self._resolved = model if softmax is None else None
-
-    def __call__(self, rows: Tensor) -> Any:
-        model = self.resolved(rows)
-        if not isinstance(model, Probabilities):
-            return model(rows)
-        outputs = model.model(rows)
-        if self.had_probabilities is None and isinstance(outputs, Tensor):
-            self.had_probabilities = are_probabilities(outputs)
-        return model.of(outputs)
-
-    def resolved(self, rows: Tensor) -> nn.Module:
-        """Return the module that answers, for which a few rows are needed at first."""
-        if self._resolved is None:
-            # In full precision: what is compared differs by little.
-            with torch.autocast(rows.device.type, enabled=False):
-                self._resolved = resolve_softmax(self.model, bool(self.softmax), rows)
-        return self._resolved
-
-    @cached_property
-    def hooks(self) -> list[Any]:
-        """What the content of a module leaves out of what it answers."""
-        return [
-            hook
-            for module in self.model.modules()
-            for hooks in (module._forward_pre_hooks, module._forward_hooks)
-            for hook in hooks.values()
-        ]
-
-    @cached_property
-    def content(self) -> Content:
-        """That of the model, which stays as it is for as long as a call takes."""
-        return content_of(self.model, self.hooks)

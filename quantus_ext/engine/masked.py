@@ -22,8 +22,9 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.answers import Answers, Asked, answers_of
 from quantus_ext.engine.elements import Elements, Rows, inverse
 from quantus_ext.engine.forward import Forward, Predict
-from quantus_ext.engine.perturb import Perturbation, changeable, replace_by
+from quantus_ext.engine.perturb import Perturbation, changeable
 from quantus_ext.engine.regions import Region
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.engine.sampling import Purpose
 from quantus_ext.identity import content_key
 

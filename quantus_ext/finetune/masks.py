@@ -43,7 +43,7 @@ class MaskSampler:
     Examples
     --------
     >>> import torch
-    >>> from quantus_ext.engine.perturb import replace_by
+    >>> from quantus_ext.engine.replacements import replace_by
     >>> from quantus_ext.finetune import MaskSampler
     >>> masks = MaskSampler(perturbation=replace_by(0.0), beta=0.25)
     >>> x = torch.ones(100, 3, 4, 4)

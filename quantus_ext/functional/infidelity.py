@@ -16,12 +16,14 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.engine.answers import OUTPUT, Asked
+from quantus_ext.engine.bridges import CaptumFunction
 from quantus_ext.engine.draws import FIRST, Cells, SumRows, Target, sum_until_known
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.masked import Block, MaskedModel, SampleArguments, Sampler
-from quantus_ext.engine.perturb import CaptumFunction, Perturbation, replace_by
+from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.populations import by_population
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.functional.infidelity_draws import Scheme, listed, populations, sampler_of
 from quantus_ext.functional.infidelity_moments import N_SUMS, Moments, power_sums
 from quantus_ext.functional.infidelity_predicted import CANNOT_SPLIT, InputFactor, Predicted

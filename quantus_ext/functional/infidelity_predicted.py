@@ -10,7 +10,8 @@ from torch import Tensor
 
 from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.masked import Block, MaskedModel
-from quantus_ext.engine.perturb import SAME, Perturbation, baseline_like, replaces_by
+from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.replacements import SAME, baseline_like, replaces_by
 
 CANNOT_SPLIT = (
     "a_batch must have a value for each channel with multiply_by_inputs=True where elements become "

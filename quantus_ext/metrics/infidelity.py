@@ -17,9 +17,10 @@ from quantus_ext import checks, functional, perturbation
 from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
+from quantus_ext.engine.bridges import name_of
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import SAME, checked_baseline, name_of
+from quantus_ext.engine.replacements import SAME, checked_baseline
 from quantus_ext.functional.cumulative_infidelity import cumulative_infidelity
 from quantus_ext.functional.scores import Scores
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from quantus_ext import checks
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.plotting import tokens as tokens_
 from quantus_ext.plotting.figures import COLOURS, DIVERGING_MAP, STYLES, new_figure, style_axes
 

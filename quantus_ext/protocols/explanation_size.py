@@ -21,7 +21,7 @@ from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
 from quantus_ext.finetune.training import as_input, check_labels
 from quantus_ext.protocols.ranks import ROUNDING

@@ -22,9 +22,10 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quantus_ext.engine import perturb, sampling
+from quantus_ext.engine import replacements, sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.influence import measure
+from quantus_ext.engine.perturb import Native
 from quantus_ext.functional import (
     Scores,
     fidelity,
@@ -76,21 +77,21 @@ def _table() -> tuple[nn.Module, tuple[int, ...]]:
 
 MODALITIES = {"image": _image, "series": _series, "table": _table}
 PERTURBATIONS = {
-    "number": perturb.replace_by(0.25),
-    "array": perturb.replace_by(np.array(0.25)),
-    "black": perturb.replace_by("black"),
-    "white": perturb.replace_by("white"),
-    "mean": perturb.replace_by("mean"),
-    "uniform a sample": perturb.replace_by("uniform"),
-    "uniform a channel": perturb.replace_by("uniform", scope="channel"),
-    "uniform a value": perturb.replace_by("uniform", scope="value"),
-    "shift": perturb.shift_by("mean"),
-    "random shift": perturb.shift_by("uniform"),
-    "blur": perturb.blur(3),
-    "Quantus's blur": perturb.blur(3, zeros_beyond=True),
-    "Gaussian blur": perturb.gaussian_blur(5, 1.0),
-    "gaussian": perturb.gaussian_noise(),
-    "uniform noise": perturb.uniform_noise(-0.1, 0.1),
+    "number": replacements.replace_by(0.25),
+    "array": replacements.replace_by(np.array(0.25)),
+    "black": replacements.replace_by("black"),
+    "white": replacements.replace_by("white"),
+    "mean": replacements.replace_by("mean"),
+    "uniform a sample": replacements.replace_by("uniform"),
+    "uniform a channel": replacements.replace_by("uniform", scope="channel"),
+    "uniform a value": replacements.replace_by("uniform", scope="value"),
+    "shift": replacements.shift_by("mean"),
+    "random shift": replacements.shift_by("uniform"),
+    "blur": replacements.blur(3),
+    "Quantus's blur": replacements.blur(3, zeros_beyond=True),
+    "Gaussian blur": replacements.gaussian_blur(5, 1.0),
+    "gaussian": replacements.gaussian_noise(),
+    "uniform noise": replacements.uniform_noise(-0.1, 0.1),
 }
 
 
@@ -145,7 +146,7 @@ def test_every_perturbation_stays_on_the_device(name, multiply_by_inputs, modali
     [
         {"rescale": True},
         # Elsewhere it is looked at once whether `I` is the same in all channels.
-        {"multiply_by_inputs": True, "perturbation": perturb.replace_by(0.0)},
+        {"multiply_by_inputs": True, "perturbation": replacements.replace_by(0.0)},
         {"multiply_by_inputs": True, "inputs_baseline": "black"},
     ],
     ids=["rescale", "inputs", "inputs-black"],
@@ -163,7 +164,7 @@ def test_removal_stays_on_the_device(modality, random):
         x = torch.randn(2, *shape, device=DEVICE)
         y = torch.zeros(2, dtype=torch.long, device=DEVICE)
         forward = Forward.of_module(model.eval(), DEVICE, softmax=True, chunk_size=4)
-        perturbation = perturb.replace_by("uniform" if random else 0.0)
+        perturbation = replacements.replace_by("uniform" if random else 0.0)
         keywords = {"perturbation": perturbation, "n_draws": 3}
         curves = removal_curves(forward, x, x, y, fractions=[0, 0.4, 1], **keywords)
         halves = fidelity(forward, x, x, y, sparsity=[0.3, 0.6], alpha=(0.5, 0.5), **keywords)
@@ -194,7 +195,7 @@ def test_comparisons_of_maps_stay_on_the_device():
 
 def breaks(change: Callable[[Tensor], Tensor]) -> Any:
     """A perturbation that does something with its draws' values."""
-    return perturb.Native(
+    return Native(
         lambda x: lambda samples, keys: change(x[samples].unsqueeze(1)), random=True, replaces=True
     )
 

@@ -17,8 +17,9 @@ from quantus_ext.engine.answers import answers_of
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.masked import Block, MaskedModel
-from quantus_ext.engine.perturb import blur, changeable, gaussian_noise, replace_by
+from quantus_ext.engine.perturb import changeable
 from quantus_ext.engine.regions import Region
+from quantus_ext.engine.replacements import blur, gaussian_noise, replace_by
 
 DTYPE = torch.float64
 EVERY = slice(None)

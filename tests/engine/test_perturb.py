@@ -13,26 +13,35 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from quantus_ext import perturbation
-from quantus_ext.engine import perturb
-from quantus_ext.engine.perturb import Bridge
+from quantus_ext.engine.bridges import Bridge
+from quantus_ext.engine.padding import PaddingPreserving
+from quantus_ext.engine.replacements import (
+    blur,
+    draw_from,
+    gaussian_blur,
+    gaussian_noise,
+    replace_by,
+    shift_by,
+    uniform_noise,
+)
 from tests.engine.blocks import SHAPES, apply, masks, samples
 from tests.reference import perturbation as reference
 
 # Native paths
 
 NATIVES = {
-    "number": perturb.replace_by(0.25),
-    "black": perturb.replace_by("black"),
-    "uniform a sample": perturb.replace_by("uniform"),
-    "uniform a channel": perturb.replace_by("uniform", scope="channel"),
-    "uniform a value": perturb.replace_by("uniform", scope="value"),
-    "shift": perturb.shift_by("mean"),
-    "random shift": perturb.shift_by("uniform"),
-    "blur": perturb.blur(3),
-    "Quantus's blur": perturb.blur(3, zeros_beyond=True),
-    "blur, Gaussian": perturb.gaussian_blur(5, 1.5),
-    "gaussian": perturb.gaussian_noise(0.1, 0.5),
-    "uniform noise": perturb.uniform_noise(-0.5, 0.5),
+    "number": replace_by(0.25),
+    "black": replace_by("black"),
+    "uniform a sample": replace_by("uniform"),
+    "uniform a channel": replace_by("uniform", scope="channel"),
+    "uniform a value": replace_by("uniform", scope="value"),
+    "shift": shift_by("mean"),
+    "random shift": shift_by("uniform"),
+    "blur": blur(3),
+    "Quantus's blur": blur(3, zeros_beyond=True),
+    "blur, Gaussian": gaussian_blur(5, 1.5),
+    "gaussian": gaussian_noise(0.1, 0.5),
+    "uniform noise": uniform_noise(-0.5, 0.5),
 }
 
 
@@ -102,22 +111,22 @@ def test_random_and_replaces():
 @pytest.mark.parametrize(
     ("make", "shape", "error", "message"),
     [
-        (lambda: perturb.replace_by("grey"), (7,), ValueError, "perturb_baseline must be .*'grey'"),
-        (lambda: perturb.replace_by(None), (7,), TypeError, "perturb_baseline must.*NoneType"),
-        (lambda: perturb.shift_by("grey"), (7,), ValueError, "input_shift must be one of .*'grey'"),
+        (lambda: replace_by("grey"), (7,), ValueError, "perturb_baseline must be .*'grey'"),
+        (lambda: replace_by(None), (7,), TypeError, "perturb_baseline must.*NoneType"),
+        (lambda: shift_by("grey"), (7,), ValueError, "input_shift must be one of .*'grey'"),
         (
-            lambda: perturb.replace_by(np.zeros(4)),
+            lambda: replace_by(np.zeros(4)),
             (3, 5, 6),
             ValueError,
             r"one a channel \(3,\) or of a sample's shape \(3, 5, 6\), has shape \(4,\)",
         ),
-        (lambda: perturb.blur(0), (3, 5, 6), ValueError, "blur_kernel_size must.*is 0"),
-        (lambda: perturb.blur([3]), (3, 5, 6), ValueError, r"or 2 of them, is \[3\]"),
-        (lambda: perturb.blur([3, 3]), (2, 9), ValueError, r"or 1 of them, is \[3, 3\]"),
-        (lambda: perturb.gaussian_blur(4), (7,), ValueError, "blur_kernel_size must be odd.*is 4"),
-        (lambda: perturb.gaussian_blur(3, 0), (7,), ValueError, "blur_sigma must be above 0, is 0"),
-        (lambda: perturb.gaussian_noise(0, -1), (7,), ValueError, "at least 0, is -1"),
-        (lambda: perturb.uniform_noise(1, 1), (7,), ValueError, "has 1 and 1"),
+        (lambda: blur(0), (3, 5, 6), ValueError, "blur_kernel_size must.*is 0"),
+        (lambda: blur([3]), (3, 5, 6), ValueError, r"or 2 of them, is \[3\]"),
+        (lambda: blur([3, 3]), (2, 9), ValueError, r"or 1 of them, is \[3, 3\]"),
+        (lambda: gaussian_blur(4), (7,), ValueError, "blur_kernel_size must be odd.*is 4"),
+        (lambda: gaussian_blur(3, 0), (7,), ValueError, "blur_sigma must be above 0, is 0"),
+        (lambda: gaussian_noise(0, -1), (7,), ValueError, "at least 0, is -1"),
+        (lambda: uniform_noise(1, 1), (7,), ValueError, "has 1 and 1"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not_fit(make, shape, error, message):
@@ -129,10 +138,10 @@ def test_arguments_that_do_not_fit(make, shape, error, message):
 
 
 BLURS = {
-    "mean": (perturb.blur(4), lambda side: np.ones(4)),
-    "wider than the samples": (perturb.blur(40), lambda side: np.ones(40)),
+    "mean": (blur(4), lambda side: np.ones(4)),
+    "wider than the samples": (blur(40), lambda side: np.ones(40)),
     "Gaussian": (
-        perturb.gaussian_blur(7, 1.5),
+        gaussian_blur(7, 1.5),
         lambda side: np.exp(-0.5 * (np.arange(-3, 4) / 1.5) ** 2),
     ),
 }
@@ -159,10 +168,10 @@ def test_a_blur_is_the_mean_over_what_is_inside(name, shape):
 def test_blurs_leave_a_constant_as_it_is(shape, dtype):
     ones = torch.ones(2, *shape, dtype=dtype)
     for blurring in (
-        perturb.blur(),
-        perturb.blur(2),
-        perturb.blur(99),
-        perturb.gaussian_blur(),
+        blur(),
+        blur(2),
+        blur(99),
+        gaussian_blur(),
     ):
         assert torch.equal(blurred(blurring, ones), ones)
 
@@ -174,7 +183,7 @@ def test_the_gaussian_is_scipy_s():
         return ndimage.gaussian_filter(values, 20, mode="constant", radius=25, axes=(1, 2))
 
     expected = smoothed(x) / smoothed(np.ones_like(x))
-    found = blurred(perturb.gaussian_blur(), torch.from_numpy(x)[None])[0].numpy()
+    found = blurred(gaussian_blur(), torch.from_numpy(x)[None])[0].numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
     # Where the kernel is wholly inside, what is beyond the borders is nobody's matter.
     inner = (slice(None), slice(25, -25), slice(25, -25))
@@ -185,8 +194,12 @@ def test_the_gaussian_is_scipy_s():
 def test_padding_is_beyond_the_border():
     x = samples((2, 9))
     padded = torch.cat([x, torch.full((2, 2, 5), -99.0, dtype=x.dtype)], 2)
-    for blurring in (perturb.blur(4), perturb.blur(40), perturb.gaussian_blur(5, 1.0)):
-        sparing = perturb.Sparing(blurring, lambda rows: rows[:, 0] == -99)
+    for blurring in (
+        blur(4),
+        blur(40),
+        gaussian_blur(5, 1.0),
+    ):
+        sparing = PaddingPreserving(blurring, lambda rows: rows[:, 0] == -99)
         result = sparing.prepare(padded).fixed
         torch.testing.assert_close(result[..., :9], blurring.prepare(x).fixed)
         assert (result[..., 9:] == -99).all()
@@ -266,7 +279,7 @@ def test_reversed_views_are_taken(shape):
     flipped = apply(perturbation.resolve(lambda arr: arr[..., ::-1], {}), x, mask)
     assert torch.equal(flipped, x.flip(-1).unsqueeze(1).expand_as(flipped))
     reverse = x[0].numpy()[..., ::-1]
-    for made in (perturb.replace_by(reverse), perturb.draw_from(reverse[None])):
+    for made in (replace_by(reverse), draw_from(reverse[None])):
         result = apply(made, x, mask)
         expected = x[0].flip(-1).expand_as(result)
         assert torch.equal(result.where(mask, expected), expected)

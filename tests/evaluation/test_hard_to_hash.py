@@ -18,7 +18,7 @@ import quantus_ext
 from quantus_ext import FFidelity, MoRF, PScore, clean_outputs_shared, evaluate
 from quantus_ext.adapters import BlackBox, refit
 from quantus_ext.engine import compiled
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, clear_memory, known, training, tuner
 from quantus_ext.identity import probe_rows
 from quantus_ext.metrics import p_score

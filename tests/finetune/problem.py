@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler
 
 

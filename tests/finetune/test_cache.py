@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from quantus_ext.engine.perturb import Bridge, gaussian_noise, replace_by, shift_by
+from quantus_ext.engine.bridges import Bridge
+from quantus_ext.engine.replacements import gaussian_noise, replace_by, shift_by
 from quantus_ext.finetune import cache, clear_memory, training
 from tests.finetune.problem import data, make_tuner, masks, network, removed, weights
 
@@ -284,7 +285,7 @@ def test_a_second_process_hits(tmp_path):
     tuned = make_tuner(cache_dir=tmp_path)(network(), masks(by=Bridge(removed, "mask")))
     script = (
         "from tests.finetune.problem import *\n"
-        "from quantus_ext.engine.perturb import Bridge\n"
+        "from quantus_ext.engine.bridges import Bridge\n"
         f"tuner = make_tuner(cache_dir={str(tmp_path)!r})\n"
         "tuned = tuner(network(), masks(by=Bridge(removed, 'mask')))\n"
         "print(tuner.report.cache_hit, weights(tuned).sum().hex())\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import MaskSampler, health_report
 from tests.finetune.problem import data, make_tuner, masks, network
 from tests.harness import rows_seen

@@ -9,7 +9,7 @@ from scipy import stats
 
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
-from quantus_ext.engine.perturb import gaussian_noise, replace_by
+from quantus_ext.engine.replacements import gaussian_noise, replace_by
 from quantus_ext.finetune import MaskSampler
 
 SHAPES = {"image": (3, 6, 7), "series": (2, 40), "table": (42,)}

@@ -21,8 +21,9 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from quantus_ext.engine.bridges import Bridge
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import Bridge, replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import (
     FineTuner,
     MaskSampler,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.functional import fidelity
 from quantus_ext.functional.fidelity_sizes import removal_counts
 from quantus_ext.functional.scores import Scores

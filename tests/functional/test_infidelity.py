@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import (
+from quantus_ext.engine.replacements import (
     baseline_values,
     blur,
     draw_from,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from quantus_ext import ABPC, Deletion, Insertion, LeRF, MoRF
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.functional import removal_curves
 from quantus_ext.perturbation import (
     blur_replacement_by_indices,

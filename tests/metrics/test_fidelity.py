@@ -11,7 +11,7 @@ from quantus.helpers.enums import ScoreDirection
 from torch import nn
 
 from quantus_ext import FFidelity, Fidelity, RFidelity
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, clear_memory, training, tuner
 from quantus_ext.metrics import fidelity
 from tests.cases import untuned

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import nn
 
 from quantus_ext import ROAR, Fidelity
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, clear_memory, training, tuner
 from quantus_ext.metrics.roar import RemoveTop
 from tests.finetune.problem import data, make_tuner, network, weights

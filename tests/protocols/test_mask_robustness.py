@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quantus_ext.engine.perturb import replace_by
+from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import MaskSampler
 from quantus_ext.protocols import mask_robustness
 

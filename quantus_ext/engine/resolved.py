@@ -1,0 +1,63 @@
+"""A module as metrics ask it, and what it is known by."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quantus_ext.engine.modules import Probabilities, are_probabilities, resolve_softmax
+from quantus_ext.identity import Content, content_of
+
+
+class ResolvedModel:
+    """A module as it is asked, its softmax resolved on the first rows.
+
+    Parameters
+    ----------
+    model : nn.Module
+    softmax : bool, optional
+        None for the output as it is.
+    """
+
+    def __init__(self, model: nn.Module, softmax: bool | None) -> None:
+        self.model = model
+        self.softmax = softmax
+        self.had_probabilities: Tensor | None = None
+        """Whether the first rows' outputs were some before a softmax was taken; not read yet."""
+        self._resolved = model if softmax is None else None
+
+    def __call__(self, rows: Tensor) -> Any:
+        """Return what it answers."""
+        model = self.resolved(rows)
+        if not isinstance(model, Probabilities):
+            return model(rows)
+        outputs = model.model(rows)
+        if self.had_probabilities is None and isinstance(outputs, Tensor):
+            self.had_probabilities = are_probabilities(outputs)
+        return model.of(outputs)
+
+    def resolved(self, rows: Tensor) -> nn.Module:
+        """Return the module that answers, for which a few rows are needed at first."""
+        if self._resolved is None:
+            # In full precision: what is compared differs by little.
+            with torch.autocast(rows.device.type, enabled=False):
+                self._resolved = resolve_softmax(self.model, bool(self.softmax), rows)
+        return self._resolved
+
+    @cached_property
+    def hooks(self) -> list[Any]:
+        """What the content of a module leaves out of what it answers."""
+        return [
+            hook
+            for module in self.model.modules()
+            for hooks in (module._forward_pre_hooks, module._forward_hooks)
+            for hook in hooks.values()
+        ]
+
+    @cached_property
+    def content(self) -> Content:
+        """That of the model, which stays as it is for as long as a call takes."""
+        return content_of(self.model, self.hooks)
