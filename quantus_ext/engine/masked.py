@@ -221,7 +221,8 @@ class MaskedModel:
                 mask = sampler(samples, draws, block_keys)
                 changed = self._changed(mask, samples)
                 answers = None if known is None else known.get(samples, draws)
-                perturbed = own = None
+                # What is left of the block before goes first.
+                made = perturbed = own = None
                 if answers is None or needs_perturbed:
                     made = self._perturbed(samples, mask, block_keys)
                     perturbed = made.unflatten(0, tuple(block_keys.shape))
