@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,24 +81,29 @@ def tuner(**settings: Any) -> quantus_ext.FineTuner:
     )
 
 
+FEWER = {"steps": 4, "sparsity": [0.1, 0.3], "n_samples": 2, "n_perturb_samples": 8}
+"""Arguments that make a metric quick, of those that have one of these names."""
+
+NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
+    "FFidelity": lambda: {"fine_tune": tuner()},
+    "PScore": lambda: {"models": other_networks()},
+    "QGE": lambda: {"metric": quantus_ext.Infidelity(n_perturb_samples=8)},
+    "ROAR": lambda: {"trainer": tuner(), "a_train": problem("image").x_train},
+}
+"""What a metric for the images cannot be made without, by its class."""
+
+
 def small_metrics() -> dict[str, Metric[Any]]:
     """Make one of each class, small enough to be quick."""
-    given = problem("image")
-    maps = by_gradient(given.model, given.x_train, given.y_train, "gradient")
-    made = [
-        quantus_ext.ABPC(4),
-        quantus_ext.QGE(quantus_ext.Infidelity(n_perturb_samples=8)),
-        quantus_ext.ROAR(tuner(), maps, [0.3]),
-        quantus_ext.Deletion(4),
-        quantus_ext.FFidelity([0.1, 0.3], fine_tune=tuner(), n_samples=2),
-        quantus_ext.Fidelity([0.1, 0.3]),
-        quantus_ext.Infidelity(n_perturb_samples=8),
-        quantus_ext.Insertion(4),
-        quantus_ext.LeRF(4),
-        quantus_ext.MoRF(4),
-        quantus_ext.PScore(other_networks()),
-        quantus_ext.RFidelity([0.1, 0.3], n_samples=2),
-        quantus_ext.SynScore(),
-    ]
-    assert [type(metric).__name__ for metric in made] == metrics.__all__
-    return {type(metric).__name__: metric for metric in made}
+    return {name: made(name, **fewer(name)) for name in metrics.__all__}
+
+
+def made(name: str, **settings: Any) -> Metric[Any]:
+    """Make a metric by its class, with what it needs."""
+    return getattr(metrics, name)(**NEEDED.get(name, dict)(), **settings)
+
+
+def fewer(name: str) -> dict[str, Any]:
+    taken = inspect.signature(getattr(metrics, name)).parameters
+    # One draw is as few as can be.
+    return {k: v for k, v in FEWER.items() if k in taken and taken[k].default != 1}
