@@ -17,7 +17,7 @@ from pathlib import Path
 from quantus.helpers.enums import DataType
 
 from quantus_ext import metrics
-from quantus_ext.cards import CARDS, DETAILS, Card, Paper, default_cost, direction, shown_name
+from quantus_ext.cards import CARDS, DETAILS, Card, Paper, cost, direction, shown_name
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
@@ -44,9 +44,7 @@ def overview() -> str:
                 direction(name).value,
                 " to ".join(map(_bound, card.range)),
                 ", ".join(word for kind, word in INPUTS.items() if kind in taken),
-                f"{default_cost(name)} + {card.besides}"
-                if card.besides
-                else f"{default_cost(name)}",
+                f"{cost(name)} + {card.besides}" if card.besides else f"{cost(name)}",
                 card.question,
             ]
         )
@@ -77,7 +75,7 @@ def costs() -> str:
     rows = [
         [
             f"`{shown_name(name)}`",
-            f"{default_cost(name)}",
+            f"{cost(name)}",
             f"`{card.evaluations}`".replace("*", "·"),
             card.counted,
         ]

@@ -7,10 +7,8 @@ from it, and tests compare each of its claims with a run.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 from quantus.helpers.enums import ScoreDirection
 
@@ -78,25 +76,6 @@ class Card:
     carries_input: bool | None
     besides: str = ""
     around: str = ""
-
-    def cost(self, arguments: Mapping[str, Any]) -> int:
-        """Return the rows a sample by :attr:`evaluations`.
-
-        Parameters
-        ----------
-        arguments : mapping
-            Those that the expression names; of ``sparsity`` and ``steps`` how many different ones.
-
-        Examples
-        --------
-        >>> from quantus_ext.cards import CARDS
-        >>> CARDS["RFidelity"].evaluations
-        '1 + 2 * sizes * n_samples'
-        >>> CARDS["RFidelity"].cost({"sizes": 19, "n_samples": 50})
-        1901
-        """
-        # An expression of this file, so that what is written is what is tested.
-        return int(eval(self.evaluations, {"__builtins__": {}}, dict(arguments)))
 
 
 INFIDELITY = Paper(
@@ -370,21 +349,28 @@ def direction(name: str) -> ScoreDirection:
     return found
 
 
-def default_cost(name: str) -> int:
-    """Return the rows a sample of a metric by default, where as many elements as there are steps.
+def cost(name: str, **arguments: int) -> int:
+    """Return the rows a sample of a metric, by the name of its class.
+
+    Parameters
+    ----------
+    name : str
+    **arguments : int
+        What its card's expression names, where it is not the default. By default each sparsity is a
+        size of its own, and each step a state.
 
     Examples
     --------
-    >>> from quantus_ext.cards import default_cost
-    >>> default_cost("Infidelity"), default_cost("ABPC")
-    (201, 40)
+    >>> from quantus_ext.cards import CARDS, cost
+    >>> CARDS["RFidelity"].evaluations
+    '1 + 2 * sizes * n_samples'
+    >>> cost("RFidelity"), cost("RFidelity", n_samples=10)
+    (1901, 381)
     """
     card = CARDS[name]
-    made = getattr(metrics, card.around or name)
-    given = {
-        parameter.name: parameter.default
-        for parameter in inspect.signature(made).parameters.values()
-    }
+    parameters = inspect.signature(getattr(metrics, card.around or name)).parameters
+    given = {parameter.name: parameter.default for parameter in parameters.values()}
     if "sparsity" in given:
         given["sizes"] = len(given["sparsity"])
-    return card.cost(given)
+    # An expression of this file, so that what is written is what is tested.
+    return int(eval(card.evaluations, {"__builtins__": {}}, {**given, **arguments}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -176,46 +177,59 @@ def untrained(monkeypatch) -> None:
         monkeypatch.setattr(getattr(metrics, name), "model_to_ask", asked)
 
 
+IMAGE = (1, 28, 28)
+
+
+def of_images() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 3)).eval()
+
+
+def trainer() -> FineTuner:
+    return FineTuner(np.zeros((3, *IMAGE), "float32"), np.arange(3), display_progressbar=False)
+
+
+NEEDED_OF_IMAGES: dict[str, Callable[[], dict[str, Any]]] = {
+    "FFidelity": lambda: {"fine_tune": trainer()},
+    "PScore": lambda: {"models": [of_images()]},
+    "ROAR": lambda: {"trainer": trainer(), "a_train": trainer().data.x},
+}
+VARIED: list[tuple[dict[str, Any], dict[str, int]]] = [
+    # 10 and 11 % of 784 elements are two sizes, 20 % twice is one.
+    ({"sparsity": [0.1, 0.11, 0.2, 0.2]}, {"sizes": 3}),
+    ({"steps": 7}, {"steps": 7}),
+    ({"steps": [0.3, 0.3001, 0.9]}, {"steps": 3}),
+    ({"n_samples": 3}, {"n_samples": 3}),
+    ({"n_perturb_samples": 9}, {"n_perturb_samples": 9}),
+]
+"""Arguments that make a metric cost less, and what they come to."""
+
+
 def grids() -> Iterator[tuple[str, dict[str, Any], dict[str, int]]]:
-    """Yield settings of each metric, and what the expression of its card is to be given."""
+    """Yield settings of each metric, and what its card's expression is to be given."""
     for name, card in CARDS.items():
-        yield name, {}, {"sizes": 19, "steps": 20, "n_samples": 50, "n_perturb_samples": 200}
-        if "sizes" in card.evaluations:
-            # 10 and 11 % of 784 elements are two sizes, 20 % twice is one.
-            few = {"sparsity": [0.1, 0.11, 0.2, 0.2]}
-            yield name, few, {"sizes": 3, "n_samples": 50}
-        if "n_samples" in card.evaluations:
-            yield name, {"n_samples": 3, **few}, {"sizes": 3, "n_samples": 3}
-        if "steps" in card.evaluations:
-            yield name, {"steps": 7}, {"steps": 7}
-            yield name, {"steps": [0.3, 0.3001, 0.9]}, {"steps": 3}
-        if "n_perturb_samples" in card.evaluations and not card.around:
-            yield name, {"n_perturb_samples": 9}, {"n_perturb_samples": 9}
+        yield name, {}, {}
+        taken = inspect.signature(getattr(metrics, card.around or name)).parameters
+        for settings, counts in VARIED:
+            (argument,) = settings
+            # Draws that are one by default are drawn for random replacements only.
+            if argument in taken and taken[argument].default != 1:
+                yield name, settings, counts
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("name", "settings", "counts"), list(grids()))
 def test_evaluations_are_what_a_model_counts(name, settings, counts):
-    n, shape = 2, (1, 28, 28)
-    x = np.random.default_rng(0).normal(size=(n, *shape)).astype("float32")
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 3)).eval()
-    metric = made(name, **settings) if name not in ("PScore", "ROAR") else of_images(name, settings)
+    n = 2
+    x = np.random.default_rng(0).normal(size=(n, *IMAGE)).astype("float32")
+    model = of_images()
+    around = CARDS[name].around
+    if around:
+        settings = {"metric": getattr(metrics, around)(**settings)}
+    metric = getattr(metrics, name)(**NEEDED_OF_IMAGES.get(name, dict)(), **settings)
     with rows_seen(model) as seen:
         metric(model, x, np.array([0, 2]), x, s_batch=x[:, 0] > 0, explain_func=gradients)
-    expected = CARDS[name].cost(counts)
-    assert sum(map(len, seen)) == metric.n_evaluations == n * expected
-    if not settings:
-        assert cards.default_cost(name) == expected
-
-
-def of_images(name: str, settings: dict[str, Any]) -> TorchMetric:
-    """Make a metric that holds models or data of its own, of the counted model's shape."""
-    if name == "PScore":
-        return quantus_ext.PScore([nn.Sequential(nn.Flatten(), nn.Linear(784, 3)).eval()])
-    x = np.zeros((4, 1, 28, 28), dtype="float32")
-    tuner = FineTuner(x, np.arange(4) % 3, display_progressbar=False)
-    return quantus_ext.ROAR(tuner, x, **settings)
+    assert sum(map(len, seen)) == metric.n_evaluations == n * cards.cost(name, **counts)
 
 
 @pytest.mark.filterwarnings("ignore")
