@@ -21,6 +21,7 @@ from quantus_ext import FineTuner, cards, metrics
 from quantus_ext.base import TorchMetric
 from quantus_ext.cards import CARDS, DETAILS, Card
 from tests.harness import gradients, rows_seen
+from tests.trained import needed
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -93,16 +94,10 @@ def made(name: str, explain: Explain = by_gradient, **settings: Any) -> TorchMet
     """Make a metric; what is trained is trained on maps by the explainer that it is to score."""
     x = samples(np.arange(1000) % 2, seed=2)
     labels = answers(x)
-    given = {
-        "FFidelity": {"fine_tune": lambda model, masks: model},
-        "PScore": {"models": [linear(weights(seed, spread=0.1)) for seed in (1, 2)]},
-        "QGE": {"metric": getattr(metrics, CARDS[name].around or "Infidelity")()},
-        "ROAR": {
-            "trainer": FineTuner(x, labels, epochs=10, lr=0.02, display_progressbar=False),
-            "a_train": explain(MODEL, x, labels),
-        },
-    }
-    return getattr(metrics, name)(**given.get(name, {}), **settings)
+    tuner = FineTuner(x, labels, epochs=10, lr=0.02, display_progressbar=False)
+    others = [linear(weights(seed, spread=0.1)) for seed in (1, 2)]
+    given = needed(name, tuner, others, explain(MODEL, x, labels))
+    return getattr(metrics, name)(**given, **settings)
 
 
 def called(metric: TorchMetric, a: np.ndarray) -> np.ndarray:
@@ -184,15 +179,6 @@ def of_images() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 3)).eval()
 
 
-def trainer() -> FineTuner:
-    return FineTuner(np.zeros((3, *IMAGE), "float32"), np.arange(3), display_progressbar=False)
-
-
-NEEDED_OF_IMAGES: dict[str, Callable[[], dict[str, Any]]] = {
-    "FFidelity": lambda: {"fine_tune": trainer()},
-    "PScore": lambda: {"models": [of_images()]},
-    "ROAR": lambda: {"trainer": trainer(), "a_train": trainer().data.x},
-}
 VARIED: list[tuple[dict[str, Any], dict[str, int]]] = [
     # 10 and 11 % of 784 elements are two sizes, 20 % twice is one.
     ({"sparsity": [0.1, 0.11, 0.2, 0.2]}, {"sizes": 3}),
@@ -223,10 +209,12 @@ def test_evaluations_are_what_a_model_counts(name, settings, counts):
     n = 2
     x = np.random.default_rng(0).normal(size=(n, *IMAGE)).astype("float32")
     model = of_images()
+    data = np.zeros((3, *IMAGE)), np.arange(3)
+    tuner = FineTuner(*data, display_progressbar=False)
+    given = needed(name, tuner, [of_images()], data[0])
     around = CARDS[name].around
-    if around:
-        settings = {"metric": getattr(metrics, around)(**settings)}
-    metric = getattr(metrics, name)(**NEEDED_OF_IMAGES.get(name, dict)(), **settings)
+    given |= {"metric": getattr(metrics, around)(**settings)} if around else settings
+    metric = getattr(metrics, name)(**given)
     with rows_seen(model) as seen:
         metric(model, x, np.array([0, 2]), x, s_batch=x[:, 0] > 0, explain_func=gradients)
     assert sum(map(len, seen)) == metric.n_evaluations == n * cards.cost(name, **counts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,13 +83,21 @@ def tuner(**settings: Any) -> quantus_ext.FineTuner:
 FEWER = {"steps": 4, "sparsity": [0.1, 0.3], "n_samples": 2, "n_perturb_samples": 8}
 """Arguments that make a metric quick, of those that have one of these names."""
 
-NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
-    "FFidelity": lambda: {"fine_tune": tuner()},
-    "PScore": lambda: {"models": other_networks()},
-    "QGE": lambda: {"metric": quantus_ext.Infidelity(n_perturb_samples=8)},
-    "ROAR": lambda: {"trainer": tuner(), "a_train": problem("image").x_train},
-}
-"""What a metric for the images cannot be made without, by its class."""
+
+def needed(
+    name: str, trainer: quantus_ext.FineTuner, models: list[nn.Module], a_train: Any
+) -> dict[str, Any]:
+    """Return what a metric cannot be made without, by its class.
+
+    ``a_train`` are maps of the trainer's data, and ``models`` others than the one to be scored.
+    """
+    given = {
+        "FFidelity": {"fine_tune": trainer},
+        "PScore": {"models": models},
+        "QGE": {"metric": quantus_ext.Infidelity(n_perturb_samples=8)},
+        "ROAR": {"trainer": trainer, "a_train": a_train},
+    }
+    return given.get(name, {})
 
 
 def small_metrics() -> dict[str, Metric[Any]]:
@@ -99,8 +106,9 @@ def small_metrics() -> dict[str, Metric[Any]]:
 
 
 def made(name: str, **settings: Any) -> Metric[Any]:
-    """Make a metric by its class, with what it needs."""
-    return getattr(metrics, name)(**NEEDED.get(name, dict)(), **settings)
+    """Make a metric for the images by its class, with what it needs."""
+    given = needed(name, tuner(), other_networks(), problem("image").x_train)
+    return getattr(metrics, name)(**given, **settings)
 
 
 def fewer(name: str) -> dict[str, Any]:
