@@ -18,6 +18,7 @@ from quantus.helpers.enums import DataType
 
 from quantus_ext import metrics
 from quantus_ext.cards import CARDS, DETAILS, Card, Paper, cost, direction, shown_name
+from quantus_ext.evaluation.files import write_text
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
@@ -208,7 +209,7 @@ def _table(columns: dict[str, str], rows: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     """Write the documents."""
     for page in pages():
-        page.write_text(written(page.read_text("utf-8")), "utf-8")
+        write_text(page, written(page.read_text("utf-8")))
 
 
 if __name__ == "__main__":
