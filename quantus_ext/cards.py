@@ -152,8 +152,8 @@ CARDS: dict[str, Card] = {
     ),
     "RFidelity": Card(
         question=(
-            "The same, removing a random part of them, so that inputs stay closer to what the "
-            "model knows."
+            "Does the answer change without a random part of the top s, and stay without one of "
+            "the rest, inputs that are closer to what the model knows?"
         ),
         formula="as Fidelity, the mean over draws that remove `⌊αs⌋` of the top s",
         paper=F_FIDELITY,
@@ -166,7 +166,9 @@ CARDS: dict[str, Card] = {
         carries_input=True,
     ),
     "FFidelity": Card(
-        question="The same, asked of a copy of the model that was tuned to stand the removal.",
+        question=(
+            "What does R-Fidelity say of a copy of the model that was tuned to stand the removal?"
+        ),
         formula="as R-Fidelity of the tuned copy, `min(⌊αs⌋, ⌊βt⌋)` removed",
         paper=F_FIDELITY,
         equation="eq. 5–6",
@@ -179,7 +181,9 @@ CARDS: dict[str, Card] = {
         besides="a tuning",
     ),
     "ROAR": Card(
-        question="The same as Fidelity, asked of a model trained without what the map ranks high.",
+        question=(
+            "What does Fidelity say of a model that was trained without what the map ranks high?"
+        ),
         formula="as Fidelity of the model that was trained so",
         paper=REMOVE_AND_RETRAIN,
         equation="",
@@ -204,7 +208,7 @@ CARDS: dict[str, Card] = {
         carries_input=True,
     ),
     "LeRF": Card(
-        question="How far as the least relevant go first?",
+        question="How far does the output drop as the least relevant elements go first?",
         formula="the same, the least relevant first",
         paper=M4,
         equation="",
@@ -216,7 +220,10 @@ CARDS: dict[str, Card] = {
         carries_input=True,
     ),
     "ABPC": Card(
-        question="The area between the two.",
+        question=(
+            "How much further does the output drop as the most relevant elements go first than as "
+            "the least relevant do?"
+        ),
         formula="`MoRF − LeRF`, about 0 for a random order",
         paper=M4,
         equation="",
@@ -231,7 +238,7 @@ CARDS: dict[str, Card] = {
         carries_input=True,
     ),
     "Deletion": Card(
-        question="Area under the output as the most relevant elements go.",
+        question="How much of the output is left as the most relevant elements go?",
         formula="area under `f(xᵏ)` over the share removed, by the trapezoid rule",
         paper=RISE,
         equation="",
@@ -243,7 +250,7 @@ CARDS: dict[str, Card] = {
         carries_input=True,
     ),
     "Insertion": Card(
-        question="Area under the output as the most relevant come back.",
+        question="How much of the output is there as the most relevant elements come back?",
         formula="area under `f` as the most relevant elements are restored to a baseline",
         paper=RISE,
         equation="",

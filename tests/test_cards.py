@@ -33,7 +33,7 @@ def test_every_metric_has_a_card():
 @pytest.mark.parametrize("name", CARDS)
 def test_no_card_has_a_gap(name):
     card = CARDS[name]
-    assert re.fullmatch(r"[A-Z].*[.?]", card.question)
+    assert re.fullmatch(r"[A-Z][^.?]*\?", card.question)
     assert re.fullmatch(r"\S.*[^\s.]", card.formula)
     assert re.fullmatch(r"\S.*[^\s.]", card.counted)
     assert (DOCS / card.page).is_file()
