@@ -87,11 +87,15 @@ def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         f"{problem.training_seconds:.1f} s, reads {problem.accuracy:.1%} of "
         f"{len(problem.x_test):,} others rightly."
     )
-    maps = demo.explain(problem, options.n)
-    results = demo.score(problem, maps)
-    print(f"Mean over {options.n} digits ± its standard error; rank 1 is best.\n")
-    print(demo.table(results))
-    save_figure(demo.draw(problem, maps, results), options.out)
+    evaluation = demo.score(problem, options.n)
+    evaluations, seconds = evaluation.n_evaluations.sum(), evaluation.seconds.sum()
+    print(
+        f"{evaluations:,} evaluations, for which {evaluation.n_rows:,} rows were sent, in "
+        f"{seconds:.1f} s. Means over {options.n} digits with {evaluation.confidence:.0%} "
+        "intervals; rank 1 is best.\n"
+    )
+    print(demo.table(evaluation))
+    save_figure(demo.draw(evaluation), options.out)
     print(f"\nPicture: {options.out}")
 
 

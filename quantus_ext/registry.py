@@ -9,6 +9,7 @@ from quantus.helpers.enums import EvaluationCategory
 from quantus.metrics.base import Metric
 
 from quantus_ext import metrics
+from quantus_ext.cards import CARDS
 
 WRAPPERS = "Wrapper"
 """The category of QGE, which belongs to that of the metric that it is put around."""
@@ -58,7 +59,7 @@ def register(*, shadow: bool = False) -> None:
     unregister()
     # Declared read-only, but a dict, of which other modules have the same object.
     listed = cast("Listed", constants.AVAILABLE_METRICS)
-    for class_name in metrics.__all__:
+    for class_name in CARDS:
         metric = getattr(metrics, class_name)
         category = metric.evaluation_category
         key = WRAPPERS if category is EvaluationCategory.NONE else category.value

@@ -17,9 +17,8 @@ from quantus.helpers.model.models import LeNet
 from quantus.metrics.base import Metric
 from torch import nn
 
-import quantus_ext
 from quantus_ext import metrics
-from tests.trained import by_gradient, other_networks, problem, small_metrics, tuner
+from tests.trained import by_gradient, fewer, made, problem, small_metrics
 
 # Quantus 0.6 needs the method here too: with the name alone it explains by plain gradients.
 NAMED: dict[str, dict[str, Any]] = {
@@ -214,11 +213,10 @@ _share_removed = Sibling(
         "noise": "perturb_func_kwargs, of noisy_linear_imputation",
     },
 )
-_any = Sibling(quantus.Sparseness)
+NONE = Sibling(quantus.Sparseness)
+"""For what asks nothing that a metric of Quantus asks: what any metric takes."""
 SIBLINGS: dict[str, Sibling] = {
     "ABPC": _regions,
-    # QGE takes what any metric takes; the rest is that of the metric within.
-    "QGE": _any,
     "ROAR": _share_removed,
     "Deletion": Sibling(quantus.PixelFlipping),
     "FFidelity": _share_removed,
@@ -227,16 +225,8 @@ SIBLINGS: dict[str, Sibling] = {
     "Insertion": Sibling(quantus.PixelFlipping),
     "LeRF": _regions,
     "MoRF": _regions,
-    # No metric of Quantus asks what these two ask.
-    "PScore": _any,
     "RFidelity": _share_removed,
     "SynScore": Sibling(quantus.AUC),
-}
-NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
-    "QGE": lambda: {"metric": quantus_ext.Infidelity(n_perturb_samples=8)},
-    "ROAR": lambda: {"trainer": tuner(), "a_train": problem("image").x_train, "sparsity": 0.3},
-    "FFidelity": lambda: {"fine_tune": lambda model, masks: model, "n_samples": 2},
-    "PScore": lambda: {"models": other_networks()},
 }
 FEWER = {"n_perturb_samples": 4, "features_in_step": 16}
 
@@ -250,7 +240,7 @@ def keywords_of(method: Callable[..., Any]) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", metrics.__all__)
 def test_every_keyword_of_the_sibling_is_taken(name):
-    sibling = SIBLINGS[name]
+    sibling = SIBLINGS.get(name, NONE)
     theirs = keywords_of(sibling.metric.__init__)
     assert set(sibling.without) <= set(theirs)
     taken = {k: v for k, v in theirs.items() if k not in sibling.without}
@@ -258,7 +248,7 @@ def test_every_keyword_of_the_sibling_is_taken(name):
     taken |= {k: v for k, v in FEWER.items() if k in taken}
     if name in ("Deletion", "Insertion"):
         taken["return_auc_per_sample"] = True
-    metric = getattr(quantus_ext, name)(**taken, **NEEDED.get(name, dict)())
+    metric = made(name, **{**fewer(name), **taken})
     call = keywords_of(sibling.metric.__call__) | {"custom_batch": None}
     given = {**arguments(), "a_batch": by_name("Saliency"), "explain_func": function}
     scores = metric(**{**call, **given})
@@ -266,8 +256,8 @@ def test_every_keyword_of_the_sibling_is_taken(name):
     assert np.isfinite(scores).all()
 
 
-@pytest.mark.parametrize("name", metrics.__all__)
+@pytest.mark.parametrize("name", SIBLINGS)
 def test_what_has_no_meaning_is_refused_by_name(name):
     for keyword in SIBLINGS[name].without:
         with pytest.raises(TypeError, match=keyword):
-            getattr(quantus_ext, name)(**{keyword: 1}, **NEEDED.get(name, dict)())
+            made(name, **{keyword: 1})

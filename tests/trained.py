@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -79,24 +80,38 @@ def tuner(**settings: Any) -> quantus_ext.FineTuner:
     )
 
 
+FEWER = {"steps": 4, "sparsity": [0.1, 0.3], "n_samples": 2, "n_perturb_samples": 8}
+"""Arguments that make a metric quick, of those that have one of these names."""
+
+
+def needed(
+    name: str, trainer: quantus_ext.FineTuner, models: list[nn.Module], a_train: Any
+) -> dict[str, Any]:
+    """Return what a metric cannot be made without, by its class.
+
+    ``a_train`` are maps of the trainer's data, and ``models`` others than the one to be scored.
+    """
+    given = {
+        "FFidelity": {"fine_tune": trainer},
+        "PScore": {"models": models},
+        "QGE": {"metric": quantus_ext.Infidelity(n_perturb_samples=8)},
+        "ROAR": {"trainer": trainer, "a_train": a_train},
+    }
+    return given.get(name, {})
+
+
 def small_metrics() -> dict[str, Metric[Any]]:
     """Make one of each class, small enough to be quick."""
-    given = problem("image")
-    maps = by_gradient(given.model, given.x_train, given.y_train, "gradient")
-    made = [
-        quantus_ext.ABPC(4),
-        quantus_ext.QGE(quantus_ext.Infidelity(n_perturb_samples=8)),
-        quantus_ext.ROAR(tuner(), maps, [0.3]),
-        quantus_ext.Deletion(4),
-        quantus_ext.FFidelity([0.1, 0.3], fine_tune=tuner(), n_samples=2),
-        quantus_ext.Fidelity([0.1, 0.3]),
-        quantus_ext.Infidelity(n_perturb_samples=8),
-        quantus_ext.Insertion(4),
-        quantus_ext.LeRF(4),
-        quantus_ext.MoRF(4),
-        quantus_ext.PScore(other_networks()),
-        quantus_ext.RFidelity([0.1, 0.3], n_samples=2),
-        quantus_ext.SynScore(),
-    ]
-    assert [type(metric).__name__ for metric in made] == metrics.__all__
-    return {type(metric).__name__: metric for metric in made}
+    return {name: made(name, **fewer(name)) for name in metrics.__all__}
+
+
+def made(name: str, **settings: Any) -> Metric[Any]:
+    """Make a metric for the images by its class, with what it needs."""
+    given = needed(name, tuner(), other_networks(), problem("image").x_train)
+    return getattr(metrics, name)(**given, **settings)
+
+
+def fewer(name: str) -> dict[str, Any]:
+    taken = inspect.signature(getattr(metrics, name)).parameters
+    # One draw is as few as can be.
+    return {k: v for k, v in FEWER.items() if k in taken and taken[k].default != 1}

@@ -31,12 +31,11 @@ def precision(scale: Scale) -> Section:
     n = 8 if scale.quick else 100
     problem = _untrained(n) if scale.quick else demo.prepare(0)
     maps = demo.explain(problem, n)
-    by_inputs = {explainer.name: explainer.multiplied_by_inputs for explainer in demo.EXPLAINERS}
     x, y = problem.x_test[:n], problem.y_test[:n]
 
     def scores(name: str, settings: Mapping[str, Any]) -> np.ndarray:
         found = [
-            METRICS[name](by_inputs[explainer], **settings)(problem.model, x, y, values)
+            METRICS[name](demo.CARRY_INPUT[explainer], **settings)(problem.model, x, y, values)
             for explainer, values in maps.items()
         ]
         return np.array(found)
