@@ -288,6 +288,9 @@ class Folder:
         """Write a file unless there is one, as far as the file system can tell in one request."""
         with suppress(FileExistsError):
             _repeated(lambda: self._create(name, content))
+        if not self._is_local:
+            # Where it looks first and then writes, another may look in between and write as well.
+            time.sleep(WAITS[0])
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -158,7 +158,7 @@ class Store:
                 return _manifest(content)
             except DamagedError as error:
                 # It may be half written.
-                time.sleep(WAITS[0])
+                time.sleep(WAITS[1])
                 if self._folder.read(_MANIFEST) != content:
                     continue
                 kept = self._put_aside(_MANIFEST, content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import random
 import resource
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import quantus
 import torch
 
 from quantus_ext import FFidelity, Infidelity, MoRF
+from quantus_ext.adapters import BlackBox
 from quantus_ext.evaluation import StoreError
 from quantus_ext.evaluation.store import Store
 from quantus_ext.files import sealed_json
@@ -259,6 +262,75 @@ def test_a_file_that_may_not_grow(tmp_path):
     child.join()
     assert child.exitcode == 17
     assert not list((tmp_path / "store").rglob("*.partial"))
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+    first = run(store=tmp_path)
+    files = sorted((tmp_path / "shards").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-200])
+    content = bytearray(files[1].read_bytes())
+    content[len(content) // 2] ^= 255
+    files[1].write_bytes(content)
+    files[3].write_bytes(files[2].read_bytes())
+    damaged = {path.read_bytes() for path in (files[0], files[1], files[3])}
+    with pytest.warns(RuntimeWarning, match="left out and computed again") as warned:
+        assert_same(run(store=tmp_path), first)
+    said = [str(w.message) for w in warned if "computed again" in str(w.message)]
+    assert [str(path) in text for path, text in zip(files[:2] + files[3:4], said, strict=True)]
+    # They are kept under other names.
+    assert {path.read_bytes() for path in (tmp_path / "shards").glob("*.damaged")} == damaged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(run(store=tmp_path), first)
+
+
+def test_a_damaged_manifest_is_made_again(tmp_path):
+    chosen = {"INFD": Infidelity(n_perturb_samples=4, perturb_patch_sizes=[2]), "MoRF": MoRF(4)}
+    first = run(metrics=chosen, store=tmp_path)
+    path = tmp_path / "manifest.json"
+    content = path.read_text()
+    path.write_text(content.replace('"seed": 0', '"seed": 1', 1))
+    with pytest.warns(RuntimeWarning, match=f"{path} is left out and everything computed again"):
+        assert_same(run(metrics=chosen, store=tmp_path), first)
+    (kept,) = tmp_path.glob("manifest.json.*.damaged")
+    assert kept.read_text() == content.replace('"seed": 0', '"seed": 1', 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(run(metrics=chosen, store=tmp_path), first)
+    with pytest.raises(ValueError, match="was made with other settings"):
+        run(metrics=chosen, store=tmp_path, seed=1)
+
+
+def test_no_shard_of_before_is_believed_after_a_damaged_manifest(tmp_path):
+    """A model that only answers tell from another: what it answered is lost with the manifest."""
+    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"maps": np.abs(data()[0])}}
+    weights = torch.arange(48.0).view(16, 3).sin()
+    run(model=outside(weights), store=tmp_path, **chosen)
+    for factor in (-2, 3):
+        (tmp_path / "manifest.json").write_bytes(b"")
+        with pytest.warns(RuntimeWarning) as warned:
+            found = run(model=outside(factor * weights), store=tmp_path, **chosen)
+        # The manifest and three shards.
+        assert sum("computed again" in str(w.message) for w in warned) == 4
+        assert_same(found, run(model=outside(factor * weights), **chosen))
+
+
+def outside(weights: torch.Tensor) -> BlackBox:
+    return BlackBox(Outside(weights), 3)
+
+
+class Outside:
+    """Answers with weights that no content shows."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        OUTSIDE["weights"] = weights
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        held = importlib.import_module("tests.evaluation.test_store").OUTSIDE
+        return (torch.as_tensor(rows).flatten(1).float() @ held["weights"]).numpy()
+
+
+OUTSIDE: dict[str, torch.Tensor] = {}
 
 
 def test_a_store_that_cannot_be_made(tmp_path):
