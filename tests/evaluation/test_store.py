@@ -110,6 +110,7 @@ def test_killed_twenty_times_and_resumed(tmp_path):
         counter.unlink(missing_ok=True)
         resumed = run(model=network(counter), **settings, shard_size=4, store=store)
         assert_same(resumed, expected)
+        assert not list(store.rglob("*.partial"))
         now = shard_files(store)
         assert len(now) == 12
         assert {name: now[name] for name in times} == times
