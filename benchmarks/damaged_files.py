@@ -30,8 +30,7 @@ from torch import nn
 import quantus_ext
 from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
-from quantus_ext import Evaluation
-from quantus_ext.evaluation import store as store_module
+from quantus_ext import Evaluation, files
 from quantus_ext.evaluation.packing import packed
 from quantus_ext.evaluation.shard import Record, Scored
 from quantus_ext.evaluation.store import Store
@@ -62,7 +61,7 @@ class Kind:
     def outcome(self, data: bytes) -> str:
         """Say what becomes of a file with this content, one of ``OUTCOMES``."""
         try:
-            with patch.object(store_module, "WAITS", (0.0, 0.0)):
+            with patch.object(files, "WAITS", (0.0, 0.0)):
                 found = self.read(data)
         except Exception:
             return "raw error"

@@ -91,23 +91,33 @@ def test_json_without_nan():
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "null", "[]", "1", "{", "{}", '{"format": 1}', '{"format": "1"}', "\ufeff{}"),
-        *(b"\xff\xfe", b"\x00{", b"{\x00", '{"a": ' * 100_000, '{"format": ' + "9" * 5000 + "}"),
+        *("", "{", "\ufeff{}", b"\xff\xfe", b"\x00{", b"{\x00"),
+        *(
+            '{"a": ' * 100_000,
+            '{"format": 1, "a": ' + "[" * 900 + "]" * 900 + "}",
+            '{"format": ' + "9" * 5000 + "}",
+        ),
+        '{"format": 1}',
         '{"format": 1, "sha256": null}',
         '{"format": 1, "sha256": 1}',
         '{"format": 2, "sha256": "0"}',
-        '{"format": NaN}',
     ],
-    ids=range(18),
+    ids=range(13),
 )
 def test_json_of_something_else(text):
     with pytest.raises(DamagedError):
         unsealed_json(text, format=1)
 
 
-@pytest.mark.parametrize("text", ['{"format": 0}', sealed_json({"format": 2})])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{}", "null", "[]", "1", '{"format": 0}', '{"format": "1"}', '{"name": "other"}'),
+        sealed_json({"format": 2}),
+    ],
+)
 def test_json_of_another_format(text):
-    with pytest.raises(OtherFormatError, match=r"has format \d, .* reads 1"):
+    with pytest.raises(OtherFormatError, match=r"has format .* reads 1"):
         unsealed_json(text, format=1)
 
 

@@ -699,7 +699,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "n_rows": content["n_rows"],
             "carry_inputs": tuple(content["carry_inputs"]),
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
     shape = (len(fields["explainers"]), len(fields["metrics"]))
     per_cell = [fields[name].shape for name in ("n_evaluations", "seconds")]

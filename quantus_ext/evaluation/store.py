@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,6 @@ from quantus_ext.evaluation.packing import expected, packed, unpacked
 from quantus_ext.evaluation.plan import UNREADABLE, differences, shown_name
 from quantus_ext.evaluation.shard import Record
 from quantus_ext.files import (
-    WAITS,
     DamagedError,
     Folder,
     OtherFormatError,
@@ -157,9 +155,7 @@ class Store:
             try:
                 return _manifest(content)
             except DamagedError as error:
-                # It may be half written.
-                time.sleep(WAITS[1])
-                if self._folder.read(_MANIFEST) != content:
+                if self._folder.read_later(_MANIFEST) != content:
                     continue
                 kept = self._put_aside(_MANIFEST, content)
                 # All who find it so write the same seed; and no shard that was there names what

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from quantus_ext import Infidelity, MoRF, files
-from quantus_ext.evaluation import StoreError, store
+from quantus_ext.evaluation import StoreError
 from quantus_ext.evaluation.store import Store
 from tests.evaluation.problem import METHODS, assert_same, network, rows_counted, run
 from tests.file_systems import Refusing, Unconditional, Unsteady
@@ -27,9 +27,7 @@ def _impatient(monkeypatch):
     Refusing.store.clear()
     for kind in (Unsteady, Unconditional):
         kind.fresh(halves=False)
-    waits = tuple(wait / 50 for wait in files.WAITS)
-    monkeypatch.setattr(files, "WAITS", waits)
-    monkeypatch.setattr(store, "WAITS", waits)
+    monkeypatch.setattr(files, "WAITS", tuple(wait / 50 for wait in files.WAITS))
 
 
 def settings(seed: int | None = 0) -> dict[str, object]:

@@ -342,8 +342,13 @@ def test_a_store_that_cannot_be_made(tmp_path):
 
 @pytest.mark.parametrize(
     "manifest",
-    [{"format": 3, "seed": 1}, {"format": 99}, json.loads(sealed_json({"format": 5}))],
-    ids=["earlier", "later", "later and whole"],
+    [
+        {"format": 3, "seed": 1},
+        {"format": 99},
+        json.loads(sealed_json({"format": 5})),
+        {"name": "an application", "format": None},
+    ],
+    ids=["earlier", "later", "later and whole", "something else"],
 )
 def test_a_store_of_another_version_of_this_package_is_refused(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
