@@ -134,6 +134,14 @@ def test_a_file_is_replaced(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_killed_writers_of_the_same_file_left_is_removed(tmp_path):
+    left, other = (tmp_path / f"{name}.{'0' * 32}.partial" for name in ("file", "other"))
+    left.touch()
+    other.touch()
+    write_text(tmp_path / "file", "one")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "file", other]
+
+
 def test_an_exclusive_write_replaces_nothing(tmp_path, monkeypatch):
     write_bytes(tmp_path / "file", b"one", exclusive=True)
     with pytest.raises(FileExistsError):

@@ -6,6 +6,7 @@ A small part of ``python -m benchmarks.damaged_files``: a bit of every byte.
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from benchmarks import damaged_files
 from benchmarks.damaged_files import headers, odd_shards, turned
 from quantus_ext import Evaluation
+from quantus_ext.files import sealed_json
 
 
 def outcomes(kind: damaged_files.Kind, places: list[int]) -> Counter[str]:
@@ -74,6 +76,36 @@ def test_the_text_of_a_damaged_baseline(place):
     other = text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :]
     with pytest.raises(ValueError, match="source must be what to_json wrote, the text is damaged"):
         Evaluation.from_json(other)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({name: None} for name in ("explainers", "metrics", "columns", "failures", "directions")),
+        {"explainers": ["forward"]},
+        {"metrics": ["MoRF", "LeRF"]},
+        {"scores": [[[1.0]]]},
+        {"standard_errors": []},
+        {"scores": [[["a"]]]},
+        {"n_evaluations": [[10**30]]},
+        {"seconds": [1.0]},
+        {"directions": {"MoRF": "higher"}},
+        {"directions": {"MoRF": "up", "Sparseness": "down"}},
+        {"failures": [{"explainer": "forward"}]},
+        {"columns": [["MoRF"]]},
+    ],
+    ids=str,
+)
+def test_a_baseline_whose_parts_do_not_fit(changed, tmp_path):
+    path = tmp_path / "baseline.json"
+    content = json.loads(damaged_files.evaluated().to_json())
+    path.write_text(sealed_json(content | changed))
+    with pytest.raises(ValueError, match=f"source must be what to_json wrote, {path} is damaged"):
+        Evaluation.from_json(path)
+    for name in content.keys() - {"format", "sha256"}:
+        path.write_text(sealed_json({n: v for n, v in content.items() if n != name}))
+        with pytest.raises(ValueError, match="is damaged"):
+            Evaluation.from_json(path)
 
 
 def test_a_baseline_of_an_earlier_version(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import threading
 import warnings
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 
 from quantus_ext import Infidelity, MoRF, files
-from quantus_ext.evaluation import StoreError
+from quantus_ext.evaluation import StoreError, store
 from quantus_ext.evaluation.store import Store
+from quantus_ext.files import unsealed
 from tests.evaluation.problem import METHODS, assert_same, network, rows_counted, run
 from tests.file_systems import Refusing, Unconditional, Unsteady
 
@@ -228,6 +230,7 @@ def test_a_failed_request_never_makes_another_the_owner(monkeypatch):
         (ConnectionResetError("reset"), 1 + len(files.WAITS)),
         (RuntimeError("of its own kind"), 1 + len(files.WAITS)),
         (PermissionError("not yours"), 1),
+        (OSError(errno.ENAMETOOLONG, "too long"), 1),
     ],
 )
 def test_a_request_that_goes_on_failing_is_told(error, tries, monkeypatch):
@@ -242,9 +245,44 @@ def test_a_request_that_goes_on_failing_is_told(error, tries, monkeypatch):
 
     cat_file = type(fsspec.filesystem("memory")).cat_file
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", failing)
-    with pytest.raises(StoreError, match=rf"cannot be read \(.*{error}.*the same call goes on"):
+    with pytest.raises(
+        StoreError, match=f"cannot be read .*{re.escape(str(error))}.*the same call goes on"
+    ):
         run(**settings(), store="memory://told")
     assert len(asked) == tries
+
+
+def test_a_manifest_that_is_being_written_is_not_damaged(monkeypatch):
+    first = Store("memory://begun", IDENTITY, seed=1)
+    memory = type(fsspec.filesystem("memory"))
+    cat_file, read = memory.cat_file, []
+
+    def growing(self, path, *arguments, **keywords):
+        content = cat_file(self, path, *arguments, **keywords)
+        read.append(path)
+        return content[: 200 * len(read)]
+
+    monkeypatch.setattr(memory, "cat_file", growing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = Store("memory://begun", IDENTITY, seed=2)
+    assert (second.seed, second.key) == (first.seed, first.key)
+    assert len(read) > 1
+
+
+def test_a_manifest_that_never_stays_is_told(monkeypatch):
+    Store("memory://changing", IDENTITY, seed=1)
+    memory = type(fsspec.filesystem("memory"))
+    read = []
+
+    def changing(self, path, *arguments, **keywords):
+        read.append(path)
+        return b"%d" % len(read)
+
+    monkeypatch.setattr(memory, "cat_file", changing)
+    monkeypatch.setattr(store, "_manifest", lambda content: unsealed(content))
+    with pytest.raises(StoreError, match="changes or is damaged each time it is read"):
+        Store("memory://changing", IDENTITY, seed=2)
 
 
 def test_a_store_without_conditions(monkeypatch):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import quantus
 import torch
+from torch import nn
 
 from quantus_ext import FFidelity, Infidelity, MoRF
 from quantus_ext.adapters import BlackBox
@@ -332,6 +333,42 @@ class Outside:
 
 
 OUTSIDE: dict[str, torch.Tensor] = {}
+
+
+def objects(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return gradients(model, inputs, targets).astype(object)
+
+
+def texts(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return gradients(model, inputs, targets).astype(str)
+
+
+def test_maps_of_other_types_are_kept_as_numbers(tmp_path):
+    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"a": objects}, "store": tmp_path}
+    first = run(**chosen)
+    times = shard_files(tmp_path)
+    again = run(**chosen)
+    assert_same(again, first)
+    assert shard_files(tmp_path) == times
+    for one, other in zip(first.cases, again.cases, strict=True):
+        np.testing.assert_array_equal(one.maps["a"].astype(float), other.maps["a"])
+
+
+@pytest.mark.filterwarnings("ignore:some scores are NaN")
+def test_maps_that_are_no_numbers_fail_and_damage_no_file(tmp_path):
+    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"a": texts}, "store": tmp_path}
+    for _ in range(2):
+        assert len(run(**chosen).failures) == 3
+    assert not list((tmp_path / "shards").glob("*.damaged"))
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
+    run(store=tmp_path)
+    left = [folder / f"x.{'0' * 32}.partial" for folder in (tmp_path, tmp_path / "shards")]
+    for path in left:
+        path.touch()
+    run(store=tmp_path)
+    assert not any(path.exists() for path in left)
 
 
 def test_a_store_that_cannot_be_made(tmp_path):

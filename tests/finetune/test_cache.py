@@ -451,6 +451,32 @@ def test_a_write_that_fails_leaves_nothing_and_loses_nothing(monkeypatch, tmp_pa
     assert files(tmp_path) == []
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    left = tmp_path / f"key.pt.{'0' * 32}.partial"
+    left.touch()
+    make_tuner(cache_dir=tmp_path, epochs=1)(network(), masks())
+    assert left not in files(tmp_path)
+
+
+@pytest.mark.parametrize("refused", ["read_bytes", "replace"])
+def test_a_folder_that_refuses_is_survived(refused, monkeypatch, trainings, tmp_path):
+    tuner = make_tuner(cache_dir=tmp_path, epochs=1)
+    first = weights(tuner(network(), masks()))
+    (file,) = files(tmp_path)
+    if refused == "replace":
+        file.write_bytes(b"")
+    clear_memory()
+
+    def refusing(self, *arguments):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, refused, refusing)
+    with pytest.warns(UserWarning, match=r"is ignored and the model tuned again.*not yours"):
+        assert np.array_equal(weights(tuner(network(), masks())), first)
+    assert len(trainings) == 2
+    assert file.exists()
+
+
 def test_a_full_disk_loses_nothing(tmp_path):
     script = (
         "import resource, signal, warnings\n"
