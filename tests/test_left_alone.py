@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 import quantus_ext
 from quantus_ext import plotting
 from quantus_ext.adapters import BlackBox, MultiOutput, TokenIds
-from quantus_ext.evaluation.store import Store
+from quantus_ext.files import Folder
 from quantus_ext.finetune import cache
 from quantus_ext.protocols import explanation_size, mask_robustness, plant_shortcut
 from tests import state
@@ -561,14 +561,14 @@ for _error in (OSError, KeyboardInterrupt):
     @provoked(f"{_error.__name__} while a shard is written", _error)
     def _(problem: Problem, folder: Path, error: type[BaseException] = _error) -> object:
         written = Fuse(error, at=3)
-        write = Store._write
+        write = Folder.write
 
-        def fails(self: Store, *arguments: Any, **keywords: Any) -> None:
+        def fails(self: Folder, *arguments: Any, **keywords: Any) -> None:
             written()
             write(self, *arguments, **keywords)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Store, "_write", fails)
+            patch.setattr(Folder, "write", fails)
             return problem.evaluate(store=folder / "store")
 
 

@@ -6,13 +6,14 @@ it says how large it is; to Dask's workers it is sent before the tasks. A worker
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ from quantus_ext.identity import copied
 
 _POLL = 0.05
 """Seconds between looks for a device that has become free."""
+
+
+_LOCKS = "quantus_ext-"
+"""Begins the names of folders of locks."""
+
+_LEFT = 24 * 60 * 60
+"""Seconds after which locks that nobody holds are taken for left."""
 
 
 class _OfThread(threading.local):
@@ -181,7 +189,11 @@ def claimed(devices: Sequence[str] | None, run: str) -> Iterator[str | None]:
         yield None
         return
     folder = _folder_of_locks(run)
+    if not folder.exists():
+        _clear_left()
     folder.mkdir(exist_ok=True)
+    # It is in use.
+    os.utime(folder)
     while True:
         # The one it had last first: the model is there.
         for device in sorted(devices, key=lambda name: name != _of_thread.device):
@@ -209,7 +221,27 @@ def locks_cleared(run: str) -> Iterator[None]:
 
 
 def _folder_of_locks(run: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"quantus_ext-{run}"
+    return Path(tempfile.gettempdir()) / f"{_LOCKS}{run}"
+
+
+def _clear_left() -> None:
+    """Remove the locks of runs that were killed, and of those whose workers were elsewhere."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_LOCKS}*"):
+        # It may be gone by now, or somebody else's.
+        with suppress(OSError):
+            unused = time.time() - folder.stat().st_mtime > _LEFT
+            if unused and all(map(_is_free, folder.glob("*.lock"))):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_free(path: Path) -> bool:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    return True
 
 
 def _moved(loaded: Worker, device: str) -> Worker:

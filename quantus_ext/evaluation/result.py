@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
-from quantus_ext.evaluation.files import write_text
 from quantus_ext.evaluation.statistics import (
     bounds_of,
     holm,
@@ -24,12 +22,13 @@ from quantus_ext.evaluation.statistics import (
     paired_test,
 )
 from quantus_ext.evaluation.tables import markdown, number
+from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
     from quantus_ext.protocols import MetricAgreement
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -626,7 +625,7 @@ class Evaluation:
         return write_text(path, to_html(self))
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """Return everything but the cases, for :meth:`from_json`; NaN is null.
+        """Return everything but the cases, with a checksum, for :meth:`from_json`; NaN is null.
 
         Parameters
         ----------
@@ -649,7 +648,7 @@ class Evaluation:
             "failures": [asdict(failure) for failure in self.failures],
             "settings": self.settings,
         }
-        text = json.dumps(content, allow_nan=False)
+        text = sealed_json(content, nan=False)
         if path is not None:
             write_text(path, text)
         return text
@@ -665,31 +664,54 @@ class Evaluation:
         Raises
         ------
         ValueError
-            If it is nothing that it wrote.
+            If it is nothing that it wrote, or not as it wrote it.
         """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        text = str(source) if is_text else Path(source).read_text("utf-8")
+        # No path holds an entry.
+        is_text = isinstance(source, str) and (source.lstrip().startswith("{") or '": ' in source)
+        text = str(source) if is_text else Path(source).read_bytes()
+        what = f"source must be what to_json wrote, {'the text' if is_text else source}"
         try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"source must be what to_json wrote, is no JSON: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"source must be what to_json wrote, of format {_FORMAT}")
-        return cls(
-            explainers=tuple(content["explainers"]),
-            metrics=tuple(content["metrics"]),
-            directions={n: ScoreDirection(v) for n, v in content["directions"].items()},
-            scores=np.array(content["scores"], dtype=np.float64),
-            standard_errors=np.array(content["standard_errors"], dtype=np.float64),
-            n_evaluations=np.array(content["n_evaluations"], dtype=np.int64),
-            seconds=np.array(content["seconds"], dtype=np.float64),
-            failures=tuple(Failure(**failure) for failure in content["failures"]),
-            settings=content["settings"],
-            confidence=content["confidence"],
-            columns=tuple((metric, call) for metric, call in content["columns"]),
-            n_rows=content["n_rows"],
-            carry_inputs=tuple(content["carry_inputs"]),
-        )
+            return cls(**_fields(unsealed_json(text, format=_FORMAT)))
+        except OtherFormatError as error:
+            raise ValueError(f"{what} {error}: write it anew with this one") from error
+        except DamagedError as error:
+            raise ValueError(
+                f"{what} is damaged or something else: {error}. Take a copy of it, or evaluate "
+                "again and write it anew"
+            ) from error
+
+
+def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an evaluation from those of its JSON, checked against each other."""
+    try:
+        fields: dict[str, Any] = {
+            "explainers": tuple(content["explainers"]),
+            "metrics": tuple(content["metrics"]),
+            "directions": {n: ScoreDirection(v) for n, v in content["directions"].items()},
+            "scores": np.array(content["scores"], dtype=np.float64),
+            "standard_errors": np.array(content["standard_errors"], dtype=np.float64),
+            "n_evaluations": np.array(content["n_evaluations"], dtype=np.int64),
+            "seconds": np.array(content["seconds"], dtype=np.float64),
+            "failures": tuple(Failure(**failure) for failure in content["failures"]),
+            "settings": content["settings"],
+            "confidence": content["confidence"],
+            "columns": tuple((metric, call) for metric, call in content["columns"]),
+            "n_rows": content["n_rows"],
+            "carry_inputs": tuple(content["carry_inputs"]),
+        }
+    except Exception as error:
+        raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
+    shape = (len(fields["explainers"]), len(fields["metrics"]))
+    per_cell = [fields[name].shape for name in ("n_evaluations", "seconds")]
+    per_sample = [fields[name].shape for name in ("scores", "standard_errors")]
+    if (
+        per_cell != [shape, shape]
+        or per_sample[0] != per_sample[1]
+        or per_sample[0][:-1] != shape
+        or set(fields["directions"]) != set(fields["metrics"])
+    ):
+        raise DamagedError(f"its arrays are not of {shape[0]} explainers and {shape[1]} metrics")
+    return fields
 
 
 def _value(direction: str | ScoreDirection) -> str:

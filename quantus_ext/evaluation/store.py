@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import io
+import functools
+import hashlib
 import json
-import os
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import fsspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from quantus_ext.evaluation.plan import UNREADABLE, differences
-from quantus_ext.evaluation.shard import Record, Scored
+from quantus_ext.evaluation.packing import expected, packed, unpacked
+from quantus_ext.evaluation.plan import UNREADABLE, differences, shown_name
+from quantus_ext.evaluation.shard import Record
+from quantus_ext.files import (
+    DamagedError,
+    Folder,
+    OtherFormatError,
+    aside,
+    digest_of,
+    sealed_json,
+    unsealed_json,
+)
 from quantus_ext.finetune.known import Known
-from quantus_ext.identity import content_key
 
-_FORMAT = 3
+_FORMAT = 4
 _MANIFEST = "manifest.json"
+
+_ENTRIES = {"seed": int, "identity": dict, "rows": list, "answers": dict, "key": str}
+
+_ROUNDS = 6
+"""Times that a manifest is read before evaluations count as unable to agree on one."""
 
 
 class StoreError(OSError):
@@ -36,7 +46,8 @@ class Store:
     """Finished shards in a folder, or at any address that fsspec knows.
 
     A file is there whole or not at all, and holds what it belongs to, so that several runs may
-    use one store at once: they write equal files.
+    use one store at once: they write equal files. Whatever is not as it was written is told, kept
+    under another name and computed again.
 
     Parameters
     ----------
@@ -55,12 +66,14 @@ class Store:
     ----------
     seed : int
         That of the run which made the store.
+    key : str
+        Of the manifest, which each shard names.
 
     Raises
     ------
     ValueError
-        If the store was made with other settings, data or models, the message names them; or
-        something could not be told from another of its kind.
+        If the store was made with other settings, data, models or another version of this
+        package, the message names them; or something could not be told from another of its kind.
     StoreError
         If it cannot be written or read.
     """
@@ -68,36 +81,46 @@ class Store:
     def __init__(
         self,
         address: str | Path,
-        identity: dict[str, Any],
+        identity: Mapping[str, Any],
         seed: int,
         known: Mapping[str, Known] | None = None,
         rows: Sequence[int] = (),
     ) -> None:
         self.address = str(address)
-        fs, root = fsspec.core.url_to_fs(self.address)
-        self._fs, self._root = fs, root.rstrip("/")
-        self._is_local = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-        # As it reads when it comes back.
-        self.identity = json.loads(json.dumps(identity))
-        _refuse_unreadable(self.identity)
+        _refuse_unreadable(identity)
         models = dict(known or {})
         _refuse_untold(models)
+        self._folder = Folder(self.address)
+        # As it reads when it comes back.
+        self.identity = json.loads(json.dumps(identity))
+        # Models are asked once more, and only where a manifest is written.
+        lasting = functools.cache(
+            lambda: {name: _lasting_answers(name, each) for name, each in models.items()}
+        )
 
-        def new() -> dict[str, Any]:
-            return {
+        def new(seed: int) -> bytes:
+            content = {
                 "format": _FORMAT,
                 "seed": seed,
                 "identity": self.identity,
                 "rows": list(rows),
-                "answers": {name: _lasting_answers(name, each) for name, each in models.items()},
+                "answers": lasting(),
             }
+            # So that shards belong to this manifest, and to none that takes its place.
+            return sealed_json({**content, "key": digest_of(content)}, indent=1).encode()
 
-        manifest = self._open(new)
-        if manifest.get("format") != _FORMAT:
+        try:
+            manifest = self._agreed(seed, new)
+        except OtherFormatError as error:
             raise ValueError(
-                f"store {self.address} has format {manifest.get('format')!r}, this version of "
-                f"quantus_ext reads {_FORMAT}"
-            )
+                f"store {self.address} {error}: use another, or delete it and compute again"
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                error.errno,
+                f"store {self.address} cannot be used ({error}). See whether it can be reached, "
+                "read and written; what it holds is kept",
+            ) from error
         found = differences(manifest["identity"], self.identity)
         if found:
             raise ValueError(
@@ -111,59 +134,75 @@ class Store:
                 + "; ".join(found)
             )
         self.seed = int(manifest["seed"])
-        self.key = content_key(self.identity, self.seed)
+        self.key = str(manifest["key"])
         # Another order of the same explainers is the same evaluation: files are named by the
         # alphabetical one.
         names = list(self.identity["xai_methods"])
         self._places = [sorted(names).index(name) for name in names]
+        calls = self.identity.get("call_kwargs", {})
+        metrics = self.identity.get("metrics", {})
+        self._cells = [shown_name(metric, call, calls) for metric in metrics for call in calls]
 
-    def _open(self, new: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return the manifest that is there, or else write a new one."""
-        try:
-            self._fs.makedirs(f"{self._root}/shards", exist_ok=True)
-            is_new = not self._fs.exists(self._path(_MANIFEST))
-        except OSError as error:
-            raise StoreError(
-                error.errno, f"store {self.address} cannot be used: {error}"
-            ) from error
-        manifest = new() if is_new else {}
-        try:
-            if is_new:
-                self._write(_MANIFEST, json.dumps(manifest, indent=1).encode(), exclusive=True)
-            # Another run may have been first.
-            found: dict[str, Any] = json.loads(self._fs.cat_file(self._path(_MANIFEST)))
-        except OSError as error:
-            raise StoreError(
-                error.errno, f"store {self.address} cannot be used: {error}"
-            ) from error
-        except ValueError as error:
-            raise ValueError(
-                f"store {self.address} is damaged, its {_MANIFEST} is no JSON: {error}"
-            ) from error
-        return found
+    def _agreed(self, seed: int, new: Callable[[int], bytes]) -> dict[str, Any]:
+        """Return the manifest that is there, or a new one, the same for all who ask at once."""
+        self._folder.make("", "shards")
+        for _ in range(_ROUNDS):
+            content = self._folder.read(_MANIFEST)
+            if content is None:
+                # Whoever is first; then it is read again.
+                self._folder.create(_MANIFEST, new(seed))
+                continue
+            try:
+                return _manifest(content)
+            except DamagedError as error:
+                if self._folder.read_later(_MANIFEST) != content:
+                    continue
+                kept = self._put_aside(_MANIFEST, content)
+                # All who find it so write the same seed; and no shard that was there names what
+                # they write, so that none is taken for one of an evaluation that is not known.
+                self._folder.write(_MANIFEST, new(_seed_after(content)))
+                warnings.warn(
+                    f"{self._folder.path(_MANIFEST)} is left out and everything computed again: "
+                    f"it is damaged, {error}; it is kept as {kept}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        raise OSError(f"its {_MANIFEST} changes or is damaged each time it is read")
 
     def read(self, method: int, start: int, stop: int) -> Record | None:
         """Return what is known of a shard by an explainer, or None.
 
         A file that is damaged is left out with a warning, and written again.
+
+        Raises
+        ------
+        StoreError
+            If the file system does not say what is there.
         """
         place = self._places[method]
-        path = self._path(_name(place, start))
-        if not self._fs.exists(path):
-            return None
+        name = _name(place, start)
         try:
-            record, key = _unpacked(self._fs.cat_file(path))
-            if key != self.key or (record.method, record.start, record.stop) != (
-                place,
-                start,
-                stop,
-            ):
-                raise ValueError("it belongs to another evaluation")
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            warnings.warn(
-                f"{path} is left out and computed again: {error}", RuntimeWarning, stacklevel=2
-            )
-            return None
+            content = self._folder.read(name)
+            if content is None:
+                return None
+            cases = [case for case in self.identity.get("cases", []) if start <= case < stop]
+            try:
+                record = unpacked(content, self.key, (place, start, stop), self._cells, cases)
+            except DamagedError as error:
+                kept = self._put_aside(name, content)
+                warnings.warn(
+                    f"{self._folder.path(name)} is left out and computed again: it is damaged, "
+                    f"{error}; it is kept as {kept}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                return None
+        except OSError as error:
+            raise StoreError(
+                error.errno,
+                f"store {self.address} cannot be read ({error}). What it holds is kept: when that "
+                "is mended, the same call goes on from it",
+            ) from error
         return replace(record, method=method)
 
     def write(self, record: Record) -> None:
@@ -175,9 +214,8 @@ class Store:
             If it cannot be written; the others stay.
         """
         record = replace(record, method=self._places[record.method])
-        name = _name(record.method, record.start)
         try:
-            self._write(name, _packed(record, self.key))
+            self._folder.write(_name(record.method, record.start), packed(record, self.key))
         except OSError as error:
             raise StoreError(
                 error.errno,
@@ -185,36 +223,24 @@ class Store:
                 "kept: when that is mended, the same call goes on from them",
             ) from error
 
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+    def _put_aside(self, name: str, content: bytes) -> str:
+        """Keep the content of a damaged file; in its place comes what is computed again."""
+        kept = aside(name, content)
+        self._folder.write(kept, content)
+        return kept
 
-    def _write(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
-        if not self._is_local:
-            # An object store has a new object whole or not at all; elsewhere a part of one is
-            # found out when it is read.
-            self._fs.pipe_file(self._path(name), content)
-            return
-        path = Path(self._path(name))
-        partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if not exclusive:
-                partial.replace(path)
-                return
-            try:
-                os.link(partial, path)
-            except FileExistsError:
-                pass
-            except OSError:
-                # A file system without links.
-                partial.replace(path)
-        finally:
-            # On a file system that has become read-only the first error is the one to be told.
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+
+def _manifest(content: bytes) -> dict[str, Any]:
+    """Return what a manifest says."""
+    manifest = unsealed_json(content, format=_FORMAT)
+    for name, kind in _ENTRIES.items():
+        expected(isinstance(manifest.get(name), kind), f"its {name} must be {kind.__name__}")
+    return manifest
+
+
+def _seed_after(content: bytes) -> int:
+    """Return the seed of the manifest that comes after a damaged one."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:6], "big")
 
 
 _WAYS_OUT = (
@@ -301,61 +327,3 @@ def _tensor(answers: Mapping[str, Any]) -> Tensor:
 
 def _name(method: int, start: int) -> str:
     return f"shards/{method:04d}-{start:012d}.npz"
-
-
-def _packed(record: Record, key: str) -> bytes:
-    arrays: dict[str, np.ndarray] = {}
-    cells = []
-    for place, (name, scored) in enumerate(record.cells.items()):
-        arrays[f"score_{place}"], arrays[f"error_{place}"] = scored.score, scored.error
-        cells.append(
-            {
-                "name": name,
-                "n_evaluations": scored.n_evaluations,
-                "n_rows": scored.n_rows,
-                "seconds": scored.seconds,
-                "plan": scored.plan,
-                "failure": scored.failure,
-                "traceback": scored.traceback,
-            }
-        )
-    for case, maps in record.maps.items():
-        arrays[f"map_{case}"] = maps
-    about = {
-        "key": key,
-        "method": record.method,
-        "start": record.start,
-        "stop": record.stop,
-        "seconds": record.seconds,
-        "threads": record.threads,
-        "cells": cells,
-        "cases": list(record.maps),
-    }
-    file = io.BytesIO()
-    np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
-
-
-def _unpacked(content: bytes) -> tuple[Record, str]:
-    # Every member of the file carries a checksum, which reading it compares.
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        about = json.loads(str(arrays["about"]))
-        cells = {
-            cell.pop("name"): Scored(
-                arrays[f"score_{place}"],
-                arrays[f"error_{place}"],
-                **{**cell, "plan": None if cell["plan"] is None else tuple(cell["plan"])},
-            )
-            for place, cell in enumerate(about["cells"])
-        }
-        maps = {case: arrays[f"map_{case}"] for case in about["cases"]}
-    record = Record(
-        method=about["method"],
-        start=about["start"],
-        stop=about["stop"],
-        cells=cells,
-        maps=maps,
-        seconds=about["seconds"],
-        threads=about["threads"],
-    )
-    return record, about["key"]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from quantus_ext.files import (
+    DamagedError,
+    aside,
+    remove_partial,
+    seal,
+    unsealed,
+    write_bytes,
+)
 from quantus_ext.finetune.known import Known
 from quantus_ext.finetune.training import Trained, TuningReport
-from quantus_ext.identity import content_key, same_answers
+from quantus_ext.identity import same_answers
 from quantus_ext.memory import Memory
 
 # Shared by all tuners: copies of a metric have copies of its tuner.
@@ -40,7 +46,7 @@ def find(
     ----------
     key : str
     directory : Path, optional
-        Where files are. A file that is damaged, or not one of ours, is ignored with a warning.
+        Where files are. A file that is damaged, or not one of ours, is put aside with a warning.
     known : sequence of Known
         The models whose content is in the key, which must answer as they did.
     masked : Tensor, optional
@@ -49,7 +55,7 @@ def find(
     entry = _memory.get(key)
     if entry is not None and _is_of(entry, known, masked):
         return entry
-    if directory is None or not _path(directory, key).exists():
+    if directory is None:
         return None
     entry = _read(_path(directory, key), key)
     if entry is None or not _is_of(entry, known, masked):
@@ -73,7 +79,7 @@ def keep(key: str, entry: Trained, directory: Path | None) -> None:
         return
     try:
         _write(_path(directory, key), key, entry)
-    except (OSError, RuntimeError) as error:  # torch's own writer, of a full disk
+    except (OSError, MemoryError) as error:
         warnings.warn(f"the tuned model was not written to cache_dir: {error}", stacklevel=4)
 
 
@@ -83,35 +89,62 @@ def _path(directory: Path, key: str) -> Path:
 
 def _write(path: Path, key: str, entry: Trained) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_partial(path.parent)
     content = {
         "key": key,
         "state": entry.state,
         "report": asdict(entry.report),
         "answers": list(entry.answers),
-        "checksum": content_key(entry.state, list(entry.answers)),
     }
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{key}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-        # Another process may do the same: each replaces the whole file by an equal one.
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
+    file = io.BytesIO()
+    torch.save(content, file)
+    seal(file)
+    # Another process may do the same: each replaces the whole file by an equal one.
+    write_bytes(path, file.getbuffer())
 
 
 def _read(path: Path, key: str) -> Trained | None:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state, report = content["state"], TuningReport(**content["report"])
-        answers = content["answers"]
-        if content["key"] != key or content["checksum"] != content_key(state, answers):
-            raise ValueError("its content is not what its name and checksum say")
-    except Exception as error:
-        warnings.warn(
-            f"{path} in cache_dir is ignored and the model tuned again: {error}", stacklevel=5
-        )
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return Trained(state, report, tuple(answers))
+    except OSError as error:
+        _ignored(path, f"it cannot be read, {error}")
+        return None
+    try:
+        return _entry(unsealed(data), key)
+    except DamagedError as error:
+        kept = path.with_name(aside(path.name, data))
+        try:
+            path.replace(kept)
+        except OSError as refused:
+            _ignored(path, f"it is damaged, {error}; it stays there, {refused}")
+        else:
+            _ignored(path, f"it is damaged, {error}; it is kept as {kept.name}")
+        return None
+
+
+def _ignored(path: Path, why: str) -> None:
+    warnings.warn(f"{path} in cache_dir is ignored and the model tuned again: {why}", stacklevel=6)
+
+
+def _entry(content: bytes, key: str) -> Trained:
+    """Return what was written, every part of it checked."""
+    try:
+        read = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        found, state, report, answers = (
+            read.pop(name) for name in ("key", "state", "report", "answers")
+        )
+        entry = Trained(state, TuningReport(**report), tuple(answers))
+        tensors = [*state.values(), *answers]
+    except Exception as error:
+        raise DamagedError(f"its parts are not those of a tuned model: {error!r}") from error
+    if found != key:
+        raise DamagedError("it is another tuned model's")
+    types = {field.name: field.type for field in fields(TuningReport)}
+    for name, value in report.items():
+        if type(value).__name__ != types[name]:
+            raise DamagedError(f"the {name} of its report must be {types[name]}, is {value!r}")
+    if read or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise DamagedError("it must hold tensors and nothing else")
+    return entry

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
+import time
 
 import joblib
 import numpy as np
@@ -154,7 +157,8 @@ def test_the_model_is_unpacked_once_a_thread():
     assert sent.load() is not payload.load()
 
 
-def test_devices_are_shared_out_one_each():
+def test_devices_are_shared_out_one_each(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with claimed(["cuda:0", "cuda:1"], "test") as first, claimed(["cuda:0", "cuda:1"], "test") as b:
         assert {first, b} == {"cuda:0", "cuda:1"}
     with claimed(["cuda:0"], "test") as again:
@@ -163,8 +167,31 @@ def test_devices_are_shared_out_one_each():
         assert none is None
 
 
-def test_a_device_list(alone):
+def test_a_device_list(alone, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert_same(run(devices=["cpu"]), alone)
+    assert not list(tmp_path.iterdir())
+
+
+def test_locks_that_killed_runs_left_are_removed_and_no_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("left", "recent", "held"):
+        with claimed(["cpu"], name):
+            pass
+    (tmp_path / "quantus_ext-left" / "cpu.lock").touch()
+    (tmp_path / "somebody-else").mkdir()
+    two_days_ago = time.time() - 2 * 24 * 60 * 60
+    with claimed(["cpu"], "held"):
+        for name in ("quantus_ext-left", "quantus_ext-held", "somebody-else"):
+            os.utime(tmp_path / name, (two_days_ago, two_days_ago))
+        with claimed(["cpu"], "new"):
+            found = {path.name.removeprefix("quantus_ext-") for path in tmp_path.iterdir()}
+            assert found == {"recent", "held", "new", "somebody-else"}
+    # A run that goes on is in use, however long ago it began.
+    os.utime(tmp_path / "quantus_ext-held", (two_days_ago, two_days_ago))
+    with claimed(["cpu"], "held"), claimed(["cpu"], "newer"):
+        pass
+    assert (tmp_path / "quantus_ext-held").exists()
 
 
 def test_threads_are_those_asked_for_and_put_back():

@@ -13,6 +13,7 @@ import torch
 from quantus_ext import Evaluation, Infidelity, MoRF
 from quantus_ext.__main__ import main
 from quantus_ext.evaluation.config import Config
+from quantus_ext.files import sealed_json
 from tests.evaluation.problem import assert_same, data, network, noise, run
 from tests.harness import gradients
 
@@ -115,7 +116,7 @@ def baseline(tmp_path, shift):
     text = json.loads((tmp_path / "found.json").read_text())
     scores = np.array(text["scores"])
     scores[1, 1] += shift
-    (tmp_path / "baseline.json").write_text(json.dumps({**text, "scores": scores.tolist()}))
+    (tmp_path / "baseline.json").write_text(sealed_json({**text, "scores": scores.tolist()}))
 
 
 def test_drift_decides_on_the_exit_code(config, tmp_path, capsys):
@@ -135,7 +136,7 @@ def test_what_is_missing_since_the_baseline_fails(config, tmp_path, capsys):
     assert code_of(config()) == 0
     text = json.loads((tmp_path / "found.json").read_text())
     text["explainers"][2] = "old"
-    (tmp_path / "baseline.json").write_text(json.dumps(text))
+    (tmp_path / "baseline.json").write_text(sealed_json(text))
     assert code_of(config('[drift]\nbaseline = "baseline.json"\n')) == 1
     assert "FAILED: maps, INFD: in one of the two" in capsys.readouterr().out
 

@@ -19,6 +19,7 @@ from quantus_ext import FFidelity, MoRF, PScore, clean_outputs_shared, evaluate
 from quantus_ext.adapters import BlackBox, refit
 from quantus_ext.engine import compiled
 from quantus_ext.engine.replacements import replace_by
+from quantus_ext.files import sealed_json
 from quantus_ext.finetune import FineTuner, MaskSampler, clear_memory, known, training, tuner
 from quantus_ext.identity import probe_rows
 from quantus_ext.metrics import p_score
@@ -193,7 +194,7 @@ def test_rounding_of_another_machine_is_no_other_model(change, is_found, tmp_pat
     answers = np.array(manifest["answers"]["model"]["values"])
     answers[5] *= 1 + change
     manifest["answers"]["model"]["values"] = answers.tolist()
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifest.json").write_text(sealed_json(manifest))
     if is_found:
         np.testing.assert_array_equal(scored(model, store=tmp_path), first)
     else:

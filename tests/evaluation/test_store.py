@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import random
 import resource
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +20,13 @@ import numpy as np
 import pytest
 import quantus
 import torch
+from torch import nn
 
 from quantus_ext import FFidelity, Infidelity, MoRF
+from quantus_ext.adapters import BlackBox
 from quantus_ext.evaluation import StoreError
 from quantus_ext.evaluation.store import Store
+from quantus_ext.files import sealed_json
 from tests.evaluation.problem import (
     METHODS,
     Fails,
@@ -106,6 +111,7 @@ def test_killed_twenty_times_and_resumed(tmp_path):
         counter.unlink(missing_ok=True)
         resumed = run(model=network(counter), **settings, shard_size=4, store=store)
         assert_same(resumed, expected)
+        assert not list(store.rglob("*.partial"))
         now = shard_files(store)
         assert len(now) == 12
         assert {name: now[name] for name in times} == times
@@ -174,7 +180,7 @@ def test_a_store_of_another_version_is_refused(tmp_path, monkeypatch):
     run(store=tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["identity"]["versions"]["quantus"] = "0.1"
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifest.json").write_text(sealed_json(manifest))
     with pytest.raises(ValueError, match=r"versions.quantus was 0.1, is 0"):
         run(store=tmp_path)
 
@@ -268,10 +274,101 @@ def test_a_damaged_shard_is_made_again(tmp_path):
     content[len(content) // 2] ^= 255
     files[1].write_bytes(content)
     files[3].write_bytes(files[2].read_bytes())
+    damaged = {path.read_bytes() for path in (files[0], files[1], files[3])}
     with pytest.warns(RuntimeWarning, match="left out and computed again") as warned:
         assert_same(run(store=tmp_path), first)
-    assert len([w for w in warned if "computed again" in str(w.message)]) == 3
-    assert_same(run(store=tmp_path), first)
+    said = [str(w.message) for w in warned if "computed again" in str(w.message)]
+    assert [str(path) in text for path, text in zip(files[:2] + files[3:4], said, strict=True)]
+    # They are kept under other names.
+    assert {path.read_bytes() for path in (tmp_path / "shards").glob("*.damaged")} == damaged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(run(store=tmp_path), first)
+
+
+def test_a_damaged_manifest_is_made_again(tmp_path):
+    chosen = {"INFD": Infidelity(n_perturb_samples=4, perturb_patch_sizes=[2]), "MoRF": MoRF(4)}
+    first = run(metrics=chosen, store=tmp_path)
+    path = tmp_path / "manifest.json"
+    content = path.read_text()
+    path.write_text(content.replace('"seed": 0', '"seed": 1', 1))
+    with pytest.warns(RuntimeWarning, match=f"{path} is left out and everything computed again"):
+        assert_same(run(metrics=chosen, store=tmp_path), first)
+    (kept,) = tmp_path.glob("manifest.json.*.damaged")
+    assert kept.read_text() == content.replace('"seed": 0', '"seed": 1', 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(run(metrics=chosen, store=tmp_path), first)
+    with pytest.raises(ValueError, match="was made with other settings"):
+        run(metrics=chosen, store=tmp_path, seed=1)
+
+
+def test_no_shard_of_before_is_believed_after_a_damaged_manifest(tmp_path):
+    """A model that only answers tell from another: what it answered is lost with the manifest."""
+    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"maps": np.abs(data()[0])}}
+    weights = torch.arange(48.0).view(16, 3).sin()
+    run(model=outside(weights), store=tmp_path, **chosen)
+    for factor in (-2, 3):
+        (tmp_path / "manifest.json").write_bytes(b"")
+        with pytest.warns(RuntimeWarning) as warned:
+            found = run(model=outside(factor * weights), store=tmp_path, **chosen)
+        # The manifest and three shards.
+        assert sum("computed again" in str(w.message) for w in warned) == 4
+        assert_same(found, run(model=outside(factor * weights), **chosen))
+
+
+def outside(weights: torch.Tensor) -> BlackBox:
+    return BlackBox(Outside(weights), 3)
+
+
+class Outside:
+    """Answers with weights that no content shows."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        OUTSIDE["weights"] = weights
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        held = importlib.import_module("tests.evaluation.test_store").OUTSIDE
+        return (torch.as_tensor(rows).flatten(1).float() @ held["weights"]).numpy()
+
+
+OUTSIDE: dict[str, torch.Tensor] = {}
+
+
+def objects(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return gradients(model, inputs, targets).astype(object)
+
+
+def texts(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return gradients(model, inputs, targets).astype(str)
+
+
+def test_maps_of_other_types_are_kept_as_numbers(tmp_path):
+    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"a": objects}, "store": tmp_path}
+    first = run(**chosen)
+    times = shard_files(tmp_path)
+    again = run(**chosen)
+    assert_same(again, first)
+    assert shard_files(tmp_path) == times
+    for one, other in zip(first.cases, again.cases, strict=True):
+        np.testing.assert_array_equal(one.maps["a"].astype(float), other.maps["a"])
+
+
+@pytest.mark.filterwarnings("ignore:some scores are NaN")
+def test_maps_that_are_no_numbers_fail_and_damage_no_file(tmp_path):
+    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"a": texts}, "store": tmp_path}
+    for _ in range(2):
+        assert len(run(**chosen).failures) == 3
+    assert not list((tmp_path / "shards").glob("*.damaged"))
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
+    run(store=tmp_path)
+    left = [folder / f"x.{'0' * 32}.partial" for folder in (tmp_path, tmp_path / "shards")]
+    for path in left:
+        path.touch()
+    run(store=tmp_path)
+    assert not any(path.exists() for path in left)
 
 
 def test_a_store_that_cannot_be_made(tmp_path):
@@ -280,13 +377,22 @@ def test_a_store_that_cannot_be_made(tmp_path):
         run(store=tmp_path / "file" / "store")
 
 
-def test_a_manifest_that_is_none(tmp_path):
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest.json is no JSON"):
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"format": 3, "seed": 1},
+        {"format": 99},
+        json.loads(sealed_json({"format": 5})),
+        {"name": "an application", "format": None},
+    ],
+    ids=["earlier", "later", "later and whole", "something else"],
+)
+def test_a_store_of_another_version_of_this_package_is_refused(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=f"has format {manifest['format']}, .* reads 4: use an"):
         run(store=tmp_path)
-    (tmp_path / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="has format 99"):
-        run(store=tmp_path)
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_an_address_that_is_no_folder():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import nn
 
 from quantus_ext.engine.bridges import Bridge
 from quantus_ext.engine.replacements import gaussian_noise, replace_by, shift_by
+from quantus_ext.files import seal
 from quantus_ext.finetune import cache, clear_memory, training
 from tests.finetune.problem import data, make_tuner, masks, network, removed, weights
 
@@ -330,15 +333,44 @@ def pickled_code(path: Path) -> None:
     torch.save(network(), path)
 
 
-def of_another_key(path: Path) -> None:
-    content = torch.load(path, weights_only=True)
-    torch.save({**content, "key": "0" * 64}, path)
+def write(path: Path, content: object) -> None:
+    """Write it with a checksum that is right."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    seal(file)
+    path.write_bytes(file.getvalue())
+
+
+def with_another(**entries: object) -> Callable[[Path], None]:
+    return lambda path: write(path, {**torch.load(path, weights_only=True), **entries})
+
+
+def with_a_report_of(**entries: object) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        write(path, {**content, "report": {**content["report"], **entries}})
+
+    return damage
+
+
+def without(name: str) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        del content[name]
+        write(path, content)
+
+    return damage
+
+
+def without_its_checksum(path: Path) -> None:
+    torch.save(torch.load(path, weights_only=True), path)
 
 
 def with_a_flipped_weight(path: Path) -> None:
-    content = torch.load(path, weights_only=True)
-    content["state"]["0.weight"][0, 0] += 1
-    torch.save(content, path)
+    data = bytearray(path.read_bytes())
+    weight = torch.load(path, weights_only=True)["state"]["0.weight"].numpy().tobytes()
+    data[data.index(weight)] ^= 1
+    path.write_bytes(data)
 
 
 @pytest.mark.parametrize(
@@ -348,8 +380,18 @@ def with_a_flipped_weight(path: Path) -> None:
         emptied,
         foreign,
         pickled_code,
-        of_another_key,
+        without_its_checksum,
         with_a_flipped_weight,
+        with_another(key="0" * 64),
+        with_another(state=[]),
+        with_another(state={"0.weight": [1.0]}),
+        with_another(state={"0.weight": 1.0}),
+        with_another(answers=None),
+        with_another(more=1),
+        with_a_report_of(accuracy="1"),
+        with_a_report_of(epochs=1.5),
+        with_a_report_of(more=1),
+        *map(without, ("key", "state", "report", "answers")),
     ],
 )
 def test_a_damaged_file_is_survived(damage, trainings, tmp_path):
@@ -357,9 +399,14 @@ def test_a_damaged_file_is_survived(damage, trainings, tmp_path):
     first = weights(tuner(network(), masks()))
     (file,) = files(tmp_path)
     damage(file)
+    damaged = file.read_bytes()
     clear_memory()
-    with pytest.warns(UserWarning, match="in cache_dir is ignored and the model tuned again"):
+    with pytest.warns(UserWarning, match="in cache_dir is ignored and the model tuned again") as w:
         again = weights(tuner(network(), masks()))
+    assert str(file) in str(w[0].message)
+    (kept,) = set(files(tmp_path)) - {file}
+    assert kept.read_bytes() == damaged
+    assert kept.name in str(w[0].message)
     assert len(trainings) == 2
     assert np.array_equal(first, again)
     clear_memory()
@@ -384,11 +431,11 @@ def test_code_in_a_file_is_not_run(tmp_path):
     tuner(network(), masks())
     (file,) = files(tmp_path)
     content = torch.load(file, weights_only=True)
-    torch.save({**content, "report": Intruder(tmp_path / "intruder")}, file)
+    write(file, {**content, "report": Intruder(tmp_path / "intruder")})
     clear_memory()
-    with pytest.warns(UserWarning, match="is ignored"):
+    with pytest.warns(UserWarning, match=r"is ignored.*Unsupported global"):
         tuner(network(), masks())
-    assert files(tmp_path) == [file]
+    assert not (tmp_path / "intruder").exists()
 
 
 def test_a_write_that_fails_leaves_nothing_and_loses_nothing(monkeypatch, tmp_path):
@@ -403,6 +450,32 @@ def test_a_write_that_fails_leaves_nothing_and_loses_nothing(monkeypatch, tmp_pa
         tuned = tuner(network(), masks())
     assert isinstance(tuned, nn.Module)
     assert files(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    left = tmp_path / f"key.pt.{'0' * 32}.partial"
+    left.touch()
+    make_tuner(cache_dir=tmp_path, epochs=1)(network(), masks())
+    assert left not in files(tmp_path)
+
+
+@pytest.mark.parametrize("refused", ["read_bytes", "replace"])
+def test_a_folder_that_refuses_is_survived(refused, monkeypatch, trainings, tmp_path):
+    tuner = make_tuner(cache_dir=tmp_path, epochs=1)
+    first = weights(tuner(network(), masks()))
+    (file,) = files(tmp_path)
+    if refused == "replace":
+        file.write_bytes(b"")
+    clear_memory()
+
+    def refusing(self, *arguments):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, refused, refusing)
+    with pytest.warns(UserWarning, match=r"is ignored and the model tuned again.*not yours"):
+        assert np.array_equal(weights(tuner(network(), masks())), first)
+    assert len(trainings) == 2
+    assert file.exists()
 
 
 def test_a_full_disk_loses_nothing(tmp_path):
