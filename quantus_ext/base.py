@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from abc import abstractmethod
@@ -25,6 +26,7 @@ from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import NoModel, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
+from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
@@ -224,6 +226,7 @@ class TorchMetric(Metric[list[float]]):
         self.all_evaluation_scores.extend(scores)
         return scores
 
+    @asks_its_model
     def score_maps(
         self,
         model: nn.Module | None,
@@ -290,8 +293,10 @@ class TorchMetric(Metric[list[float]]):
             model = NoModel(self.name)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+        seed = sampling.fresh_seed() if self.seed is None else self.seed
         made_by = [
-            Explainer.of_call(*each, device) for each in explainers or [(None, None)] * len(maps)
+            Explainer.of_call(*each, device, seed)
+            for each in explainers or [(None, None)] * len(maps)
         ]
         metric = self.for_call(
             Call(
@@ -339,9 +344,12 @@ class TorchMetric(Metric[list[float]]):
         if samples.is_told and samples.y is not None:
             some = slice(0, batch_size)
             labels = torch.from_numpy(samples.y[some]).to(samples.device)
+            first_index = int(samples.index[0])
             for place, explain in enumerate(made_by):
                 if given[place] is None:
-                    first_maps[place] = explain(samples.model, samples.explained[some], labels)
+                    first_maps[place] = explain(
+                        samples.model, samples.explained[some], labels, first_index
+                    )
             checks.evaluation_mode(samples.model)
         samples.check_answers(batch_size)
         groups: dict[tuple[Hashable, bool | None], list[int]] = {}
@@ -361,13 +369,14 @@ class TorchMetric(Metric[list[float]]):
                     batch_size,
                 )
                 parts.append(part)
+        self.keep_of(metric)
         found = MapScores.of_groups(parts, list(groups.values()))
         unknown = np.flatnonzero(~np.isfinite(found.scores).all(0))
         if len(unknown):
             warnings.warn(
                 f"scores of samples {unknown.tolist()} are not finite: {self.nan_reason}",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return found
 
@@ -440,7 +449,8 @@ class TorchMetric(Metric[list[float]]):
                     continue
                 made = first
                 if made is None or start:
-                    made = explain(samples.model, samples.explained[rows], labels)
+                    first_index = int(samples.index[start])
+                    made = explain(samples.model, samples.explained[rows], labels, first_index)
                 laid_out = samples.laid_out(made)
                 each.append(self._prepared(laid_out, samples.x[rows], features, first=start))
             batch = Batch(
@@ -461,7 +471,7 @@ class TorchMetric(Metric[list[float]]):
             n_clean = len(clean) if clean.shape[1] else 0
             results.append((scores, n_clean, forward.n_evaluations - before))
         if self.reads_values:
-            forward.warn_of_second_softmax(stacklevel=4)
+            forward.warn_of_second_softmax(stacklevel=5)
         found = MapScores.of_batches(results, forward)
         # What draws tell of is not all that is random.
         return found.without_errors() if answers_by_chance else found
@@ -477,14 +487,26 @@ class TorchMetric(Metric[list[float]]):
         return softmax
 
     def for_call(self, call: Call) -> TorchMetric:
-        """Return the metric that scores a call, by default itself.
+        """Return the metric that scores a call, by default a copy.
+
+        What it keeps of the call is on the copy, so that a call in another thread neither sees nor
+        spoils it.
 
         Parameters
         ----------
         call : Call
             What the call is given beside samples and maps.
         """
-        return self
+        return copy.copy(self)
+
+    def keep_of(self, scored: Any) -> None:
+        """Keep what a call has left on the metric that scored it; by default nothing.
+
+        Parameters
+        ----------
+        scored : TorchMetric
+            What :meth:`for_call` returned.
+        """
 
     def reading(self, carry_inputs: bool | None) -> TorchMetric:
         """Return the metric that reads maps as carrying the input factor, or as not.

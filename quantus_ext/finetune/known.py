@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from quantus_ext.engine.modules import may_draw
+from quantus_ext.engine.turns import turns
 from quantus_ext.finetune.training import first_outputs, isolated_training
 from quantus_ext.identity import (
     Content,
@@ -61,6 +63,11 @@ def identify(model: nn.Module, x: Tensor, device: torch.device) -> Known:
     Attributes that a forward pass changes (activations that are kept, counters) are no content. A
     model that is not copied, as one that keeps outputs with their gradients, is asked itself.
     """
+    with turns.asking(model):
+        return _identify(model, x, device)
+
+
+def _identify(model: nn.Module, x: Tensor, device: torch.device) -> Known:
     try:
         used = copied(model)
     except Exception:
@@ -68,7 +75,7 @@ def identify(model: nn.Module, x: Tensor, device: torch.device) -> Known:
         used = model
 
     def answers() -> Tensor:
-        with isolated_training(device, 0):
+        with isolated_training(device, 0, draws=may_draw(used)):
             return first_outputs(used, x, device).detach().cpu()
 
     before = _attributes(used)
