@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from abc import abstractmethod
@@ -25,6 +26,7 @@ from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import NoModel, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
+from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.explanations import ExplainCall, Explanation, alike
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
@@ -226,6 +228,7 @@ class TorchMetric(Metric[list[float]]):
         self.all_evaluation_scores.extend(scores)
         return scores
 
+    @asks_its_model
     def score_maps(
         self,
         model: nn.Module | None,
@@ -287,8 +290,10 @@ class TorchMetric(Metric[list[float]]):
         if len(maps) == 0:
             raise ValueError("maps must hold at least one explanation of the samples, is empty")
         model = self._model(model, maps)
+        seed = sampling.fresh_seed() if self.seed is None else self.seed
         made_by = [
-            Explainer.of_call(*each, device) for each in explainers or [(None, None)] * len(maps)
+            Explainer.of_call(*each, device, seed)
+            for each in explainers or [(None, None)] * len(maps)
         ]
         metric = self.for_call(
             Call(
@@ -332,13 +337,14 @@ class TorchMetric(Metric[list[float]]):
                 some = [explanations[place] for place in places]
                 reading = metric.reading(some[0].carries_input)
                 parts.append(reading._score(samples, some, softmax, batch_size))
+        self.keep_of(metric)
         found = MapScores.of_groups(parts, groups)
         unknown = np.flatnonzero(~np.isfinite(found.scores).all(0))
         if len(unknown):
             warnings.warn(
                 f"scores of samples {unknown.tolist()} are not finite: {self.nan_reason}",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return found
 
@@ -423,7 +429,7 @@ class TorchMetric(Metric[list[float]]):
             n_clean = len(clean) if clean.shape[1] else 0
             results.append((scores, n_clean, forward.n_evaluations - before))
         if self.reads_values:
-            forward.warn_of_second_softmax(stacklevel=4)
+            forward.warn_of_second_softmax(stacklevel=5)
         found = MapScores.of_batches(results, forward)
         # What draws tell of is not all that is random.
         return found.without_errors() if answers_by_chance else found
@@ -471,14 +477,26 @@ class TorchMetric(Metric[list[float]]):
         return softmax
 
     def for_call(self, call: Call) -> TorchMetric:
-        """Return the metric that scores a call, by default itself.
+        """Return the metric that scores a call, by default a copy.
+
+        What it keeps of the call is on the copy, so that a call in another thread neither sees nor
+        spoils it.
 
         Parameters
         ----------
         call : Call
             What the call is given beside samples and maps.
         """
-        return self
+        return copy.copy(self)
+
+    def keep_of(self, scored: Any) -> None:
+        """Keep what a call has left on the metric that scored it; by default nothing.
+
+        Parameters
+        ----------
+        scored : TorchMetric
+            What :meth:`for_call` returned.
+        """
 
     def reading(self, carry_inputs: bool | None) -> TorchMetric:
         """Return the metric that reads maps as carrying the input factor, or as not.

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
 from quantus_ext.arrays import numbers_of
+from quantus_ext.engine import sampling
+from quantus_ext.engine.bridges import name_of
+from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
 
@@ -23,10 +27,26 @@ Remake = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Explainer:
-    """The explanation function of a call, called as Quantus does, on a copy of its keywords."""
+    """An explanation function, called as Quantus does: the one way to do so.
+
+    What it leaves is put back, see :class:`quantus_ext.engine.fence.Fence`. The global random
+    states are seeded for each batch, and put back, so that its own random numbers depend on the
+    seed and on the batch alone.
+
+    Attributes
+    ----------
+    function : callable or None
+    keywords : mapping
+        Each call gets arrays of its own.
+    seed : int
+        Of the global random states.
+    fence : Fence
+    """
 
     function: Callable[..., Any] | None
     keywords: Mapping[str, Any]
+    seed: int
+    fence: Fence
 
     @classmethod
     def of_call(
@@ -34,10 +54,12 @@ class Explainer:
         function: Callable[..., Any] | None,
         keywords: Mapping[str, Any] | None,
         device: str | torch.device | None,
+        seed: int,
     ) -> Explainer:
         """Take the arguments of a metric's call."""
         given = {} if device is None else {"device": device}
-        return cls(function, {**given, **(keywords or {})})
+        fence = Fence(f"the explainer {name_of(function)!r}")
+        return cls(function, {**given, **(keywords or {})}, seed, fence)
 
     def require(self) -> Callable[..., Any]:
         """Return the function, or raise TypeError if there is none."""
@@ -45,18 +67,47 @@ class Explainer:
             raise TypeError(f"explain_func must be callable, is {self.function!r}")
         return self.function
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Explain ``y`` of ``x``, both on the model's device."""
-        explained = self.require()(
+    def state(self, first: int) -> int:
+        """Return the global random states' seed for a batch by the index of its first sample.
+
+        Metrics have others: one that explains again must not get the draws that are in the
+        attributions already.
+        """
+        purpose = sampling.Purpose.EXPLAINER_STATE
+        return sampling.state_seed(self.seed, torch.tensor([first]), purpose)
+
+    def maps(
+        self, model: nn.Module, x: np.ndarray, y: np.ndarray, first: int, device: torch.device
+    ) -> Any:
+        """Return what the function makes of a batch, as it comes.
+
+        Parameters
+        ----------
+        model : nn.Module
+        x : numpy.ndarray, shape (n, \\*sample)
+        y : numpy.ndarray, shape (n,)
+        first : int
+            Global index of the first sample.
+        device : torch.device
+            The model's.
+        """
+        function = self.require()
+        with self.fence.around(model), seeded(self.state(first), device):
             # Copies, because functions may write into what they are given.
-            model=model,
-            inputs=x.cpu().numpy().copy(),
-            targets=y.cpu().numpy().copy(),
-            **self.keywords,
-        )
+            keywords = {name: _own(value) for name, value in self.keywords.items()}
+            return function(model=model, inputs=x.copy(), targets=y.copy(), **keywords)
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, first: int) -> Tensor:
+        """Explain ``y`` of ``x``, both on the model's device."""
+        explained = self.maps(model, x.cpu().numpy(), y.cpu().numpy(), first, x.device)
         maps = tensor_of("a_batch", explained, x.device, None)
         check_embedding_axis(maps, adapter_of(model), x)
         return maps
+
+
+def _own(value: Any) -> Any:
+    """Return an array of one's own; layers, and tensors that may be a model's, stay."""
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,7 @@ class Explanation:
             taken = [
                 each
                 if each.map is not None
-                else replace(
-                    each, first=each.explainer(samples.model, samples.explained[some], labels)
-                )
+                else replace(each, first=each._made(samples, some, labels))
                 for each in taken
             ]
             checks.evaluation_mode(samples.model)
@@ -76,9 +74,11 @@ class Explanation:
     def of_rows(self, samples: Samples, rows: slice, labels: Tensor) -> Tensor:
         """Return the map of some samples, which the explainer makes, over what is perturbed."""
         made = self.first if rows.start == 0 else None
-        if made is None:
-            made = self.explainer(samples.model, samples.explained[rows], labels)
-        return samples.laid_out(made)
+        return samples.laid_out(self._made(samples, rows, labels) if made is None else made)
+
+    def _made(self, samples: Samples, rows: slice, labels: Tensor) -> Tensor:
+        first = int(samples.index[rows.start])
+        return self.explainer(samples.model, samples.explained[rows], labels, first)
 
 
 def alike(explanations: Sequence[Explanation]) -> list[list[int]]:

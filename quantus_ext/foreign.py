@@ -7,6 +7,7 @@ import inspect
 import pickle
 import random
 import reprlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.batch import Batch, Call, Explainer, Remake
 from quantus_ext.engine import sampling
 from quantus_ext.engine.answers import Asked
+from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import (
     isolated_random_state,
-    one_at_a_time,
     seed_global_generators,
+    seed_gpu,
 )
 from quantus_ext.engine.keywords import plain
 from quantus_ext.engine.modules import (
@@ -40,6 +42,7 @@ from quantus_ext.engine.modules import (
     is_closed,
     with_any_rows,
 )
+from quantus_ext.engine.turns import turns
 from quantus_ext.functional.scores import Scores
 
 Reduce = Callable[..., Any]
@@ -210,6 +213,7 @@ class _Copied:
             self.metric.custom_postprocess = _nothing
         fix_seeds(self.metric)
         self.call = call
+        self._fence = Fence(f"the metric {type(metric).__name__}")
         self.prepare = prepare
         self.reduce = reduce
         self._parameters = _call_parameters(type(metric))
@@ -248,13 +252,14 @@ class _Copied:
         # As Quantus sends them.
         few = torch.tensor(batch.x[:2], dtype=torch.float32, device=batch.device)
         with (
-            one_at_a_time,
+            self._fence.around(self.call.model),
             isolated_random_state(batch.device),
             _any_values_pass(),
             _rows_counted(self.call, batch, few) as (model, rows),
         ):
             arguments = self._arguments(model, batch, a, explainer, compare)
-            _seed(seed, batch.device)
+            seed_global_generators(seed)
+            seed_gpu(seed, batch.device)
             before = _global_states(batch.device)
             try:
                 result = self.metric(**arguments)
@@ -346,7 +351,9 @@ class _Copied:
                     f"explain_func is asked for {len(inputs)} maps within a batch of {n} samples, "
                     "so it isn't known which sample is which: call with batch_size=1"
                 )
-            maps = explain_func(model=model, inputs=inputs, targets=targets, **keywords)
+            # What it leaves would be in what the metric asks next.
+            with explainer.fence.around(model):
+                maps = explain_func(model=model, inputs=inputs, targets=targets, **keywords)
             if isinstance(maps, Tensor):
                 maps = maps.detach().cpu()
             return compare(self.prepare(np.asarray(maps)))
@@ -399,21 +406,25 @@ def _any_values_pass() -> Iterator[None]:
     """Let Quantus check the shapes of attributions within, and not their values.
 
     It checks the values of each call. Within QGE a call is a batch, so that the batch size would
-    decide whether a map of zeros is an error.
+    decide whether a map of zeros is an error. Calls of other threads are checked as ever.
     """
-    strict = asserts.assert_attributions
+    strict, here = asserts.assert_attributions, threading.get_ident()
 
     def lenient(x_batch: Any, a_batch: Any) -> None:
+        if threading.get_ident() != here:
+            strict(x_batch=x_batch, a_batch=a_batch)
+            return
         fine = np.zeros(np.shape(a_batch))
         if fine.size > 1:
             fine.flat[-1] = 0.5
             strict(x_batch=x_batch, a_batch=fine)
 
-    asserts.assert_attributions = lenient
-    try:
-        yield
-    finally:
+    def put_back() -> None:
         asserts.assert_attributions = strict
+
+    with turns.undoing(put_back):
+        asserts.assert_attributions = lenient
+        yield
 
 
 def fix_seeds(metric: Any, seed: int | None = None) -> None:
@@ -557,23 +568,9 @@ def _rows_counted(call: Call, batch: Arrays, x: Tensor) -> Iterator[tuple[nn.Mod
             handle.remove()
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global random states, one thread at a time, and put them back on leaving."""
-    with one_at_a_time, isolated_random_state(device):
-        _seed(seed, device)
-        yield
-
-
-def _seed(seed: int, device: torch.device) -> None:
-    seed_global_generators(seed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
-
-
 def _global_states(device: torch.device) -> tuple[Any, ...]:
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002 - the one that Quantus uses
     on_device = torch.cuda.get_rng_state(device).tolist() if device.type == "cuda" else []
+    of_torch = torch.get_rng_state().numpy().tobytes()
     words = legacy["state"]["key"].tobytes(), legacy["state"]["pos"], legacy["gauss"]
-    return random.getstate(), words, torch.get_rng_state().tolist(), on_device
+    return random.getstate(), words, of_torch, on_device

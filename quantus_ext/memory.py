@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from quantus_ext.engine.turns import after_fork
 
 Value = TypeVar("Value")
+
+_memories: weakref.WeakSet[Memory[Any]] = weakref.WeakSet()
+
+
+def _unlock() -> None:
+    """Free in a forked child what another thread of the parent held."""
+    for memory in _memories:
+        memory._lock = threading.Lock()
+
+
+after_fork(_unlock)
 
 
 class Memory(Generic[Value]):
@@ -36,6 +50,7 @@ class Memory(Generic[Value]):
         self.most_bytes = most_bytes
         self._entries: OrderedDict[str, Value] = OrderedDict()
         self._lock = threading.Lock()
+        _memories.add(self)
 
     def get(self, key: str) -> Value | None:
         """Return the value of a key, or None."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from quantus_ext.engine.global_state import isolated_random_state, one_at_a_time
+from quantus_ext.engine.global_state import isolated_where_drawn
 from quantus_ext.engine.plan import autocast_in_force
 
 _FEW = 4
@@ -146,7 +146,7 @@ def examine(
     if _harmless.get(model) == state:
         return Influence(0.0, 0.0, 0.0)
     rounding = _rounding(model, x.device, precision)
-    with one_at_a_time, isolated_random_state(x.device):
+    with isolated_where_drawn(model, x.device):
         chance, company = measure(ask, x, together).tolist()
         found = Influence(chance, company, rounding)
         for _ in range(_DOUBTS):

@@ -392,6 +392,37 @@ def parts_with_mode(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, part
 
 
+def may_draw(model: nn.Module, *, trained: bool = False) -> bool:
+    """Whether a model may draw random numbers: not so if all of it is torch's own layers.
+
+    Parameters
+    ----------
+    model : nn.Module
+    trained : bool, default False
+        Whether it is in training mode then, in which dropout draws.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from quantus_ext.engine.modules import may_draw
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    >>> may_draw(model), may_draw(model, trained=True)
+    (False, True)
+    """
+    return any(
+        not type(part).__module__.startswith("torch.nn.modules.")
+        or bool(part._forward_hooks or part._forward_pre_hooks)
+        or "forward" in vars(part)
+        or isinstance(part, _DRAWING)
+        or (trained and (isinstance(part, _DRAWING_IN_TRAINING) or getattr(part, "dropout", 0)))
+        for part in model.modules()
+    )
+
+
+_DRAWING = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
+_DRAWING_IN_TRAINING = (nn.modules.dropout._DropoutNd, nn.RReLU)
+
+
 def weight_dtype(model: nn.Module) -> torch.dtype | None:
     """Return the floating-point type that a model computes in, None where nothing tells.
 

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.shard import Record, Shard, Worker
 from quantus_ext.identity import copied
 
@@ -81,7 +82,8 @@ class Payload:
         with self._lock:
             if self._data is None:
                 try:
-                    packed = cloudpickle.dumps(self._loaded)
+                    with self._asking():
+                        packed = cloudpickle.dumps(self._loaded)
                 except Exception as error:
                     raise TypeError(
                         "model, metrics and explainers must be ones that pickle to go to other "
@@ -103,9 +105,15 @@ class Payload:
 
     def _copy(self) -> Worker:
         if self._loaded is not None and not self._pickles():
-            return copied(self._loaded)
+            with self._asking():
+                return copied(self._loaded)
         loaded: Worker = cloudpickle.loads(self.data())
         return loaded
+
+    def _asking(self) -> AbstractContextManager[None]:
+        """Let no thread's foreign code have the model while it is copied."""
+        model = getattr(self._loaded, "model", None)
+        return nullcontext() if model is None else turns.asking(model)
 
     def _pickles(self) -> bool:
         try:

@@ -23,6 +23,7 @@ from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.batch import segmentations_of
 from quantus_ext.engine import sampling
+from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
 from quantus_ext.evaluation.plan import (
@@ -234,7 +235,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-    checks.evaluation_mode(model)
+    with turns.asking(model):
+        checks.evaluation_mode(model)
     batch_size, shard_size = _sizes(batch_size, shard_size)
     confidence = checks.finite_number("confidence", confidence)
     if not 0 < confidence < 1:
@@ -286,8 +288,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     # Answers are what a store knows a model by; without one a pass says what it leaves in it.
     asked = list(range(min(n, 2))) if store is None else probe_rows(n)
     rows = np.concatenate([x.part(row, row + 1).read() for row in asked])
-    known = known_models(plan, model, rows, asked, of_metrics=store is not None)
-    about = identity(plan, known["model"], {"x_batch": x, "y_batch": y, "s_batch": s}, seed)
+    with turns.asking(model):
+        known = known_models(plan, model, rows, asked, of_metrics=store is not None)
+        about = identity(plan, known["model"], {"x_batch": x, "y_batch": y, "s_batch": s}, seed)
     kept = None
     fresh = sampling.fresh_seed()
     if store is not None:
@@ -339,6 +342,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     # What is read from or cut out for each shard does not travel with the model.
     light = tuple(replace(method, maps=None) for method in plan.methods)
     payload = Payload(Worker(model, replace(plan, methods=light)), devices)
+    left: dict[str, None] = {}
     with (
         locks_cleared(payload.key),
         tqdm(total=len(todo), disable=not verbose, unit="shard", desc="evaluate") as bar,
@@ -346,6 +350,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     ):
         for records in finished:
             for record in records:
+                left.update(dict.fromkeys(record.left))
                 if (record.method, record.start) not in unknown:
                     continue
                 complete = result.take(record)
@@ -370,6 +375,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         columns=columns,
         agg_func=agg_func,
     )
+    for message in left:
+        warnings.warn(message, UserWarning, stacklevel=2)
     _warn_of(evaluation.failures)
     return evaluation.as_quantus_frame() if return_as_df else evaluation
 

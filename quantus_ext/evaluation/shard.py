@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +15,13 @@ from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
-from quantus_ext.engine import sampling
+from quantus_ext.batch import Explainer
+from quantus_ext.engine.fence import Fence, listening
 from quantus_ext.engine.keywords import part_of
-from quantus_ext.engine.modules import parts_with_mode
 from quantus_ext.engine.shared import SharedAnswers, answers_shared
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Rows
-from quantus_ext.foreign import Foreign, seeded
+from quantus_ext.foreign import Foreign
 
 _TRACEBACK = 4000
 """Characters of a traceback that are kept, its end."""
@@ -97,6 +96,8 @@ class Record:
         Of the explaining.
     threads : int
         Of torch, while it was computed.
+    left : tuple of str
+        What explainers and metrics left of which the shard's first record tells.
     """
 
     method: int
@@ -106,6 +107,7 @@ class Record:
     maps: dict[int, np.ndarray]
     seconds: float
     threads: int
+    left: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[str]:
@@ -142,9 +144,9 @@ class Worker:
         """
         x, y = shard.x.read(), shard.y.read()
         s = None if shard.s is None else shard.s.read()
-        explained = {method: self._explained(method, shard, x, y) for method in wanted}
         scored: dict[int, dict[str, Scored]] = {method: {} for method in wanted}
-        with answers_shared(self._shared):
+        with listening() as heard, answers_shared(self._shared):
+            explained = {method: self._explained(method, shard, x, y) for method in wanted}
             for cell in self.plan.cells:
                 methods = [method for method in wanted if cell.name in wanted[method]]
                 for method, found in self._scored(cell, methods, explained, shard, x, y, s):
@@ -158,22 +160,14 @@ class Worker:
                 maps=explained[method].cases(self.plan.cases, shard.start, shard.stop),
                 seconds=explained[method].seconds,
                 threads=torch.get_num_threads(),
+                left=tuple(heard) if place == 0 else (),
             )
-            for method in wanted
+            for place, method in enumerate(wanted)
         ]
 
     @property
     def _device(self) -> torch.device:
         return checks.resolve_device(self.model, self.plan.device)
-
-    def _state(self, first: int) -> int:
-        """Return the global random states' seed for explaining the batch that begins at a sample.
-
-        Explainers and metrics have seeds of their own: a metric that explains again must not get
-        the draws that are in the attributions already.
-        """
-        purpose = sampling.Purpose.EXPLAINER_STATE
-        return sampling.state_seed(self.plan.seed, torch.tensor([first]), purpose)
 
     def _keywords(self, explainer: Method) -> dict[str, Any]:
         if self.plan.device is None or not takes(explainer.function, "device"):
@@ -197,19 +191,16 @@ class Worker:
         if known is not None:
             maps = known.read()
         else:
-            assert explainer.function is not None
+            call = Explainer(
+                explainer.function,
+                self._keywords(explainer),
+                seed=self.plan.seed,
+                fence=Fence(f"the explainer {explainer.name!r}"),
+            )
             parts = []
             for first in range(0, len(x), self.plan.batch_size):
                 rows = slice(first, first + self.plan.batch_size)
-                state = self._state(shard.start + first)
-                with seeded(state, self._device), _kept(self.model):
-                    made = explainer.function(
-                        # Copies, because functions may write into what they are given.
-                        model=self.model,
-                        inputs=x[rows].copy(),
-                        targets=y[rows].copy(),
-                        **self._keywords(explainer),
-                    )
+                made = call.maps(self.model, x[rows], y[rows], shard.start + first, self._device)
                 if isinstance(made, torch.Tensor):
                     made = made.detach().cpu().numpy()
                 parts.append(np.array(made))
@@ -335,23 +326,6 @@ class Explained:
         if self.maps is None:
             return {}
         return {case: np.array(self.maps[case - start]) for case in cases if start <= case < stop}
-
-
-@contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Put back what an explainer leaves in training mode; an error if it changes weights."""
-    modes = [(module, module.training) for _, module in parts_with_mode(model)]
-    # Inference tensors don't tell whether they were changed.
-    weights = [parameter for parameter in model.parameters() if not parameter.is_inference()]
-    versions = [parameter._version for parameter in weights]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            if module.training != training:
-                module.training = training
-    if versions != [parameter._version for parameter in weights]:
-        raise ValueError("the explainer must leave the model's weights as they are, changes them")
 
 
 def told(before: str, error: Exception) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from quantus_ext import checks
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import Precision
+from quantus_ext.engine.turns import turns
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import TuningReport, as_input
 
@@ -101,6 +103,22 @@ def measure(
     ValueError, TypeError
         If labels do not fit.
     """
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(turns.asking(model))
+        return _measured(models, x, y, masks, fractions, n_draws, name, precision)
+
+
+def _measured(
+    models: Sequence[nn.Module],
+    x: Tensor,
+    y: np.ndarray | Tensor,
+    masks: MaskSampler,
+    fractions: Sequence[float],
+    n_draws: int,
+    name: str,
+    precision: Precision,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     device = checks.resolve_device(models[0], None)
     known = checks.labels(y, len(x), name)
     labels = torch.from_numpy(known).to(device)

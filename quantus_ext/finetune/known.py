@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from quantus_ext.engine.modules import may_draw
 from quantus_ext.engine.rows import belonging_to
+from quantus_ext.engine.turns import turns
 from quantus_ext.finetune.training import first_outputs, isolated_training
 from quantus_ext.identity import (
     Content,
@@ -66,6 +68,11 @@ def identify(
     Attributes that a forward pass changes (activations that are kept, counters) are no content. A
     model that is not copied, as one that keeps outputs with their gradients, is asked itself.
     """
+    with turns.asking(model):
+        return _identify(model, x, device, numbers)
+
+
+def _identify(model: nn.Module, x: Tensor, device: torch.device, numbers: Tensor | None) -> Known:
     try:
         used = copied(model)
     except Exception:
@@ -73,7 +80,7 @@ def identify(
         used = model
 
     def answers() -> Tensor:
-        with isolated_training(device, 0), belonging_to(numbers):
+        with isolated_training(device, 0, draws=may_draw(used)), belonging_to(numbers):
             return first_outputs(used, x, device).detach().cpu()
 
     before = _attributes(used)

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from quantus_ext import checks
 from quantus_ext.adapters.base import input_dtype
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.global_state import isolated_random_state, seed_global_generators
-from quantus_ext.engine.modules import are_probabilities, resolve_softmax
+from quantus_ext.engine.global_state import seeded
+from quantus_ext.engine.modules import are_probabilities, may_draw, resolve_softmax
 from quantus_ext.engine.plan import Execution, Precision
+from quantus_ext.engine.turns import turns
 from quantus_ext.identity import PROBES, copied
 
 Corrupt = Callable[[Tensor, int, Tensor], Tensor]
@@ -83,28 +84,33 @@ class Trained(NamedTuple):
 
 
 @contextmanager
-def isolated_training(device: torch.device, seed: int) -> Iterator[None]:
+def isolated_training(device: torch.device, seed: int, *, draws: bool = True) -> Iterator[None]:
     """Record gradients in full precision, whatever the caller does, with seeded generators that
-    are put back.
+    are put back, one thread at a time. These are left alone where nothing draws from them.
     """  # noqa: D205 - one sentence
-    cuda = device.type == "cuda"
     with (
-        isolated_random_state(),
-        torch.random.fork_rng(devices=[device] if cuda else []),
+        seeded(seed % 2**32, device) if draws else nullcontext(),
         torch.inference_mode(False),  # records gradients under no_grad, too
         torch.autocast(device.type, enabled=False),
     ):
-        seed_global_generators(seed % 2**32)
-        if cuda:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed % 2**32)
         yield
+
+
+def draws_itself(*code: object) -> bool:
+    """Whether there is code that is not known to draw from no global random state.
+
+    Masks of this package have keys, and torch's optimisers draw nothing.
+    """
+    parts = (*code, *(each.perturbation for each in code if hasattr(each, "perturbation")))
+    known = ("torch.optim.", "quantus_ext.")
+    return not all(str(getattr(part, "__module__", "")).startswith(known) for part in parts)
 
 
 def copy_model(model: nn.Module) -> nn.Module:
     """Return a deep copy, which shares locks, sessions and their like; or say why there is none."""
     try:
-        return copied(model)
+        with turns.asking(model):
+            return copied(model)
     except Exception as error:
         raise ValueError(
             f"model cannot be copied, so pass a tuned model as fine_tune: {error}"
@@ -159,7 +165,8 @@ def train(
     """
     started = time.perf_counter()
     device = checks.resolve_device(model, None)
-    with isolated_training(device, settings.seed):
+    draws = draws_itself(corrupt, settings.optimiser) or may_draw(model, trained=True)
+    with isolated_training(device, settings.seed, draws=draws):
         work = copy_model(model)
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in work.parameters()):
             # Steps of a few thousandths of a weight are lost in half precision.
@@ -228,7 +235,7 @@ def with_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 def predictions(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     """Return the model's answers, int64 on the processor."""
     forward = Forward.of_module(model, device, softmax=None)
-    with torch.autocast(device.type, enabled=False):
+    with turns.asking(model), torch.autocast(device.type, enabled=False):
         parts = [forward.clean(as_input(part, model, device)) for part in x.split(256)]
     return torch.cat([part.argmax(1).cpu() for part in parts])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
+from quantus_ext.engine.bridges import name_of
+from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.modules import called_alike, is_closed, without_keywords
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.plan import Precision
@@ -27,6 +30,7 @@ from quantus_ext.finetune.training import (
     TuningReport,
     as_input,
     copy_model,
+    draws_itself,
     isolated_training,
     predictions,
     train,
@@ -198,7 +202,7 @@ class FineTuner:
             *(each.content.key for each in known),
         )
         findable = not content.unread and all(each.findable for each in known)
-        with isolated_training(device, self.settings.seed):
+        with isolated_training(device, self.settings.seed, draws=draws_itself(mask_sampler)):
             first = as_input(x[:PROBES], model, device)
             masked = mask_sampler(first, 1, torch.arange(len(first))).cpu()
         found = cache.find(content.key, self.cache_dir, known, masked) if findable else None
@@ -257,6 +261,16 @@ def tuning_seed(fine_tune: object) -> int:
     return fine_tune.settings.seed if isinstance(fine_tune, FineTuner) else 0
 
 
+def tuned_by(
+    tuner: FineTuner, model: nn.Module, mask_sampler: Corrupt, teacher: nn.Module | None = None
+) -> tuple[nn.Module, TuningReport | None]:
+    """Return a tuned copy with the report of this very call, whatever other threads have tuned."""
+    own = copy.copy(tuner)
+    tuned = own(model, mask_sampler, **({} if teacher is None else {"teacher": teacher}))
+    tuner.report = own.report
+    return tuned, own.report
+
+
 def resolve_tuned_model(
     fine_tune: FineTuner | nn.Module | Callable[[nn.Module, MaskSampler], nn.Module],
     model: nn.Module,
@@ -291,16 +305,18 @@ def resolve_tuned_model(
         If the tuned model is in training mode or on another device.
     """
     if isinstance(fine_tune, FineTuner):
-        return fine_tune(model, mask_sampler), fine_tune.report
+        return tuned_by(fine_tune, model, mask_sampler)
     if isinstance(fine_tune, nn.Module):
         tuned, what = fine_tune, "fine_tune"
     elif callable(fine_tune):
         what = "the model that fine_tune returned"
+        name = f"fine_tune, {name_of(fine_tune)!r},"
         device = checks.resolve_device(model, None)
         with isolated_training(device, mask_sampler.seed):
             copied = copy_model(without_keywords(model))
             try:
-                tuned = fine_tune(copied, mask_sampler)
+                with Fence(name).around(model):
+                    tuned = fine_tune(copied, mask_sampler)
             except Exception as error:
                 raise RuntimeError(f"fine_tune raised {type(error).__name__}: {error}") from error
     else:

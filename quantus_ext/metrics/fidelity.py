@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from quantus.helpers.enums import ScoreDirection
@@ -31,7 +31,6 @@ from quantus_ext.finetune.training import check_labels
 from quantus_ext.functional.fidelity_sizes import Sign, removal_counts
 from quantus_ext.functional.removal import Output
 from quantus_ext.functional.scores import Scores
-from quantus_ext.map_scores import MapScores
 from quantus_ext.metrics.removal import RemovalArguments, RemovalMetric
 
 SPARSITY = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -240,17 +239,11 @@ class FFidelity(RFidelity):
         self.health: Health | None = None
         self.healths: list[Health] = []
 
-    def score_maps(self, *arguments: Any, **keywords: Any) -> MapScores:
-        """See :meth:`quantus_ext.base.TorchMetric.score_maps`."""
-        last = self.health
-        try:
-            found = super().score_maps(*arguments, **keywords)
-        except BaseException:
-            self.health = last
-            raise
-        if self.health is not None:
-            self.healths.append(self.health)
-        return found
+    def keep_of(self, scored: FFidelity) -> None:
+        """See :meth:`quantus_ext.base.TorchMetric.keep_of`."""
+        self.health = scored.health
+        if scored.health is not None:
+            self.healths.append(scored.health)
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the tuned copy and keep its health report."""

@@ -14,10 +14,10 @@ from quantus_ext import checks, functional
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch, Explainer
 from quantus_ext.engine.forward import Forward
+from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.modules import called_alike
 from quantus_ext.engine.rows import belonging_to
 from quantus_ext.finetune.training import first_outputs
-from quantus_ext.foreign import seeded
 from quantus_ext.functional.scores import Scores
 from quantus_ext.identity import (
     Content,
@@ -53,7 +53,8 @@ class PScore(TorchMetric):
     The ensemble's maps are found again by the content of model, explainer and data, so that a
     second metric or call does not explain again; and by the answers to 8 samples of a batch, where
     content does not tell all of a model, as with code of one's own or hooks. What an explainer
-    draws from a global random state, or reads from a file, is no part of that.
+    reads from a file is no part of that. All models are explained from the same global random
+    states.
 
     Parameters
     ----------
@@ -138,7 +139,8 @@ class PScore(TorchMetric):
         checks.evaluation_mode(model, f"models[{number}]")
         checks.resolve_device(model, batch.x.device, f"models[{number}]")
         content = self._content(model)
-        explainer = (explain.require(), explain.keywords)
+        first = int(batch.index[0])
+        explainer = (explain.require(), explain.keywords, explain.state(first))
         asked = content_of(content.key, explainer, batch.x, batch.y)
         made = _maps.get(asked.key) if not asked.unread else None
         if made is not None and (
@@ -147,7 +149,7 @@ class PScore(TorchMetric):
         ):
             return self._prepared(made.maps.to(batch.x.device), batch.x, batch.features)
         # A copy, because what was returned may be a buffer that is written again.
-        maps = explain(model, batch.x, batch.y).cpu().clone()
+        maps = explain(model, batch.x, batch.y, first).cpu().clone()
         if not asked.unread:
             _maps.put(asked.key, _Made(maps, None if content.closed else known.of(model)))
         return self._prepared(maps.to(batch.x.device), batch.x, batch.features)

@@ -214,12 +214,16 @@ class QGE(TorchMetric):
 
     def for_call(self, call: Call) -> QGE:
         """See :meth:`quantus_ext.base.TorchMetric.for_call`."""
-        # What the metric keeps of a call it keeps in a copy.
-        self.inner = copy.copy(self._adapted).for_call(call)
+        other = copy.copy(self)
+        other.inner = self._adapted.for_call(call)
         # Maps that it trains on or makes itself are prepared as those that it is given.
-        self.inner.abs, self.inner.normalise = self.abs, self.normalise
-        self.inner.normalise_func = self.normalise_func
-        return self
+        other.inner.abs, other.inner.normalise = self.abs, self.normalise
+        other.inner.normalise_func = self.normalise_func
+        return other
+
+    def keep_of(self, scored: QGE) -> None:
+        """See :meth:`quantus_ext.base.TorchMetric.keep_of`."""
+        self.inner = scored.inner
 
     def reading(self, carry_inputs: bool | None) -> QGE:
         """See :meth:`quantus_ext.base.TorchMetric.reading`; it is the metric's own."""

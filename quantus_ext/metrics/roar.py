@@ -28,6 +28,7 @@ from quantus_ext.finetune.training import (
     copy_model,
     isolated_training,
 )
+from quantus_ext.finetune.tuner import tuned_by
 from quantus_ext.functional.fidelity_sizes import first_of
 from quantus_ext.map_scores import MapScores
 from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
@@ -147,10 +148,14 @@ class ROAR(Fidelity):
             share=self._share,
             seed=tuning_seed(self.trainer),
         )
-        trained = self.trainer(fresh.to(device).eval(), remove, teacher=model)
-        if self.trainer.report is not None:
-            self.reports = [self.trainer.report]
+        trained, report = tuned_by(self.trainer, fresh.to(device).eval(), remove, teacher=model)
+        if report is not None:
+            self.reports = [report]
         return trained
+
+    def keep_of(self, scored: ROAR) -> None:
+        """See :meth:`quantus_ext.base.TorchMetric.keep_of`."""
+        self.reports = scored.reports
 
     @property
     def trains(self) -> bool:
