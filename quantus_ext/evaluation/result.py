@@ -408,6 +408,8 @@ class Evaluation:
         -------
         Ranking
         """
+        n_resamples = checks.positive_integer("n_resamples", n_resamples)
+        seed = checks.fixed_seed("seed", seed)
         rows = []
         for metric in self.metrics:
             rows += self._ranked(metric, n_resamples, seed)
@@ -464,6 +466,13 @@ class Evaluation:
         """Cells that failed, on some samples at least."""
         return {(failure.explainer, failure.metric) for failure in self.failures}
 
+    def failed_cells(self) -> dict[tuple[str, str], str]:
+        """Return the first error of each cell that failed, by explainer and metric."""
+        first: dict[tuple[str, str], str] = {}
+        for failure in self.failures:
+            first.setdefault((failure.explainer, failure.metric), failure.error)
+        return first
+
     def compare(self, a: str, b: str, *, n_resamples: int = 2000, seed: int = 0) -> Comparison:
         """Compare two explainers sample by sample, by each metric.
 
@@ -479,6 +488,8 @@ class Evaluation:
         -------
         Comparison
         """
+        n_resamples = checks.positive_integer("n_resamples", n_resamples)
+        seed = checks.fixed_seed("seed", seed)
         for name, value in (("a", a), ("b", b)):
             checks.one_of(name, value, self.explainers)
         if a == b:
@@ -675,21 +686,48 @@ class Evaluation:
             raise ValueError(f"source must be what to_json wrote, is no JSON: {error}") from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ValueError(f"source must be what to_json wrote, of format {_FORMAT}")
-        return cls(
-            explainers=tuple(content["explainers"]),
-            metrics=tuple(content["metrics"]),
-            directions={n: ScoreDirection(v) for n, v in content["directions"].items()},
-            scores=np.array(content["scores"], dtype=np.float64),
-            standard_errors=np.array(content["standard_errors"], dtype=np.float64),
-            n_evaluations=np.array(content["n_evaluations"], dtype=np.int64),
-            seconds=np.array(content["seconds"], dtype=np.float64),
-            failures=tuple(Failure(**failure) for failure in content["failures"]),
-            settings=content["settings"],
-            confidence=content["confidence"],
-            columns=tuple((metric, call) for metric, call in content["columns"]),
-            n_rows=content["n_rows"],
-            carry_inputs=tuple(content["carry_inputs"]),
+        try:
+            found = cls(
+                explainers=tuple(content["explainers"]),
+                metrics=tuple(content["metrics"]),
+                directions={n: ScoreDirection(v) for n, v in content["directions"].items()},
+                scores=np.array(content["scores"], dtype=np.float64),
+                standard_errors=np.array(content["standard_errors"], dtype=np.float64),
+                n_evaluations=np.array(content["n_evaluations"], dtype=np.int64),
+                seconds=np.array(content["seconds"], dtype=np.float64),
+                failures=tuple(Failure(**failure) for failure in content["failures"]),
+                settings=content["settings"],
+                confidence=content["confidence"],
+                columns=tuple((metric, call) for metric, call in content["columns"]),
+                n_rows=content["n_rows"],
+                carry_inputs=tuple(content["carry_inputs"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"source must be what to_json wrote, has no {error}") from error
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise ValueError(f"source must be what to_json wrote: {error}") from error
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        """Raise ValueError unless names, directions and scores belong together."""
+        cells = (len(self.explainers), len(self.metrics))
+        right = (
+            all(isinstance(name, str) for name in (*self.explainers, *self.metrics))
+            and len(set(self.explainers)) == cells[0] > 0
+            and len(set(self.metrics)) == cells[1] > 0
+            and set(self.directions) == set(self.metrics)
+            and self.scores.ndim == 3
+            and self.scores.shape[:2] == cells
+            and self.standard_errors.shape == self.scores.shape
+            and self.n_evaluations.shape == self.seconds.shape == cells
+            and len(self.columns) == cells[1]
         )
+        if not right:
+            raise ValueError(
+                "source must be what to_json wrote: explainers, metrics, directions and scores, of "
+                f"shape {self.scores.shape}, must belong together"
+            )
 
 
 def _value(direction: str | ScoreDirection) -> str:
