@@ -579,7 +579,7 @@ def other_targets() -> Iterator[Target]:
             "fractions": [0.25, 0.5],
             "seed": 3,
             "index_batch": np.arange(4),
-            "among": S,
+            "among": np.arange(6) < np.full((4, 1), 5),
         },
     )
     yield target(

@@ -463,24 +463,28 @@ def _indices(name: str, array: np.ndarray, n: int, what: str) -> np.ndarray:
         array = array[:, 0]
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one for each sample, has {array.shape}")
-    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.trunc(array)).all():
-        _below_int64(name, array)
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers, has dtype {array.dtype}")
-    if array.dtype.kind == "u":
-        _below_int64(name, array)
+    array = whole(name, array)
     if (array < 0).any():
         sample = int(np.flatnonzero(array < 0)[0])
         raise ValueError(
             f"{what} in {name} must be at least 0, sample {sample} has {array[sample]}"
         )
+    return array
+
+
+def whole(name: str, values: Any) -> NDArray[np.int64]:
+    """Return integers as int64, from whole floats as well."""
+    array = array_of(name, values)
+    is_whole = array.dtype.kind == "f" and np.isfinite(array).all()
+    if array.dtype.kind not in "iu" and not (is_whole and (array == np.trunc(array)).all()):
+        raise TypeError(f"{name} must hold integers, has dtype {array.dtype}")
+    _below_int64(name, array)
     return array.astype(np.int64)
 
 
 def _below_int64(name: str, array: np.ndarray) -> None:
     """Raise ValueError for whole numbers that would become others as int64."""
-    large = np.flatnonzero(np.abs(array) >= 2.0**63)
+    large = np.flatnonzero(np.abs(array.astype(np.float64)) >= 2.0**63)
     if len(large):
         raise ValueError(
             f"{name} must hold integers below 2**63, holds {array.flat[large[0]]:.0f} in sample "
@@ -491,6 +495,12 @@ def _below_int64(name: str, array: np.ndarray) -> None:
 def float64(name: str, values: Any) -> NDArray[np.float64]:
     """Return numbers of any form as an array of double precision; NaN stays."""
     return array_of(name, values).astype(np.float64)
+
+
+def column(name: str, values: Any) -> NDArray[np.float64]:
+    """Return the same as :func:`float64`, of a table with one column that column."""
+    found = float64(name, values)
+    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
 def samples(name: str, values: Any, n: int) -> None:

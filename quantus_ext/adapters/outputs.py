@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
-from quantus_ext.arrays import array_of
 
 
 class _OneNumber(Adapter):
@@ -159,11 +158,9 @@ class MultiOutput(Adapter):
         ValueError
             If a label is outside the outputs.
         """
-        places = array_of("labels", labels)
+        places = checks.whole("labels", labels)
         if places.ndim != 2 or places.shape[1] != len(self.shape):
             raise ValueError(f"labels must have shape (n, {len(self.shape)}), have {places.shape}")
-        if places.dtype.kind not in "iu":
-            raise TypeError(f"labels must hold integers, have dtype {places.dtype}")
         outside = ((places < 0) | (places >= self.shape)).any(1)
         if outside.any():
             sample = int(np.flatnonzero(outside)[0])

@@ -12,7 +12,7 @@ from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
 from quantus_ext.evaluation.statistics import holm, shift
-from quantus_ext.evaluation.tables import markdown, number
+from quantus_ext.evaluation.tables import markdown, number, plain
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.result import Evaluation
@@ -89,8 +89,8 @@ class Drift:
             ["explainer", "metric", "baseline", "now", "effect", "p, level", "p, shape", "verdict"],
             [
                 [
-                    row.explainer,
-                    row.metric,
+                    plain(row.explainer),
+                    plain(row.metric),
                     *map(number, (row.mean_baseline, row.mean, row.effect)),
                     *map(number, (row.p_level, row.p_shape)),
                     row.verdict if row.verdict == "same" else f"**{row.verdict}**",

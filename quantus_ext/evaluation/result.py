@@ -23,7 +23,7 @@ from quantus_ext.evaluation.statistics import (
     paired_means,
     paired_test,
 )
-from quantus_ext.evaluation.tables import markdown, number
+from quantus_ext.evaluation.tables import markdown, number, plain
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
@@ -137,12 +137,12 @@ class Ranking:
             ["metric", "explainer", "rank", "mean", f"{self.confidence:.0%} interval", "tied with"],
             [
                 [
-                    row.metric,
-                    row.explainer,
+                    plain(row.metric),
+                    plain(row.explainer),
                     row.shown_rank,
                     number(row.mean),
                     f"{number(row.low)} to {number(row.high)}",
-                    ", ".join(row.ties),
+                    plain(", ".join(row.ties)),
                 ]
                 for row in self.rows
             ],
@@ -206,12 +206,12 @@ class Comparison:
         """Return a table; positive differences say that ``a`` is better."""
         return markdown(
             [
-                *("metric", self.a, self.b, f"{self.a} better by"),
+                *("metric", plain(self.a), plain(self.b), plain(f"{self.a} better by")),
                 *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
             ],
             [
                 [
-                    row.metric,
+                    plain(row.metric),
                     *map(number, (row.mean_a, row.mean_b, row.difference)),
                     f"{number(row.low)} to {number(row.high)}",
                     number(row.p_value),

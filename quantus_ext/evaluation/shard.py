@@ -183,7 +183,7 @@ class Worker:
         start = time.perf_counter()
         try:
             maps = self._explain(self.plan.methods[method], method, shard, x, y)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = told("explaining failed: ", error)
             return Explained(None, time.perf_counter() - start, failure)
         return Explained(maps, time.perf_counter() - start, None)
@@ -250,7 +250,7 @@ class Worker:
         start = time.perf_counter()
         try:
             found = self._score(cell, good, shard.start, x, y, s) if good else []
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if len(good) > 1:
                 # Each by itself: one may be at fault for all.
                 for method in good:
@@ -353,7 +353,7 @@ def _kept(model: nn.Module) -> Iterator[None]:
         raise ValueError("the explainer must leave the model's weights as they are, changes them")
 
 
-def told(before: str, error: Exception) -> tuple[str, str]:
+def told(before: str, error: BaseException) -> tuple[str, str]:
     """Return what was raised and the end of its traceback."""
     text = "".join(traceback.format_exception(error))
     return f"{before}{type(error).__name__}: {error}", text[-_TRACEBACK:]

@@ -15,6 +15,7 @@ from quantus.helpers.enums import ScoreDirection
 from scipy.stats import spearmanr
 
 from quantus_ext import checks
+from quantus_ext.evaluation.tables import markdown, plain
 from quantus_ext.protocols.ranks import ROUNDING, ranks
 
 if TYPE_CHECKING:
@@ -53,16 +54,13 @@ class MetricAgreement:
 
     def to_markdown(self) -> str:
         """Return a table, pooled above the diagonal and within models below it."""
-        lines = [
-            f"| above: pooled, below: within models | {' | '.join(self.names)} |",
-            f"| --- |{' ---: |' * len(self.names)}",
-        ]
         shown = np.where(np.tri(len(self.names), dtype=bool), self.within, self.correlation)
+        rows = []
         for row, name in enumerate(self.names):
             cells = [_UNDEFINED if np.isnan(value) else f"{value:.2f}" for value in shown[row]]
             cells[row] = ""
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+            rows.append([plain(name), *cells])
+        return markdown(["above: pooled, below: within models", *map(plain, self.names)], rows)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw ``correlation``; see :func:`quantus_ext.plotting.plot_agreement`."""

@@ -94,7 +94,7 @@ def order_preservation(
 
 
 def _finite(name: str, values: ArrayLike | Tensor) -> NDArray[np.float64]:
-    array = checks.float64(name, values)
+    array = checks.column(name, values)
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (explanations,), has {array.shape}")
     if not np.isfinite(array).all():

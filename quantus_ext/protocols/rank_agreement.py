@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from quantus_ext import checks
+from quantus_ext.evaluation.tables import plain
 from quantus_ext.protocols.ranks import ranks
 
 PAIRS = ("plus vs truth", "minus vs truth", "plus vs minus")
@@ -55,7 +56,7 @@ class RankAgreement:
     def to_markdown(self) -> str:
         """Return the paper's table: correlations and ranks by metric, undefined ones counted."""
         lines = [
-            f"| | {' | '.join(self.names)} |",
+            f"| | {' | '.join(map(plain, self.names))} |",
             f"| --- |{' ---: |' * len(self.names)}",
         ]
         for pair, name in enumerate(PAIRS):
@@ -130,7 +131,7 @@ def rank_agreement(
     >>> agreement.micro.round(2).tolist(), agreement.undefined.tolist()
     ([[-1.0, 1.0, -1.0], [nan, 0.75, nan]], [[0, 0, 0], [2, 0, 2]])
     """
-    noise = checks.float64("truth", truth)
+    noise = checks.column("truth", truth)
     if noise.ndim != 1 or len(noise) < 2 or not np.isfinite(noise).all():
         raise ValueError(
             "truth must hold a finite number for each of two or more levels, is "

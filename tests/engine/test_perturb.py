@@ -103,7 +103,7 @@ def test_random_and_replaces():
     ("make", "shape", "error", "message"),
     [
         (lambda: perturb.replace_by("grey"), (7,), ValueError, "perturb_baseline must be .*'grey'"),
-        (lambda: perturb.replace_by(None), (7,), TypeError, "perturb_baseline must be a number, is None"),
+        (lambda: perturb.replace_by(None), (7,), TypeError, "must be a number, is None"),
         (lambda: perturb.shift_by("grey"), (7,), ValueError, "input_shift must be one of .*'grey'"),
         (
             lambda: perturb.replace_by(np.zeros(4)),
