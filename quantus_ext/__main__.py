@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from matplotlib.backend_bases import FigureCanvasBase
 
 from quantus_ext.plotting import save_figure
+
+GOOD, BAD, NOT_DECIDED = 0, 1, 2
+"""Exit codes: the verdict, and whatever leaves it open."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,53 +30,93 @@ def main(arguments: list[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        With 1 where `evaluate` finds a threshold or a drift test that fails, with 2 where the
-        arguments or the file are wrong.
+        With 1 where `evaluate` finds a threshold, a drift test or a score that fails; with 2 where
+        nothing is decided: arguments, the file or what it names are wrong, the work is interrupted,
+        or what is found cannot be written.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal's encoding has no sign for is no reason to say nothing.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = _not_decided("interrupted: nothing is kept, run it again")
+    except OSError as error:
+        _give_up_stdout()
+        code = _not_decided(f"the output cannot be written: {error}")
+    if code != GOOD:
+        raise SystemExit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m quantus_ext")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("demo", help="score explanations of a network that reads digits")
     command.add_argument("--out", type=_picture, default="quantus_ext_demo.png", help="the picture")
     command.add_argument("--n", type=int, default=100, help="digits to score (100)")
-    command.add_argument("--seed", type=int, default=0, help="of the training and the metrics (0)")
+    command.add_argument(
+        "--seed", type=_seed, default=0, help="of the training and the metrics (0)"
+    )
     command = commands.add_parser("evaluate", help="evaluate what a TOML file describes")
     command.add_argument("config", type=Path, metavar="CONFIG.toml", help="see docs/evaluation.md")
     command.add_argument("--dry-run", action="store_true", help="say only what it would cost")
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as exit_:
+        # 0 after --help.
+        return GOOD if exit_.code in (None, 0) else NOT_DECIDED
     if options.command == "evaluate":
-        _evaluate(parser, options)
-    else:
-        _demo(parser, options)
+        return _evaluate(options.config, dry_run=options.dry_run)
+    try:
+        return _demo(options)
+    except OSError:
+        raise
+    except Exception:
+        # An uncaught one would exit with 1, which is a verdict.
+        return _not_decided(traceback.format_exc().rstrip())
 
 
-def _evaluate(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _evaluate(path: Path, *, dry_run: bool) -> int:
     # Here because the demo has no need of it.
     from quantus_ext.evaluation import WorkerError
     from quantus_ext.evaluation.config import Config, Outcome
 
+    kept = "nothing is kept, run it again"
     try:
-        outcome = Config(options.config).run(dry_run=options.dry_run)
+        config = Config(path)
+        kept = config.kept
+        outcome = config.run(dry_run=dry_run)
+    except KeyboardInterrupt:
+        return _not_decided(f"{path}: interrupted: {kept}")
+    except SystemExit as exit_:
+        return _not_decided(
+            f"{path}: code that it names ends the program with sys.exit({exit_.code!r}), and "
+            "nothing is decided: take that out"
+        )
     except (OSError, TypeError, ValueError, ImportError, AttributeError, WorkerError) as error:
-        parser.exit(2, f"{options.config}: {type(error).__name__}: {error}\n")
-    except Exception:
-        # Of the code that the file names. An uncaught one would exit with 1, which says that a
-        # threshold failed.
-        parser.exit(2, f"{options.config}: {traceback.format_exc()}")
+        return _not_decided(f"{path}: {type(error).__name__}: {error}")
+    except BaseException:
+        # Of the code that the file names. An uncaught one would exit with 1, which is a verdict.
+        return _not_decided(f"{path}: {traceback.format_exc().rstrip()}")
     if not isinstance(outcome, Outcome):
         # It has been printed where it was made.
-        return
+        return BAD if outcome.failures else GOOD
     print(outcome.evaluation.to_markdown())
     if outcome.drift is not None:
         print(outcome.drift.to_markdown(), end="\n\n")
-    for path in outcome.written:
-        print(f"Written: {path}")
+    for report in outcome.written:
+        print(f"Written: {report}")
     for line in outcome.broken:
         print(f"FAILED: {line}")
-    if outcome.broken:
-        parser.exit(1)
+    if outcome.unwritten:
+        return _not_decided("\n".join(f"{path}: {line}" for line in outcome.unwritten))
+    return BAD if outcome.broken else GOOD
 
 
-def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+def _demo(options: argparse.Namespace) -> int:
     try:
         # Here because it needs the packages of the extra `demo`.
         from quantus_ext import demo
@@ -77,9 +124,9 @@ def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         if error.name not in {"captum", "mlxtend"}:
             raise
         extra = 'pip install "quantus_ext[demo]", or in a clone ".[demo]"'
-        parser.exit(1, f"The demo needs {error.name}: {extra}\n")
+        return _not_decided(f"The demo needs {error.name}: {extra}")
     if not 1 <= options.n <= demo.N_TEST:
-        parser.error(f"argument --n: must be between 1 and {demo.N_TEST}; got {options.n}")
+        return _not_decided(f"argument --n: must be between 1 and {demo.N_TEST}; got {options.n}")
 
     problem = demo.prepare(options.seed)
     print(
@@ -97,6 +144,34 @@ def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     print(demo.table(evaluation))
     save_figure(demo.draw(evaluation), options.out)
     print(f"\nPicture: {options.out}")
+    return GOOD
+
+
+def _not_decided(message: str) -> int:
+    """Say on the stream for errors, where it can be said, that there is no verdict and why."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(message, file=sys.stderr, flush=True)
+    return NOT_DECIDED
+
+
+def _give_up_stdout() -> None:
+    """Let what is still to be written there go, for Python would try again as it ends."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
+
+
+def _seed(text: str) -> int:
+    from quantus_ext import checks
+
+    try:
+        return checks.fixed_seed("seed", int(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _picture(text: str) -> Path:

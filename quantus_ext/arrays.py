@@ -11,6 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+_SHOWN = 80
+"""Characters of a value that an error shows."""
+
 
 def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
     """Return real numbers: a dense tensor if it is a tensor, or a list of them, else an array.
@@ -39,13 +42,17 @@ def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
            [23.,  0.]])
     """
     if isinstance(values, (list, tuple)) and values and all(isinstance(v, Tensor) for v in values):
+        for each in values:
+            _dense(name, each)
         shapes = sorted({tuple(each.shape) for each in values})
         if len(shapes) > 1:
             raise ValueError(f"{name} must hold tensors of one shape, holds {shapes}")
-        values = torch.stack([each.detach() for each in values])
+        try:
+            values = torch.stack([each.detach() for each in values])
+        except RuntimeError as error:
+            raise TypeError(f"{name} must hold tensors of one kind: {error}") from error
     if isinstance(values, Tensor):
-        if values.layout != torch.strided:
-            raise TypeError(f"{name} must be dense, is {values.layout}: pass its to_dense()")
+        _dense(name, values)
         if values.is_complex():
             raise _complex(name)
         return values.detach()
@@ -62,9 +69,18 @@ def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
             "with its filled(...), or leave the samples out"
         )
     try:
-        return _plain(name, np.asarray(values))
-    except ValueError as error:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
+    return _plain(name, array)
+
+
+def tensor_from(name: str, values: Any) -> Tensor:
+    """Return the same as :func:`numbers_of`, always as a tensor, which may share its memory."""
+    numbers = numbers_of(name, values)
+    if isinstance(numbers, Tensor):
+        return numbers
+    return torch.from_numpy(np.require(numbers, requirements=["C", "W"]))
 
 
 def array_of(name: str, values: Any) -> np.ndarray:
@@ -102,8 +118,21 @@ def _of_objects(name: str, array: np.ndarray) -> np.ndarray:
     for value in array.flat:
         if not isinstance(value, (Real, np.bool_)):
             what = "a missing value" if value is None or value is pd.NA else repr(value)
-            raise TypeError(f"{name} must be an array or tensor of numbers, holds {what[:80]}")
-    return array.astype(np.float64)
+            raise TypeError(f"{name} must be an array or tensor of numbers, holds {what[:_SHOWN]}")
+    try:
+        return array.astype(np.float64)
+    except OverflowError as error:
+        raise ValueError(f"{name} must hold numbers that are finite as float64: {error}") from error
+
+
+def _dense(name: str, values: Tensor) -> None:
+    if values.layout != torch.strided:
+        raise TypeError(f"{name} must be dense, is {values.layout}: pass its to_dense()")
+    if values.is_meta:
+        raise ValueError(
+            f"{name} must be on a device, is on 'meta', where tensors have no values: pass the "
+            "values themselves"
+        )
 
 
 def _table(name: str, table: Any) -> np.ndarray:

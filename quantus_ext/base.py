@@ -129,6 +129,7 @@ class TorchMetric(Metric[list[float]]):
         unknown = sorted(set(settings) - set(_QUANTUS_DEFAULTS))
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
+        _check_common(settings)
         # Who says how to normalise wants it, as with Quantus's own default.
         says_how = {"normalise_func", "normalise_func_kwargs"} & settings.keys()
         settings.setdefault("normalise", any(settings[name] is not None for name in says_how))
@@ -287,6 +288,11 @@ class TorchMetric(Metric[list[float]]):
         ((3, 3), True)
         """
         batch_size = checks.positive_integer("batch_size", batch_size)
+        channel_first = checks.optional(checks.flag, "channel_first", channel_first)
+        softmax = checks.optional(checks.flag, "softmax", softmax)
+        model_predict_kwargs = checks.optional(
+            checks.mapping, "model_predict_kwargs", model_predict_kwargs
+        )
         if len(maps) == 0:
             raise ValueError("maps must hold at least one explanation of the samples, is empty")
         model = self._model(model, maps)
@@ -354,9 +360,7 @@ class TorchMetric(Metric[list[float]]):
             if any(a is None for a in maps):
                 raise TypeError("a_batch must hold attributions where model is None, is None")
             return NoModel(self.name)
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-        return model
+        return checks.module("model", model)
 
     def _score(
         self,
@@ -666,6 +670,25 @@ class TorchMetric(Metric[list[float]]):
             a = torch.from_numpy(np.concatenate(normalised)).to(a)
             checks.all_finite("a_batch after normalise_func", a, first)
         return a.abs() if self.abs else a
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("abs", "normalise", "return_aggregate"), checks.flag),
+    **dict.fromkeys(("disable_warnings", "display_progressbar"), checks.flag),
+}
+_OPTIONAL: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("normalise_func", "aggregate_func", "default_plot_func"), checks.function),
+    "normalise_func_kwargs": checks.mapping,
+}
+
+
+def _check_common(settings: dict[str, Any]) -> None:
+    """Check the arguments of Quantus's own, in place."""
+    for name in settings:
+        if name in _CHECKS:
+            settings[name] = _CHECKS[name](name, settings[name])
+        elif name in _OPTIONAL:
+            settings[name] = checks.optional(_OPTIONAL[name], name, settings[name])
 
 
 _EXECUTION = frozenset(ExecutionArguments.__annotations__)

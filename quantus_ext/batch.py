@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
-from quantus_ext.arrays import numbers_of
+from quantus_ext.arrays import numbers_of, tensor_from
 from quantus_ext.engine import sampling
 from quantus_ext.engine.bridges import name_of
 from quantus_ext.engine.fence import Fence
@@ -58,8 +58,10 @@ class Explainer:
     ) -> Explainer:
         """Take the arguments of a metric's call."""
         given = {} if device is None else {"device": device}
+        checks.optional(checks.function, "explain_func", function)
+        own = checks.optional(checks.mapping, "explain_func_kwargs", keywords)
         fence = Fence(f"the explainer {name_of(function)!r}")
-        return cls(function, {**given, **(keywords or {})}, seed, fence)
+        return cls(function, {**given, **(own or {})}, seed, fence)
 
     def require(self) -> Callable[..., Any]:
         """Return the function, or raise TypeError if there is none."""
@@ -217,7 +219,11 @@ def segmentations_of(s: Any) -> np.ndarray | Tensor | None:
                 f"s_batch must hold all segmentations or none, is None at {missing[0]}"
             )
         s = None if missing else s
-    return None if s is None else numbers_of("s_batch", s)
+    if s is None:
+        return None
+    numbers = numbers_of("s_batch", s)
+    # In order, because torch takes no negative strides.
+    return numbers if isinstance(numbers, Tensor) else np.ascontiguousarray(numbers)
 
 
 def features_of(adapter: Adapter, x: Tensor) -> Tensor | None:
@@ -325,12 +331,7 @@ def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtyp
     TypeError, ValueError
         If it holds anything but real numbers, is sparse, or has masked or missing values.
     """
-    numbers = numbers_of(name, values)
-    tensor = (
-        numbers
-        if isinstance(numbers, Tensor)
-        else torch.from_numpy(np.require(numbers, requirements=["C", "W"]))
-    )
+    tensor = tensor_from(name, values)
     if dtype == torch.int64:
         return checks.token_ids(tensor, name).to(device)
     if dtype is None:

@@ -4,17 +4,122 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from quantus_ext.arrays import array_of
+from quantus_ext.arrays import array_of, numbers_of
 from quantus_ext.engine.modules import exported_in_training, parts_with_mode
+
+T = TypeVar("T")
+
+_SHOWN = 80
+"""Characters of a value that an error shows."""
+
+_MOST_STEPS = 1_000_000
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: in one line, and cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        # Of a number with very many digits, or of an object that cannot say what it is.
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def optional(check: Callable[[str, Any], T], name: str, value: object) -> T | None:
+    """Return None for None, and otherwise what a check returns.
+
+    Examples
+    --------
+    >>> from quantus_ext import checks
+    >>> checks.optional(checks.flag, "softmax", None), checks.optional(checks.flag, "abs", True)
+    (None, True)
+    """
+    return None if value is None else check(name, value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return ``value`` as a bool: True or False, also of NumPy's or torch's.
+
+    Examples
+    --------
+    >>> from quantus_ext import checks
+    >>> checks.flag("softmax", "no")
+    Traceback (most recent call last):
+    TypeError: softmax must be True or False, is 'no'
+    """
+    truth = plain(value)
+    if not isinstance(truth, bool):
+        raise TypeError(f"{name} must be True or False, is {shown(value)}")
+    return truth
+
+
+def mapping(name: str, value: object) -> dict[str, Any]:
+    """Return a copy of a mapping whose keys are names."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a dict, is {shown(value)}")
+    if not all(isinstance(key, str) for key in value):
+        raise TypeError(f"{name} must be a dict whose keys are texts, is {shown(value)}")
+    return dict(value)
+
+
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Return what can be called."""
+    if not callable(value):
+        raise TypeError(f"{name} must be callable, is {shown(value)}")
+    found: Callable[..., Any] = value
+    return found
+
+
+def module(name: str, value: object) -> torch.nn.Module:
+    """Return a model, which is an instance of a torch.nn.Module."""
+    if not isinstance(value, torch.nn.Module):
+        raise TypeError(
+            f"{name} must be a torch.nn.Module, is {type(value).__name__}: adapters.BlackBox makes "
+            "one of a function"
+        )
+    return value
+
+
+@contextmanager
+def about_model(name: str) -> Iterator[None]:
+    """Let errors about a model's answers name the argument that the model came by."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} must answer as the explained model does: {error}") from error
+
+
+def text(name: str, value: object) -> str:
+    """Return a text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} must be a text that is not empty, is {shown(value)}")
+    return value
+
+
+def address(name: str, value: object) -> str | Path:
+    """Return a path, or an address in the form of a text."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, os.PathLike):
+        path = os.fspath(value)
+        if isinstance(path, str):
+            return Path(path)
+    raise TypeError(f"{name} must be a path, as a text or a pathlib.Path, is {shown(value)}")
 
 
 def plain(value: object) -> object:
@@ -31,8 +136,9 @@ def plain(value: object) -> object:
     >>> checks.plain(np.float32(0.29)), checks.plain(torch.tensor(0.1)), checks.plain(np.array(3))
     (0.29, 0.1, 3)
     """
-    if isinstance(value, Tensor) and value.ndim == 0:
-        return _shortest(value.detach().cpu())
+    if isinstance(value, Tensor):
+        has_one = value.ndim == 0 and value.layout == torch.strided and value.device.type != "meta"
+        return _shortest(value.detach().cpu()) if has_one else value
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, np.floating):
@@ -55,9 +161,16 @@ def listed(values: object) -> object:
     """Return the numbers of an array or sequence as a list of Python's own, a number as one."""
     if isinstance(values, (np.ndarray, Tensor)) and values.ndim == 0:
         return plain(values)
-    if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray, Tensor)):
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, np.ndarray, Tensor)):
         return plain(values)
+    if isinstance(values, Tensor) and (values.layout != torch.strided or values.is_meta):
+        return values
     return [plain(value) for value in values]
+
+
+def integer(name: str, value: object) -> int:
+    """Return ``value`` as an int."""
+    return _integer(name, value, least=-sys.maxsize)
 
 
 def positive_integer(name: str, value: object) -> int:
@@ -68,28 +181,38 @@ def positive_integer(name: str, value: object) -> int:
     TypeError, ValueError
         If it is no integer, or below 1.
     """
-    number = _integer(name, value)
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, is {value}")
-    return number
+    return _integer(name, value, least=1)
 
 
 def natural(name: str, value: object) -> int:
     """Return ``value`` as an int of at least 0."""
-    number = _integer(name, value)
-    if number < 0:
-        raise ValueError(f"{name} must be at least 0, is {value}")
-    return number
+    return _integer(name, value, least=0)
 
 
 def positive_integers(name: str, values: object) -> list[int]:
     """Return a non-empty list of integers of at least 1; a single integer makes a list of one."""
-    values = listed(values)
-    if not isinstance(values, list):
-        values = [values]
-    if len(values) == 0:
-        raise ValueError(f"{name} must hold at least one integer, is empty")
-    return [positive_integer(name, value) for value in values]
+    return [positive_integer(name, value) for value in _one_or_more(name, values)]
+
+
+def naturals(name: str, values: object) -> list[int]:
+    """Return a list of integers of at least 0."""
+    return [natural(name, value) for value in items(name, values)]
+
+
+def items(name: str, values: object) -> list[Any]:
+    """Return what a sequence or an array holds, as a list; numbers as Python's own."""
+    found = listed(values)
+    if not isinstance(found, list):
+        raise TypeError(f"{name} must be a list or another sequence, is {shown(values)}")
+    return found
+
+
+def _one_or_more(name: str, values: object) -> list[Any]:
+    """Return a sequence that is not empty as a list; anything else makes a list of one."""
+    found = listed(values)
+    if isinstance(found, list) and not found:
+        raise ValueError(f"{name} must hold at least one number, is empty")
+    return found if isinstance(found, list) else [found]
 
 
 def positive_number(name: str, value: object) -> float:
@@ -104,18 +227,19 @@ def finite_number(name: str, value: object) -> float:
     """Return ``value`` as a finite float; see :func:`plain`."""
     number = plain(value)
     if isinstance(number, bool) or not isinstance(number, Real):
-        raise TypeError(f"{name} must be a number, is {value!r}")
-    if not np.isfinite(float(number)):
-        raise ValueError(f"{name} must be finite, is {value}")
-    return float(number)
+        raise TypeError(f"{name} must be a number, is {shown(value)}")
+    try:
+        found = float(number)
+    except OverflowError:
+        found = float("inf")
+    if not np.isfinite(found):
+        raise ValueError(f"{name} must be finite, is {shown(plain(value))}")
+    return found
 
 
 def numbers(name: str, values: object) -> list[float]:
-    """Return a list of finite floats; a single number makes a list of one."""
-    values = listed(values)
-    return [
-        finite_number(name, each) for each in (values if isinstance(values, list) else [values])
-    ]
+    """Return a non-empty list of finite floats; a single number makes a list of one."""
+    return [finite_number(name, each) for each in _one_or_more(name, values)]
 
 
 def fraction(name: str, value: object) -> float:
@@ -128,14 +252,19 @@ def fraction(name: str, value: object) -> float:
 
 def fractions(name: str, values: object) -> list[float]:
     """Return a non-empty list of floats in (0, 1]; a single number makes a list of one."""
-    values = listed(values)
-    if isinstance(values, Real):
-        values = [values]
-    if not isinstance(values, list):
-        raise TypeError(f"{name} must be a number or a sequence of them, is {values!r}")
-    if len(values) == 0:
-        raise ValueError(f"{name} must hold at least one number, is empty")
-    return [fraction(name, value) for value in values]
+    return [fraction(name, value) for value in _one_or_more(name, values)]
+
+
+def patch_size(element: str, value: object) -> int | None:
+    """Return the side of a patch, or None where elements are none."""
+    if element == "patch":
+        return positive_integer("patch_size", value)
+    if value is not None:
+        raise ValueError(
+            f'patch_size needs element="patch", element is {element!r}: leave patch_size out, is '
+            f"{shown(value)}"
+        )
+    return None
 
 
 def grid(name: str, steps: object) -> list[float]:
@@ -143,11 +272,16 @@ def grid(name: str, steps: object) -> list[float]:
 
     A number of equal steps, or the fractions, to which 0 and 1 are added where they are missing.
     """
-    steps = listed(steps)
-    if not isinstance(steps, list):
+    found = listed(steps)
+    if not isinstance(found, list):
         count = positive_integer(name, steps)
+        if count > _MOST_STEPS:
+            raise ValueError(
+                f"{name} must be at most {_MOST_STEPS:,}, is {shown(steps)}: more than there are "
+                "elements change nothing"
+            )
         return [step / count for step in range(count + 1)]
-    inner = [finite_number(name, value) for value in steps]
+    inner = [finite_number(name, value) for value in found]
     if any(not 0 <= value <= 1 for value in inner):
         raise ValueError(f"{name} must lie between 0 and 1, is {inner}")
     if any(second <= first for first, second in pairwise(inner)):
@@ -165,30 +299,40 @@ def without_channel(s: Tensor, shape: tuple[int, ...]) -> Tensor:
     return s
 
 
-def seed(value: object) -> int | None:
+def seed(value: object, name: str = "seed") -> int | None:
     """Return a seed: an integer of at least 0, or None."""
+    return optional(fixed_seed, name, value)
+
+
+def fixed_seed(name: str, value: object) -> int:
+    """Return a seed that is no fresh randomness: an integer of at least 0."""
     if value is None:
-        return None
-    number = _integer("seed", value)
-    if number < 0:
-        raise ValueError(f"seed must be at least 0, or None for fresh randomness, is {value}")
-    return number
+        raise TypeError(f"{name} must be an integer of at least 0, is None")
+    return _integer(name, value, least=0)
 
 
 def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, is {value!r}")
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}, is {shown(value)}"
+        )
 
 
-def _integer(name: str, value: Any) -> int:
+def _integer(name: str, value: Any, *, least: int) -> int:
     number: Any = plain(value)
-    if isinstance(number, bool):
-        raise TypeError(f"{name} must be an integer, is {value!r}")
+    if isinstance(number, (bool, np.ndarray, Tensor)):
+        raise TypeError(f"{name} must be an integer, is {shown(value)}")
     try:
-        return operator.index(number)
+        found = operator.index(number)
     except TypeError:
-        raise TypeError(f"{name} must be an integer, is {value!r}") from None
+        raise TypeError(f"{name} must be an integer, is {shown(value)}") from None
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}, is {shown(number)}")
+    if found > sys.maxsize:
+        # What torch and NumPy count with.
+        raise ValueError(f"{name} must be below 2**63, is {shown(number)}")
+    return found
 
 
 def inputs(x: Tensor, name: str = "x_batch") -> None:
@@ -298,37 +442,88 @@ def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:
         If they are no whole numbers, of another number, or negative.
     """
     array = array_of(name, y)
-    if array.shape == (n, 1):
-        array = array[:, 0]
-    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.trunc(array)).all():
-        array = array.astype(np.int64)
-    if array.dtype.kind == "b":
-        array = array.astype(np.int64)
-    if array.ndim == 2 and len(array) == n:
+    if array.ndim == 2 and array.shape[1:] != (1,) and len(array) == n:
         raise ValueError(
             f"{name} must have shape ({n},), one label for each sample, has {array.shape}: of "
             "one-hot labels or outputs pass their argmax(1)"
         )
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
     return _indices(name, array, n, "labels")
 
 
 def sample_indices(index: object, n: int) -> np.ndarray:
-    """Return global sample indices as int64: n integers of at least 0."""
-    return _indices("index_batch", index, n, "indices")
+    """Return global sample indices as int64, from what labels may be, but no truth values."""
+    return _indices("index_batch", array_of("index_batch", index), n, "indices")
 
 
-def _indices(name: str, values: object, n: int, what: str) -> np.ndarray:
-    array = array_of(name, values)
+def _indices(name: str, array: np.ndarray, n: int, what: str) -> np.ndarray:
+    """Return n whole numbers of at least 0 as int64."""
+    if array.shape == (n, 1):
+        array = array[:, 0]
     if array.shape != (n,):
         raise ValueError(f"{name} must have shape ({n},), one for each sample, has {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{name} must hold integers, has dtype {array.dtype}")
+    array = whole(name, array)
     if (array < 0).any():
         sample = int(np.flatnonzero(array < 0)[0])
         raise ValueError(
             f"{what} in {name} must be at least 0, sample {sample} has {array[sample]}"
         )
+    return array
+
+
+def whole(name: str, values: Any) -> NDArray[np.int64]:
+    """Return integers as int64, from whole floats as well."""
+    array = array_of(name, values)
+    is_whole = array.dtype.kind == "f" and np.isfinite(array).all()
+    if array.dtype.kind not in "iu" and not (is_whole and (array == np.trunc(array)).all()):
+        raise TypeError(f"{name} must hold integers, has dtype {array.dtype}")
+    _below_int64(name, array)
     return array.astype(np.int64)
+
+
+def _below_int64(name: str, array: np.ndarray) -> None:
+    """Raise ValueError for whole numbers that would become others as int64."""
+    large = np.flatnonzero(np.abs(array.astype(np.float64)) >= 2.0**63)
+    if len(large):
+        raise ValueError(
+            f"{name} must hold integers below 2**63, holds {array.flat[large[0]]:.0f} in sample "
+            f"{large[0]}"
+        )
+
+
+def float64(name: str, values: Any) -> NDArray[np.float64]:
+    """Return numbers of any form as an array of double precision; NaN stays."""
+    return array_of(name, values).astype(np.float64)
+
+
+def column(name: str, values: Any) -> NDArray[np.float64]:
+    """Return the same as :func:`float64`, of a table with one column that column."""
+    found = float64(name, values)
+    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+
+
+def samples(name: str, values: Any, n: int) -> None:
+    """Raise ValueError unless the first axis of an array has n samples."""
+    if not values.ndim or len(values) != n:
+        raise ValueError(
+            f"{name} must hold one item for each of the {n} samples, has shape "
+            f"{tuple(values.shape)}"
+        )
+
+
+def mask(name: str, values: Any) -> np.ndarray | Tensor:
+    """Return truth values, from True and False or from 1 and 0; of a tensor a tensor.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it holds anything else.
+    """
+    found = numbers_of(name, values)
+    if bool(((found != 0) & (found != 1)).any()):
+        raise ValueError(f"{name} must hold nothing but 0 and 1, or False and True")
+    return found.bool() if isinstance(found, Tensor) else found.astype(bool)
 
 
 def is_rows(values: object) -> bool:
@@ -338,7 +533,9 @@ def is_rows(values: object) -> bool:
 
 def rows_for_samples(name: str, values: Any, n: int) -> None:
     """Raise ValueError unless what is sliced batch by batch has a row for each of n samples."""
-    if is_rows(values) and len(values) != n:
+    if isinstance(values, np.ndarray):
+        samples(name, values, n)
+    elif is_rows(values) and len(values) != n:
         raise ValueError(
             f"{name} must hold one item for each of the {n} samples, holds {len(values)}"
         )
@@ -384,6 +581,18 @@ def evaluation_mode(model: torch.nn.Module, name: str = "model") -> None:
         )
 
 
+def torch_device(name: str, value: object) -> torch.device:
+    """Return a torch device, or the one that a text names."""
+    if isinstance(value, torch.device):
+        return value
+    try:
+        return torch.device(text(name, value))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{name} must name a torch device, as 'cpu' or 'cuda:0', is {shown(value)}"
+        ) from error
+
+
 def resolve_device(
     model: torch.nn.Module, device: str | torch.device | None, name: str = "model"
 ) -> torch.device:
@@ -395,10 +604,7 @@ def resolve_device(
         If ``device`` is another than the model's, or a part of the model is on none.
     """
     tensors = [*model.parameters(), *model.buffers()]
-    try:
-        wanted = None if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must name a torch device, is {device!r}") from error
+    wanted = optional(torch_device, "device", device)
     if not tensors:
         return wanted or torch.device("cpu")
     for part, tensor in itertools.chain(model.named_parameters(), model.named_buffers()):

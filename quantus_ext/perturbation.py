@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from quantus.functions import perturb_func as quantus_functions
 
+from quantus_ext import checks
 from quantus_ext.engine import replacements
 from quantus_ext.engine.bridges import Bridge, CaptumFunction, Convention, name_of
 from quantus_ext.engine.perturb import Perturbation
@@ -299,8 +300,7 @@ def from_captum(perturb_func: Callable[..., Any]) -> CaptumFunction:
     >>> max(metric(model, x, y, model.weight.detach()[y])) < 1e-10
     True
     """
-    if not callable(perturb_func):
-        raise TypeError(f"perturb_func must be callable, is {perturb_func!r}")
+    checks.function("perturb_func", perturb_func)
     return CaptumFunction(perturb_func)
 
 
@@ -333,7 +333,7 @@ def bind(
     keywords : mapping, optional
     default_baseline : float or str
     """
-    bound: dict[str, object] = dict(keywords or {})
+    bound = checks.optional(checks.mapping, "perturb_func_kwargs", keywords) or {}
     if perturb_baseline is not None:
         bound.setdefault("perturb_baseline", perturb_baseline)
     elif _asks_for_baseline(perturb_func, bound):
@@ -365,8 +365,7 @@ def resolve(
     ValueError
         If its keywords do not fit.
     """
-    if not callable(perturb_func):
-        raise TypeError(f"perturb_func must be callable, is {perturb_func!r}")
+    checks.function("perturb_func", perturb_func)
     if isinstance(perturb_func, CaptumFunction):
         if keywords:
             raise ValueError(

@@ -105,6 +105,11 @@ class Samples:
         n = len(x)
         adapter.check_inputs(x)
         given = np.arange(n) if index_batch is None else index_batch
+        checks.rows_for_samples("s_batch", s_batch, n)
+        s = segmentations_of(s_batch)
+        if s is not None:
+            checks.samples("s_batch", s, n)
+            checks.all_finite("s_batch", torch.as_tensor(s))
         return cls(
             model=model,
             answering=with_keywords(model, model_predict_kwargs),
@@ -113,7 +118,7 @@ class Samples:
             explained=x,
             x=x,
             y=None if y_batch is None else checks.labels(y_batch, n),
-            s=segmentations_of(s_batch),
+            s=s,
             index=torch.from_numpy(checks.sample_indices(given, n)).to(torch_device),
             features=features_of(adapter, x),
             embedded=None,

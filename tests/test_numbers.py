@@ -103,7 +103,10 @@ ARGUMENTS: dict[str, tuple[Callable[[object], object], object]] = {
     "tolerance": (lambda v: RFidelity(tolerance=v).tolerance, 0.29),
     "beta": (lambda v: FFidelity(beta=v).beta, 0.29),
     "steps": (lambda v: MoRF([v]).fractions, [0, 0.29, 1]),
-    "subset_fraction": (lambda v: Infidelity(subset_fraction=v).subset_fraction, 0.29),
+    "subset_fraction": (
+        lambda v: Infidelity(scheme="subset", subset_fraction=v).subset_fraction,
+        0.29,
+    ),
     "inputs_baseline": (lambda v: Infidelity(inputs_baseline=v).inputs_baseline, 0.29),
     "Infidelity's tolerance": (lambda v: Infidelity(tolerance=v).tolerance, 0.29),
     "beta of masks": (

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from quantus_ext import checks
 from quantus_ext.engine.modules import (
     in_training,
     weight_dtype,
@@ -74,9 +75,7 @@ class Adapter(nn.Module):
         if model is None:
             self.eval()
             return
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-        self.model = model
+        self.model = checks.module("model", model)
         self.training = in_training(model)
         if isinstance(model, Adapter):
             self.takes_ids, self.one_label = model.takes_ids, model.one_label

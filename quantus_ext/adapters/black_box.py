@@ -83,20 +83,17 @@ class BlackBox(Adapter):
         check_rows: bool = False,
     ) -> None:
         super().__init__()
-        if not callable(predict):
-            raise TypeError(f"predict must be callable, is {predict!r}")
-        self.key = _checked_key(key)
+        checks.function("predict", predict)
+        self.key = checks.optional(checks.text, "key", key)
         if key is not None:
             self.unread = self.unread | {"predict"}
         self.predict = predict
         self.classes = checks.positive_integer("classes", classes)
-        self.max_rows_per_call = (
-            None
-            if max_rows_per_call is None
-            else checks.positive_integer("max_rows_per_call", max_rows_per_call)
+        self.max_rows_per_call = checks.optional(
+            checks.positive_integer, "max_rows_per_call", max_rows_per_call
         )
-        self.display_progressbar = display_progressbar
-        self.check_rows = check_rows
+        self.display_progressbar = checks.flag("display_progressbar", display_progressbar)
+        self.check_rows = checks.flag("check_rows", check_rows)
         self.n_calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,12 +143,6 @@ class BlackBox(Adapter):
         return scores
 
 
-def _checked_key(key: object) -> str | None:
-    if key is None or (isinstance(key, str) and key):
-        return key
-    raise TypeError(f"key must be a name, as 'model-2026-11', is {key!r}")
-
-
 def refit(
     make_estimator: Callable[[], Any],
     x: np.ndarray,
@@ -198,12 +189,15 @@ def refit(
     >>> len(scores)
     3
     """
-    if not callable(make_estimator):
-        raise TypeError(f"make_estimator must be callable, is {make_estimator!r}")
+    checks.function("make_estimator", make_estimator)
     copies = checks.positive_integer("copies", copies)
-    rows = array_of("x", x)
+    rows = np.ascontiguousarray(array_of("x", x))
+    checks.inputs(torch.from_numpy(rows), "x")
     labels = checks.labels(y, len(rows), "y")
-    known = int(labels.max()) + 1 if classes is None else classes
+    most = int(labels.max()) + 1
+    known = most if classes is None else checks.positive_integer("classes", classes)
+    if known < most:
+        raise ValueError(f"classes must be at least {most} for the labels in y, is {known}")
 
     def fine_tune(model: nn.Module, masks: Corrupt) -> BlackBox:
         inputs = torch.from_numpy(rows.copy())

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
-from quantus_ext.arrays import array_of
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,16 @@ class Columns(Adapter):
         n_columns: int,
         kept: Sequence[int] = (),
     ) -> None:
-        super().__init__(model)
+        super().__init__(checks.module("model", model))
         self.n_columns = checks.positive_integer("n_columns", n_columns)
-        listed = [np.atleast_1d(np.asarray(group, dtype=object)).tolist() for group in groups]
-        self.groups = tuple(tuple(checks.natural("groups", c) for c in group) for group in listed)
-        still = tuple(checks.natural("kept", column) for column in kept)
+        self.groups = tuple(
+            # A column by itself is a group of one.
+            tuple(checks.naturals("groups", group if is_several(group) else [group]))
+            for group in checks.items("groups", groups)
+        )
+        if not all(self.groups):
+            raise ValueError("groups must hold at least one column each, one is empty")
+        still = tuple(checks.naturals("kept", kept))
         named = [column for group in (*self.groups, still) for column in group]
         for column in named:
             if column >= self.n_columns:
@@ -112,11 +116,17 @@ class Columns(Adapter):
         background : array, shape (n, F)
             Rows such as those that the model was trained on.
         """
-        rows = array_of("background", background)
+        rows = checks.float64("background", background)
         if rows.ndim != 2 or rows.shape[1] != self.n_columns or not len(rows):
             raise ValueError(f"background must have shape (n, {self.n_columns}), has {rows.shape}")
+        checks.all_finite("background", torch.from_numpy(rows))
         values = rows.mean(0)
         for group in self.groups:
             levels, counts = np.unique(rows[:, group], axis=0, return_counts=True)
             values[list(group)] = levels[counts.argmax()]
         return np.asarray(values)
+
+
+def is_several(group: object) -> bool:
+    """Whether a group is given as a sequence, and not as a column."""
+    return isinstance(checks.listed(group), list)

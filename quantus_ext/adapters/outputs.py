@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,29 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
 
 
-class BinaryLogit(Adapter):
+class _OneNumber(Adapter):
+    """A model that gives one number a sample."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(checks.module("model", model))
+
+    def column(self, x: Tensor, keywords: Mapping[str, Any]) -> Tensor:
+        """Return the model's output, shape (n, 1)."""
+        output = self.model(x, **keywords)
+        adapter = type(self).__name__
+        if not isinstance(output, Tensor):
+            raise TypeError(f"{adapter}'s model must return a tensor, returned {type(output)}")
+        if output.ndim == 1:
+            output = output.unsqueeze(1)
+        if output.ndim != 2 or output.shape[1] != 1:
+            raise ValueError(
+                f"{adapter}'s model must give one number a sample, gives shape "
+                f"{tuple(output.shape)}"
+            )
+        return output
+
+
+class BinaryLogit(_OneNumber):
     """A classifier with one logit z for class 1, as one with two: ``-z/2`` and ``z/2``.
 
     Their softmax is the logit's sigmoid, and each class has an output that changes with the input.
@@ -38,11 +60,11 @@ class BinaryLogit(Adapter):
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return logits, shape (n, 2), half of the model's and minus that."""
-        half = _one_column(self.model(x, **keywords), "BinaryLogit") / 2
+        half = self.column(x, keywords) / 2
         return torch.cat([-half, half], 1)
 
 
-class Regression(Adapter):
+class Regression(_OneNumber):
     """A model with one number a sample, explained as its class 0.
 
     Call metrics with ``softmax=False``, for a softmax of one number is 1, and ``y_batch`` of
@@ -64,7 +86,7 @@ class Regression(Adapter):
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return the predictions, shape (n, 1)."""
-        return _one_column(self.model(x, **keywords), "Regression")
+        return self.column(x, keywords)
 
 
 class MultiOutput(Adapter):
@@ -103,11 +125,12 @@ class MultiOutput(Adapter):
     """
 
     def __init__(self, model: nn.Module, shape: Sequence[int], *, softmax: bool = True) -> None:
-        super().__init__(model)
+        super().__init__(checks.module("model", model))
         self.one_label = False
         self.shape = tuple(checks.positive_integers("shape", shape))
         if len(self.shape) < 2:
             raise ValueError(f"shape must hold heads and classes, is {self.shape}")
+        softmax = checks.flag("softmax", softmax)
         if softmax and self.shape[-1] == 1:
             raise ValueError(
                 f"softmax must be False for heads of one output, shape is {self.shape}: of one "
@@ -118,6 +141,8 @@ class MultiOutput(Adapter):
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return all heads' outputs side by side, shape (n, heads · classes)."""
         outputs: Tensor = self.model(x, **keywords)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(f"MultiOutput's model must return a tensor, returned {type(outputs)}")
         if tuple(outputs.shape[1:]) != self.shape:
             raise ValueError(
                 f"MultiOutput's model must give shape (n, *{self.shape}), gives "
@@ -133,7 +158,7 @@ class MultiOutput(Adapter):
         ValueError
             If a label is outside the outputs.
         """
-        places = np.asarray(labels)
+        places = checks.whole("labels", labels)
         if places.ndim != 2 or places.shape[1] != len(self.shape):
             raise ValueError(f"labels must have shape (n, {len(self.shape)}), have {places.shape}")
         outside = ((places < 0) | (places >= self.shape)).any(1)
@@ -144,13 +169,3 @@ class MultiOutput(Adapter):
                 f"{places[sample].tolist()}"
             )
         return np.asarray(np.ravel_multi_index(tuple(places.T), self.shape), dtype=np.int64)
-
-
-def _one_column(output: Tensor, adapter: str) -> Tensor:
-    if output.ndim == 1:
-        output = output.unsqueeze(1)
-    if output.ndim != 2 or output.shape[1] != 1:
-        raise ValueError(
-            f"{adapter}'s model must give one number a sample, gives shape {tuple(output.shape)}"
-        )
-    return output

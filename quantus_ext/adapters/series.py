@@ -99,13 +99,13 @@ class Series(Adapter):
         padding: float | None = None,
         lengths_argument: str | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(checks.module("model", model))
         self.channel_first = True
-        self.time_first = time_first
-        self.padding = None if padding is None else checks.finite_number("padding", padding)
+        self.time_first = checks.flag("time_first", time_first)
+        self.padding = checks.optional(checks.finite_number, "padding", padding)
+        self.lengths_argument = checks.optional(checks.text, "lengths_argument", lengths_argument)
         if lengths_argument is not None and padding is None:
             raise ValueError("lengths_argument needs padding, from which lengths are read")
-        self.lengths_argument = lengths_argument
         if self.padding is not None:
             self.feature_mask = RemovableSteps(self.padding)
             self.padding_mask = PaddedSteps(self.padding)

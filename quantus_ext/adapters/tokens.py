@@ -121,7 +121,7 @@ class TokenIds(Adapter):
         embedding: nn.Embedding | None = None,
         padding_side: Literal["left", "right"] | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(checks.module("model", model))
         if with_any_rows(model) is not model:
             raise ValueError(
                 "model must take any number of texts, was exported for one number: export it with "
@@ -131,9 +131,9 @@ class TokenIds(Adapter):
         checks.one_of("removal", removal, ("mask", "pad", "delete", "zero"))
         if removal == "mask" and mask_id is None:
             raise ValueError("mask_id must be an id with removal='mask', is None")
-        self.mask_id = None if mask_id is None else checks.natural("mask_id", mask_id)
+        self.mask_id = checks.optional(checks.natural, "mask_id", mask_id)
         self.pad_id = checks.natural("pad_id", pad_id)
-        self.special_ids = tuple(checks.natural("special_ids", each) for each in special_ids)
+        self.special_ids = tuple(checks.naturals("special_ids", special_ids))
         self.removal = removal
         if padding_side is not None:
             checks.one_of("padding_side", padding_side, ("left", "right"))

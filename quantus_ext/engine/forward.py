@@ -477,7 +477,11 @@ class Forward:
         self._writes_to_input = self._writes_to_input or rows._version != version
         if not isinstance(outputs, Tensor):
             raise TypeError(f"model must return a tensor, returned {type(outputs).__name__}")
-        if outputs.ndim != 2 or len(outputs) != len(rows):
+        if outputs.layout != torch.strided:
+            raise TypeError(
+                f"model's output must be dense, is {outputs.layout}: give its to_dense()"
+            )
+        if outputs.ndim != 2 or len(outputs) != len(rows) or not outputs.shape[1]:
             raise ValueError(
                 f"model's output must have shape (rows, classes), here ({len(rows)}, classes), "
                 f"has {tuple(outputs.shape)}"

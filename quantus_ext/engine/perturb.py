@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.engine.elements import Rows
 
 Apply = Callable[[Rows, Tensor, Tensor, Tensor], Tensor]
@@ -142,6 +143,17 @@ def differing_bits(a: Tensor, b: Tensor) -> Tensor:
     """Return where values of one type are not the same, as a model sees them: 0 is not -0."""
     words = _WORDS[a.element_size()]
     return a.view(words) != b.view(words)
+
+
+def checked_perturbation(perturbation: Any) -> Perturbation:
+    """Return what can perturb samples; TypeError for anything else."""
+    if not callable(getattr(perturbation, "prepare", None)):
+        raise TypeError(
+            "perturbation must be a Perturbation, as quantus_ext.engine.replacements.replace_by(0) "
+            f"makes one, is {checks.shown(perturbation)}"
+        )
+    found: Perturbation = perturbation
+    return found
 
 
 def once(perturbation: Perturbation, x: Tensor, mask: Tensor, keys: Tensor) -> Tensor:

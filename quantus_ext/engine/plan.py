@@ -135,11 +135,13 @@ class Execution:
                     f"chunk_size and plan say both how many rows a pass takes: leave one out of "
                     f"chunk_size={self.chunk_size} and plan={self.plan!r}"
                 )
-        if not (self.plan is None or self.plan == "calibrate" or isinstance(self.plan, Plan)):
-            raise TypeError(f"plan must be a Plan, 'calibrate' or None, is {self.plan!r}")
+        named = isinstance(self.plan, str) and self.plan == "calibrate"
+        if not (self.plan is None or named or isinstance(self.plan, Plan)):
+            raise TypeError(
+                f"plan must be a Plan, 'calibrate' or None, is {checks.shown(self.plan)}"
+            )
         checks.one_of("precision", self.precision, PRECISIONS)
-        if not isinstance(self.compile, bool):
-            raise TypeError(f"compile must be True or False, is {self.compile!r}")
+        object.__setattr__(self, "compile", checks.flag("compile", self.compile))
 
     def arguments(self) -> ExecutionArguments:
         """Return the keyword arguments that make it again."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quantus_ext import checks
+from quantus_ext.arrays import array_of, numbers_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.padding import PaddingPreserving
@@ -51,12 +52,10 @@ def replace_by(
     TypeError
         If ``baseline`` is something else.
     """
-    # Tensors may be on a device that nothing should wait for.
-    known = isinstance(baseline, (int, float, np.generic, np.ndarray))
-    if known and not np.isfinite(baseline).all():
-        raise ValueError(f"perturb_baseline must be finite, is {baseline}")
-    if isinstance(baseline, str) and baseline.lower() not in BASELINES:
-        raise ValueError(f"perturb_baseline must be one of {BASELINES}, is {baseline!r}")
+    if isinstance(baseline, str):
+        checks.one_of("perturb_baseline", baseline.lower(), BASELINES)
+    else:
+        baseline = _real_baseline("perturb_baseline", baseline)
     if isinstance(baseline, str) and baseline.lower() == "uniform":
         return Native(_uniform_values(scope, uniform_low, uniform_high), random=True, replaces=True)
     return Native(
@@ -91,14 +90,27 @@ def checked_baseline(name: str, baseline: object) -> float | str | np.ndarray:
         fixed = [each for each in BASELINES if each != "uniform"]
         checks.one_of(name, baseline.lower(), [*fixed, SAME])
         return baseline.lower()
-    baseline = checks.plain(baseline)
-    if isinstance(baseline, Tensor):
-        baseline = baseline.detach().cpu().numpy()
-    if not isinstance(baseline, np.ndarray):
+    real = _real_baseline(name, baseline)
+    if isinstance(real, Tensor):
+        real = real.cpu().numpy()
+    if isinstance(real, np.ndarray) and not np.isfinite(real).all():
+        raise ValueError(f"{name} must be finite, is {checks.shown(real)}")
+    return real
+
+
+def _real_baseline(name: str, baseline: object) -> float | np.ndarray | Tensor:
+    """Return a baseline that is no name: a finite number or an array; a tensor where it is."""
+    if isinstance(baseline, Tensor) and baseline.ndim:
+        # It may be on a device that nothing should wait for.
+        return numbers_of(name, baseline)
+    if not isinstance(checks.listed(baseline), list):
         return checks.finite_number(name, baseline)
-    if not np.isfinite(baseline).all():
-        raise ValueError(f"{name} must be finite, is {baseline}")
-    return baseline
+    values = array_of(name, baseline)
+    if not values.size or values.dtype.kind == "b":
+        raise TypeError(f"{name} must hold numbers, is {checks.shown(baseline)}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, is {checks.shown(baseline)}")
+    return values
 
 
 def draw_from(background: np.ndarray | Tensor) -> Native:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,7 @@ from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
 from quantus_ext.evaluation.statistics import holm, shift
-from quantus_ext.evaluation.tables import markdown, number
+from quantus_ext.evaluation.tables import markdown, number, plain
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.result import Evaluation
@@ -88,8 +89,8 @@ class Drift:
             ["explainer", "metric", "baseline", "now", "effect", "p, level", "p, shape", "verdict"],
             [
                 [
-                    row.explainer,
-                    row.metric,
+                    plain(row.explainer),
+                    plain(row.metric),
                     *map(number, (row.mean_baseline, row.mean, row.effect)),
                     *map(number, (row.p_level, row.p_shape)),
                     row.verdict if row.verdict == "same" else f"**{row.verdict}**",
@@ -107,23 +108,48 @@ def check_settings(alpha: object = 0.05, smallest_effect: object = 0.0) -> tuple
     return checks.fraction("alpha", alpha), effect
 
 
-def drift(
-    baseline: Evaluation, now: Evaluation, *, alpha: float = 0.05, smallest_effect: float = 0.0
-) -> Drift:
-    """Compare two evaluations; see :meth:`quantus_ext.Evaluation.drift`."""
-    alpha, smallest_effect = check_settings(alpha, smallest_effect)
-    pairs = [(e, m) for e in now.explainers for m in now.metrics]
+def check_comparable(
+    baseline: Evaluation, explainers: Sequence[str], directions: Mapping[str, ScoreDirection]
+) -> list[tuple[str, str]]:
+    """Return what a baseline has in common with an evaluation; ValueError if that is nothing.
+
+    Parameters
+    ----------
+    baseline : Evaluation
+    explainers : sequence of str
+    directions : mapping of str to ScoreDirection
+        Of all metrics.
+    """
     known = {(e, m) for e in baseline.explainers for m in baseline.metrics}
-    common = [pair for pair in pairs if pair in known]
+    common = [(e, m) for e in explainers for m in directions if (e, m) in known]
     if not common:
         raise ValueError(
             "baseline must have an explainer and a metric of the same names, has "
             f"{', '.join(baseline.explainers)} and {', '.join(baseline.metrics)}"
         )
+    for _, metric in common:
+        if baseline.directions[metric] is not directions[metric]:
+            raise ValueError(f"baseline's {metric!r} has the other direction")
+    return common
+
+
+def drift(
+    baseline: Evaluation, now: Evaluation, *, alpha: float = 0.05, smallest_effect: float = 0.0
+) -> Drift:
+    """Compare two evaluations; see :meth:`quantus_ext.Evaluation.drift`."""
+    # Here because it imports this module.
+    from quantus_ext.evaluation.result import Evaluation
+
+    if not isinstance(baseline, Evaluation):
+        raise TypeError(
+            f"baseline must be an Evaluation, as of from_json, is {checks.shown(baseline)}"
+        )
+    alpha, smallest_effect = check_settings(alpha, smallest_effect)
+    pairs = [(e, m) for e in now.explainers for m in now.metrics]
+    known = {(e, m) for e in baseline.explainers for m in baseline.metrics}
+    common = check_comparable(baseline, now.explainers, now.directions)
     both = []
     for explainer, metric in common:
-        if baseline.directions[metric] is not now.directions[metric]:
-            raise ValueError(f"baseline's {metric!r} has the other direction")
         both.append([each.scores_of(explainer, metric) for each in (baseline, now)])
     finite = [[values[np.isfinite(values)] for values in pair] for pair in both]
     shifts = [shift(*pair) if all(map(len, pair)) else None for pair in finite]

@@ -173,8 +173,9 @@ def work(payload: Payload, shard: Shard, task: Task) -> list[Record] | Unusable:
     try:
         with claimed(payload.devices, payload.key) as device:
             return payload.load(device).run(shard, task.wanted)
-    except Exception as error:
-        # What explainers and metrics raise is in the record.
+    except (Exception, SystemExit) as error:
+        # What explainers and metrics raise is in the record. Code that ends the program would end
+        # a worker, which is waited for.
         return Unusable("".join(traceback.format_exception(error)))
     finally:
         torch.set_num_threads(before)
@@ -205,7 +206,7 @@ def claimed(devices: Sequence[str] | None, run: str) -> Iterator[str | None]:
     while True:
         # The one it had last first: the model is there.
         for device in sorted(devices, key=lambda name: name != _of_thread.device):
-            lock = FileLock(folder / f"{device.replace(':', '-')}.lock")
+            lock = FileLock(folder / f"{devices.index(device)}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from quantus.functions.explanation_func import explain
+from quantus.helpers import constants
 from quantus.helpers.enums import ScoreDirection
 from quantus.metrics.base import Metric
 from torch import nn
@@ -94,7 +95,8 @@ class Method:
         """
         if isinstance(value, Mapping):
             if "explain_func" not in value:
-                given = {"method": name, **value}
+                given = {"method": name, **checks.mapping(f"xai_methods[{name!r}]", value)}
+                _check_method(name, given)
                 return cls(name, explain, given, carries_input=carries_input(explain, given))
             unknown = sorted(set(value) - {"explain_func", "explain_func_kwargs"})
             if unknown or not callable(value["explain_func"]):
@@ -102,7 +104,11 @@ class Method:
                     f"xai_methods[{name!r}] must hold a callable explain_func and, if anything "
                     f"else, explain_func_kwargs, holds {dict(value)!r}"
                 )
-            keywords = value.get("explain_func_kwargs", keywords)
+            keywords = checks.optional(
+                checks.mapping,
+                f"explain_func_kwargs of xai_methods[{name!r}]",
+                value.get("explain_func_kwargs", keywords),
+            )
             value = value["explain_func"]
         if callable(value):
             given = dict(keywords or {})
@@ -183,6 +189,14 @@ def as_called(x: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
     return x.movedim(-1, 1) if last else x
 
 
+def _check_method(name: str, keywords: Mapping[str, Any]) -> None:
+    """Raise ValueError for a method that ``quantus.explain`` does not know."""
+    if "attributor" in keywords or keywords.get("xai_lib", "captum") != "captum":
+        return
+    known = [*constants.AVAILABLE_XAI_METHODS_CAPTUM, *constants.DEPRECATED_XAI_METHODS_CAPTUM]
+    checks.one_of(f"method of xai_methods[{name!r}]", keywords["method"], known)
+
+
 def with_calls_read(plan: Plan, model: nn.Module, x: Rows) -> Plan:
     """Return the plan with it known which keywords of the model have an entry for each sample.
 
@@ -217,11 +231,10 @@ def methods_of(
     if not isinstance(xai_methods, Mapping) or not xai_methods:
         raise TypeError(
             "xai_methods must be a dict of at least one name and callable, dict, array or path, is "
-            f"{xai_methods!r}"
+            f"{checks.shown(xai_methods)}"
         )
-    keywords = {} if keywords is None else keywords
-    if not isinstance(keywords, Mapping):
-        raise TypeError(f"explain_func_kwargs must be a dict, is {keywords!r}")
+    names = _distinct("xai_methods", xai_methods)
+    keywords = checks.optional(checks.mapping, "explain_func_kwargs", keywords) or {}
     sharing = [
         str(name)
         for name, value in xai_methods.items()
@@ -240,14 +253,16 @@ def methods_of(
             UserWarning,
             stacklevel=3,
         )
-    said = {} if multiply_by_inputs is None else multiply_by_inputs
-    unknown = sorted(set(said) - set(map(str, xai_methods)))
-    if unknown or not all(isinstance(value, bool) for value in said.values()):
+    given = checks.optional(checks.mapping, "multiply_by_inputs", multiply_by_inputs) or {}
+    said = {
+        name: checks.flag(f"multiply_by_inputs[{name!r}]", value) for name, value in given.items()
+    }
+    if set(said) - set(names):
         raise ValueError(
             "multiply_by_inputs must be a dict of names in xai_methods and True or False, is "
-            f"{dict(said)!r}"
+            f"{checks.shown(said)}"
         )
-    methods = [Method.of(str(name), value, keywords) for name, value in xai_methods.items()]
+    methods = [Method.of(name, value, keywords) for name, value in names.items()]
     methods = [
         replace(method, carries_input=said.get(method.name, method.carries_input))
         for method in methods
@@ -273,7 +288,7 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
     call_kwargs : mapping of str to mapping, optional
     """
     if isinstance(metrics, Mapping):
-        named = {str(name): metric for name, metric in metrics.items()}
+        named = _distinct("metrics", metrics)
     elif isinstance(metrics, Sequence) and not isinstance(metrics, str):
         named = {getattr(metric, "name", repr(metric)): metric for metric in metrics}
         if len(named) < len(metrics):
@@ -282,14 +297,13 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
                 f"{', '.join(str(getattr(m, 'name', m)) for m in metrics)}"
             )
     else:
-        raise TypeError(f"metrics must be a dict or a list of metrics, is {metrics!r}")
+        raise TypeError(f"metrics must be a dict or a list of metrics, is {checks.shown(metrics)}")
     if not named:
         raise ValueError("metrics must hold at least one metric, is empty")
-    calls = {"": {}} if call_kwargs is None else dict(call_kwargs)
-    if not calls or not all(isinstance(call, Mapping) for call in calls.values()):
-        raise TypeError(
-            f"call_kwargs must be a dict of at least one name and dict, is {call_kwargs!r}"
-        )
+    given = {"": {}} if call_kwargs is None else checks.mapping("call_kwargs", call_kwargs)
+    if not given:
+        raise TypeError("call_kwargs must be a dict of at least one name and dict, is empty")
+    calls = {name: checks.mapping(f"call_kwargs[{name!r}]", call) for name, call in given.items()}
     for name, call in calls.items():
         taken = sorted(set(_GIVEN) & set(call))
         if taken:
@@ -300,12 +314,33 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
     cells = []
     for name, metric in named.items():
         if not isinstance(metric, Metric):
-            raise TypeError(f"metrics[{name!r}] must be a metric of Quantus's kind, is {metric!r}")
+            raise TypeError(
+                f"metrics[{name!r}] must be a metric of Quantus's kind, is {checks.shown(metric)}"
+            )
         twin = _copied(name, metric)
         for call_name, call in calls.items():
             shown = shown_name(name, call_name, calls)
             cells.append(Cell(shown, twin, dict(call), (name, call_name)))
+    columns = [cell.name for cell in cells]
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"metrics and call_kwargs must give columns of different names, {', '.join(twice)} is "
+            "that of two: give another name to a metric or a call"
+        )
     return cells
+
+
+def _distinct(argument: str, named: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what has names, which are texts; ValueError where two read the same."""
+    found: dict[str, Any] = {}
+    for name, value in named.items():
+        if str(name) in found:
+            raise ValueError(
+                f"{argument} must have different names, two read {str(name)!r}: give another one"
+            )
+        found[str(name)] = value
+    return found
 
 
 def shown_name(metric: str, call: str, calls: Sized | None) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.text import Text
 
-from quantus_ext.evaluation.tables import markdown, number
+from quantus_ext.evaluation.tables import markdown, number, plain
 from quantus_ext.plotting import COLOURS, plot_agreement
 from quantus_ext.plotting.figures import DIVERGING_MAP
 
@@ -89,27 +89,32 @@ def to_markdown(evaluation: Evaluation) -> str:
     """Return a section for a model card."""
     ranking = evaluation.ranking()
     best = "bold: best, or tied with the best"
-    header = ["explainer", *(_titled(evaluation, metric) for metric in evaluation.metrics)]
+    header = ["explainer", *(plain(_titled(evaluation, each)) for each in evaluation.metrics)]
     by_cell = {(row.explainer, row.metric): row for row in ranking.rows}
     rows = [
-        [explainer, *(_cell(by_cell[explainer, m], ranking) for m in evaluation.metrics)]
+        [plain(explainer), *(_cell(by_cell[explainer, m], ranking) for m in evaluation.metrics)]
         for explainer in evaluation.explainers
     ]
     what = (
         f"Means over {evaluation.n:,} samples with {evaluation.confidence:.0%} "
         f"intervals; {best}. Metrics do not compare with each other."
-        f"{_left_out(evaluation, ranking)}"
+        f"{_shown(_left_out(evaluation, ranking))}"
     )
     lines = ["## Faithfulness of explanations", what, markdown(header, rows)]
     if evaluation.failures:
         lines += [
             "Failed:",
-            "\n".join(f"- {line}" for _, line in _distinct(evaluation.failures)),
+            "\n".join(f"- {plain(line)}" for _, line in _distinct(evaluation.failures)),
         ]
     about = "; ".join(f"{name}: {value}" for name, value in _about(evaluation))
     if about:
-        lines.append(f"Made with {about}.")
+        lines.append(plain(f"Made with {about}."))
     return "\n\n".join(lines) + "\n"
+
+
+def _shown(sentence: str) -> str:
+    """Return a sentence that follows another one as it shows in Markdown."""
+    return f" {plain(sentence)}" if sentence else ""
 
 
 def _left_out(evaluation: Evaluation, ranking: Ranking) -> str:

@@ -21,7 +21,7 @@ from quantus_ext.evaluation.statistics import (
     paired_means,
     paired_test,
 )
-from quantus_ext.evaluation.tables import markdown, number
+from quantus_ext.evaluation.tables import markdown, number, plain
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
 
 if TYPE_CHECKING:
@@ -136,12 +136,12 @@ class Ranking:
             ["metric", "explainer", "rank", "mean", f"{self.confidence:.0%} interval", "tied with"],
             [
                 [
-                    row.metric,
-                    row.explainer,
+                    plain(row.metric),
+                    plain(row.explainer),
                     row.shown_rank,
                     number(row.mean),
                     f"{number(row.low)} to {number(row.high)}",
-                    ", ".join(row.ties),
+                    plain(", ".join(row.ties)),
                 ]
                 for row in self.rows
             ],
@@ -205,12 +205,12 @@ class Comparison:
         """Return a table; positive differences say that ``a`` is better."""
         return markdown(
             [
-                *("metric", self.a, self.b, f"{self.a} better by"),
+                *("metric", plain(self.a), plain(self.b), plain(f"{self.a} better by")),
                 *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
             ],
             [
                 [
-                    row.metric,
+                    plain(row.metric),
                     *map(number, (row.mean_a, row.mean_b, row.difference)),
                     f"{number(row.low)} to {number(row.high)}",
                     number(row.p_value),
@@ -407,6 +407,8 @@ class Evaluation:
         -------
         Ranking
         """
+        n_resamples = checks.positive_integer("n_resamples", n_resamples)
+        seed = checks.fixed_seed("seed", seed)
         rows = []
         for metric in self.metrics:
             rows += self._ranked(metric, n_resamples, seed)
@@ -463,6 +465,13 @@ class Evaluation:
         """Cells that failed, on some samples at least."""
         return {(failure.explainer, failure.metric) for failure in self.failures}
 
+    def failed_cells(self) -> dict[tuple[str, str], str]:
+        """Return the first error of each cell that failed, by explainer and metric."""
+        first: dict[tuple[str, str], str] = {}
+        for failure in self.failures:
+            first.setdefault((failure.explainer, failure.metric), failure.error)
+        return first
+
     def compare(self, a: str, b: str, *, n_resamples: int = 2000, seed: int = 0) -> Comparison:
         """Compare two explainers sample by sample, by each metric.
 
@@ -478,6 +487,8 @@ class Evaluation:
         -------
         Comparison
         """
+        n_resamples = checks.positive_integer("n_resamples", n_resamples)
+        seed = checks.fixed_seed("seed", seed)
         for name, value in (("a", a), ("b", b)):
             checks.one_of(name, value, self.explainers)
         if a == b:

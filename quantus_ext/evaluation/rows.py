@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from quantus_ext import checks
 from quantus_ext.arrays import array_of, native
 from quantus_ext.identity import content_key
 
@@ -54,11 +55,7 @@ class Rows:
             If there is no such file, or it is no ``.npy`` file.
         """
         if isinstance(values, (str, os.PathLike)):
-            path = Path(values).resolve()
-            found = np.load(path, mmap_mode="r")
-            if not isinstance(found, np.ndarray) or found.ndim == 0:
-                raise ValueError(f"{name} must be the path of an .npy file of samples, is {path}")
-            return cls(path, 0, len(found))
+            return cls._of_file(name, values)
         if not isinstance(values, np.memmap) and (
             isinstance(values, (np.ndarray, Tensor, list, tuple, pd.DataFrame, pd.Series))
             or any(hasattr(values, other) for other in ("get_columns", "toarray"))
@@ -71,6 +68,22 @@ class Rows:
                 f"{type(values).__name__}"
             )
         return cls(values, 0, len(values))
+
+    @classmethod
+    def _of_file(cls, name: str, values: str | os.PathLike[str]) -> Rows:
+        path = Path(checks.address(name, values)).resolve()
+        rule = f"{name} must be an array or tensor, or the path of an .npy file of samples"
+        try:
+            found = np.load(path, mmap_mode="r")
+        except OSError as error:
+            raise type(error)(f"{rule}, is {str(values)!r}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{rule}, is {str(values)!r}: {error}") from error
+        if not isinstance(found, np.ndarray) or found.ndim == 0:
+            raise ValueError(f"{rule}, is {path}")
+        if found.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must hold real numbers, {path} holds {found.dtype}")
+        return cls(path, 0, len(found))
 
     def __len__(self) -> int:
         return self.stop - self.start

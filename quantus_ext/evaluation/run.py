@@ -54,6 +54,10 @@ _DEFAULT_BATCH_SIZE = 64
 _DEFAULT_BATCHES = 4
 """Batches a shard, by default."""
 
+_MOST_THREADS = 1024
+
+_MOST_WORKERS = 65_536
+
 _ATTEMPTS = 3
 """Times in a row that workers may die before a single shard is finished."""
 
@@ -233,20 +237,25 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     >>> evaluation.ranking().order("MoRF")
     ('right', 'wrong')
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+    checks.module("model", model)
     with turns.asking(model):
         checks.evaluation_mode(model)
     batch_size, shard_size = _sizes(batch_size, shard_size)
     confidence = checks.finite_number("confidence", confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, is {confidence}")
-    if threads is not None:
-        threads = checks.positive_integer("threads", threads)
-    if isinstance(devices, str) or (devices is not None and not devices):
-        raise ValueError(f"devices must be a list of at least one device, is {devices!r}")
+    agg_func = checks.optional(checks.function, "agg_func", agg_func)
+    return_as_df = checks.optional(checks.flag, "return_as_df", return_as_df)
+    dry_run = checks.flag("dry_run", dry_run)
+    store = checks.optional(checks.address, "store", store)
+    n_jobs = checks.optional(_workers, "n_jobs", n_jobs)
+    threads = checks.optional(_threads, "threads", threads)
+    devices = checks.optional(_devices, "devices", devices)
     if devices is not None and device is not None:
         raise ValueError("device and devices are both given, pass one")
+    device = checks.optional(checks.torch_device, "device", device)
+    verbose = checks.optional(checks.flag, "verbose", verbose)
+    progress = checks.optional(checks.flag, "progress", progress)
     if progress is not None:
         warnings.warn("progress is Quantus's old name of verbose", DeprecationWarning, stacklevel=2)
         verbose = progress if verbose is None else verbose
@@ -254,17 +263,21 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         raise TypeError("y_batch must hold the explained classes, is None")
     seed = checks.seed(seed)
     x, y = Rows.of("x_batch", x_batch), Rows.of("y_batch", y_batch)
-    if isinstance(s_batch, (list, tuple)):
-        s_batch = segmentations_of(s_batch)
-    s = None if s_batch is None else Rows.of("s_batch", s_batch)
     n = len(x)
     if n == 0:
         raise ValueError("x_batch must hold at least one sample, is empty")
-    for name, rows in (("y_batch", y), ("s_batch", s)):
-        if rows is not None and len(rows) != n:
-            raise ValueError(f"{name} must have {n} rows, as x_batch has, has {len(rows)}")
+    if len(y) != n:
+        raise ValueError(f"y_batch must have {n} rows, as x_batch has, has {len(y)}")
+    s = None
+    if s_batch is not None:
+        checks.rows_for_samples("s_batch", s_batch, n)
+        if isinstance(s_batch, (list, tuple)):
+            s_batch = segmentations_of(s_batch)
+        s = None if s_batch is None else Rows.of("s_batch", s_batch)
+    if s is not None and len(s) != n:
+        raise ValueError(f"s_batch must have {n} rows, as x_batch has, has {len(s)}")
     y = Rows.of("y_batch", checks.labels(y.read(), n))
-    n_cases = min(n, cases) if cases == 0 else min(n, checks.positive_integer("cases", cases))
+    n_cases = min(n, checks.natural("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(xai_methods, explain_func_kwargs, n, multiply_by_inputs)),
         cells=tuple(cells_of(metrics, call_kwargs)),
@@ -379,6 +392,34 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         warnings.warn(message, UserWarning, stacklevel=2)
     _warn_of(evaluation.failures)
     return evaluation.as_quantus_frame() if return_as_df else evaluation
+
+
+def _workers(name: str, value: object) -> int:
+    """Return a number of workers as joblib takes it: negative ones count from the last core."""
+    number = checks.integer(name, value)
+    if not -_MOST_WORKERS <= number <= _MOST_WORKERS or number == 0:
+        raise ValueError(
+            f"{name} must be between 1 and {_MOST_WORKERS:,}, or negative, as -1 for all cores; is "
+            f"{checks.shown(value)}"
+        )
+    return number
+
+
+def _threads(name: str, value: object) -> int:
+    number = checks.positive_integer(name, value)
+    if number > _MOST_THREADS:
+        raise ValueError(f"{name} must be at most {_MOST_THREADS:,}, is {number}")
+    return number
+
+
+def _devices(name: str, value: object) -> list[str]:
+    """Return names of devices, each once."""
+    named = [str(checks.torch_device(name, each)) for each in checks.items(name, value)]
+    if not named:
+        raise ValueError(f"{name} must be a list of at least one device, is empty")
+    if len(set(named)) < len(named):
+        raise ValueError(f"{name} must hold each device once, holds {', '.join(named)}")
+    return named
 
 
 def _sizes(batch_size: int | None, shard_size: int | None) -> tuple[int, int]:

@@ -178,7 +178,7 @@ class Worker:
         start = time.perf_counter()
         try:
             maps = self._explain(self.plan.methods[method], method, shard, x, y)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failure = told("explaining failed: ", error)
             return Explained(None, time.perf_counter() - start, failure)
         return Explained(maps, time.perf_counter() - start, None)
@@ -242,7 +242,7 @@ class Worker:
         start = time.perf_counter()
         try:
             found = self._score(cell, good, shard.start, x, y, s) if good else []
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if len(good) > 1:
                 # Each by itself: one may be at fault for all.
                 for method in good:
@@ -328,7 +328,7 @@ class Explained:
         return {case: np.array(self.maps[case - start]) for case in cases if start <= case < stop}
 
 
-def told(before: str, error: Exception) -> tuple[str, str]:
+def told(before: str, error: BaseException) -> tuple[str, str]:
     """Return what was raised and the end of its traceback."""
     text = "".join(traceback.format_exception(error))
     return f"{before}{type(error).__name__}: {error}", text[-_TRACEBACK:]

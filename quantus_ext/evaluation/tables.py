@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 _MINUS = "−"
+
+_BAR = re.compile(r"(?<!\\)\|")
+"""A bar that is not escaped."""
 
 
 def number(value: float) -> str:
@@ -27,8 +31,38 @@ def number(value: float) -> str:
     return text.replace("-", _MINUS)
 
 
+_MARKS = re.compile(r"[\\`*_{}\[\]<>#~&@|]")
+"""What is a mark anywhere in a line of Markdown."""
+
+_FIRST = re.compile(r"^([-+]|\d+(?=[.)]))")
+"""What is one at its beginning."""
+
+_ADDRESS = re.compile(r"(?<=:)//|(?<=\bwww)\.", re.IGNORECASE)
+"""What makes a link of a plain address."""
+
+
+def plain(text: str) -> str:
+    """Return text for Markdown that shows as it is: no heading, link, image, table or HTML.
+
+    Examples
+    --------
+    >>> from quantus_ext.evaluation.tables import plain
+    >>> print(plain("# no [link](x) of x_1"))
+    \\# no \\[link\\](x) of x\\_1
+    """
+    line = "".join(each if each.isprintable() else " " for each in text)
+    line = _MARKS.sub(r"\\\g<0>", " ".join(line.split()))
+    line = _ADDRESS.sub(lambda found: "".join(f"\\{each}" for each in found[0]), line)
+    return _FIRST.sub(lambda found: _escaped_first(found[0]), line)
+
+
+def _escaped_first(mark: str) -> str:
+    # Before digits a backslash is one.
+    return f"&#{ord(mark[0])};{mark[1:]}" if mark[0].isdigit() else f"\\{mark}"
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; bars within a cell are escaped.
+    """Return a table; bars within a cell are escaped, and text from elsewhere is :func:`plain`.
 
     Examples
     --------
@@ -40,7 +74,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     rule = ["---", *("---:" for _ in header[1:])]
     escaped = [
-        [cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)
+        [_BAR.sub(r"\\|", cell).replace("\n", " ") for cell in row] for row in (header, *rows)
     ]
     lines = [escaped[0], rule, *escaped[1:]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -9,7 +9,7 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import FeatureMask
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
-from quantus_ext.engine.perturb import Perturbation, once
+from quantus_ext.engine.perturb import Perturbation, checked_perturbation, once
 from quantus_ext.engine.sampling import Purpose
 
 
@@ -62,12 +62,12 @@ class MaskSampler:
         seed: int = 0,
     ) -> None:
         checks.one_of("element", element, ELEMENTS)
-        self.perturbation = perturbation
+        self.perturbation = checked_perturbation(perturbation)
         self.beta = checks.fraction("beta", beta)
         self.element = element
-        self.patch_size = patch_size
-        self.feature_mask = feature_mask
-        self.seed = seed
+        self.patch_size = checks.patch_size(element, patch_size)
+        self.feature_mask = checks.optional(checks.function, "feature_mask", feature_mask)
+        self.seed = checks.fixed_seed("seed", seed)
 
     def __call__(self, x: Tensor, draw: int = 0, index: Tensor | None = None) -> Tensor:
         """Return a copy with a random number of random elements perturbed, over all channels.

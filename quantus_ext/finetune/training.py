@@ -259,9 +259,21 @@ def check_labels(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
     Before anything is trained.
     """
+    checks.labels_below(y.cpu().numpy(), classes_of(model, x))
+
+
+def classes_of(model: nn.Module, x: Tensor, name: str = "x_batch") -> int:
+    """Return how many outputs a model has; ValueError if the first sample of x is none of its."""
     first = torch.zeros(1, dtype=torch.int64, device=x.device)
-    outputs = Forward.of_module(model, x.device, softmax=None).clean(x[:1], first)
-    checks.labels_below(y.cpu().numpy(), outputs.shape[1])
+    try:
+        return Forward.of_module(model, x.device, softmax=None).clean(x[:1], first).shape[1]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name} must hold inputs of the model, a sample of shape {tuple(x.shape[1:])} does "
+            f"not go through it: {error}"
+        ) from error
 
 
 def _optimiser(settings: Settings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -124,11 +124,7 @@ class FineTuner:
         cache_dir: str | Path | None = None,
         display_progressbar: bool = True,
     ) -> None:
-        if not callable(optimiser):
-            raise TypeError(
-                "optimiser must be callable with parameters and lr=, as torch.optim.Adam is; "
-                f"is {optimiser!r}"
-            )
+        checks.function("optimiser", optimiser)
         batch_size = checks.positive_integer("batch_size", batch_size)
         if batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, is {batch_size}")
@@ -137,8 +133,6 @@ class FineTuner:
             raise ValueError("validation_fraction must be below 1, is 1")
         # Gradients in float16 vanish without a scale of their own.
         checks.one_of("precision", precision, ("float32", "bfloat16", "auto"))
-        if not isinstance(compile, bool):
-            raise TypeError(f"compile must be True or False, is {compile!r}")
         checked_seed = checks.seed(seed)
         self.settings = Settings(
             epochs=checks.positive_integer("epochs", epochs),
@@ -149,12 +143,13 @@ class FineTuner:
             patience=checks.positive_integer("patience", patience),
             seed=sampling.fresh_seed() if checked_seed is None else checked_seed,
             precision=precision,
-            compile=compile,
+            compile=checks.flag("compile", compile),
         )
         self.data = data.read(x, y, seed=self.settings.seed)
-        self.device = device
-        self.cache_dir = None if cache_dir is None else Path(cache_dir).expanduser()
-        self.display_progressbar = display_progressbar
+        self.device = checks.optional(checks.torch_device, "device", device)
+        folder = checks.optional(checks.address, "cache_dir", cache_dir)
+        self.cache_dir = None if folder is None else Path(folder).expanduser()
+        self.display_progressbar = checks.flag("display_progressbar", display_progressbar)
         self.report: TuningReport | None = None
 
     def __call__(
@@ -184,8 +179,7 @@ class FineTuner:
         RuntimeError
             If the training diverges; nothing is cached then.
         """
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
+        checks.module("model", model)
         if any(map(is_closed, model.modules())):
             raise TypeError(
                 "model must be a torch.nn.Module without a ScriptModule to be tuned, and without "
@@ -243,8 +237,9 @@ class FineTuner:
         perturbation : Perturbation, optional
             By default 0, or what the model's adapter says.
         """
+        checks.module("model", model)
         masks = MaskSampler(
-            perturbation=perturbation or default_removal(model),
+            perturbation=default_removal(model) if perturbation is None else perturbation,
             beta=beta,
             element=element,
             patch_size=patch_size,

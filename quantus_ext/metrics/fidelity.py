@@ -178,13 +178,11 @@ class RFidelity(Fidelity):
         if len(pair) > 2:
             raise ValueError(f"alpha must be one number or two, has {len(pair)}")
         self.alpha = (pair[0], pair[-1])
-        if n_samples == "auto":
+        if isinstance(n_samples, str) and n_samples == "auto":
             n_samples = _AUTO_DRAWS
             tolerance = _AUTO_TOLERANCE if tolerance is None else tolerance
         self.n_samples = checks.positive_integer("n_samples", n_samples)
-        self.tolerance = (
-            None if tolerance is None else checks.positive_number("tolerance", tolerance)
-        )
+        self.tolerance = checks.optional(checks.positive_number, "tolerance", tolerance)
 
 
 class FFidelity(RFidelity):
@@ -235,6 +233,7 @@ class FFidelity(RFidelity):
             sparsity, alpha=alpha, n_samples=n_samples, tolerance=tolerance, **fidelity
         )
         self.beta = checks.fraction("beta", beta)
+        check_fine_tune(fine_tune)
         self.fine_tune = fine_tune
         self.health: Health | None = None
         self.healths: list[Health] = []
@@ -248,16 +247,17 @@ class FFidelity(RFidelity):
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the tuned copy and keep its health report."""
         tuned, masks, report = self._tuned(model, x, y)
-        self.health = health_report(
-            model,
-            tuned,
-            x,
-            y,
-            masks,
-            self._removals(x, masks),
-            report,
-            precision=self.execution.precision,
-        )
+        with checks.about_model("fine_tune"):
+            self.health = health_report(
+                model,
+                tuned,
+                x,
+                y,
+                masks,
+                self._removals(x, masks),
+                report,
+                precision=self.execution.precision,
+            )
         return tuned
 
     @property
@@ -313,6 +313,15 @@ class FFidelity(RFidelity):
         counts = sorted({count for size in sizes for count in (size.plus, size.minus)})
         chosen = np.linspace(0, len(counts) - 1, min(len(counts), _REPORTED)).round().astype(int)
         return [counts[place] / t for place in chosen]
+
+
+def check_fine_tune(fine_tune: object) -> None:
+    """Raise TypeError for what gives no tuned model."""
+    if not (fine_tune is None or callable(fine_tune)) or isinstance(fine_tune, type):
+        raise TypeError(
+            "fine_tune must be a FineTuner, a torch.nn.Module or a callable "
+            f"(model, mask_sampler) -> model, is {checks.shown(fine_tune)}"
+        )
 
 
 def _are_probabilities(outputs: Tensor) -> bool:

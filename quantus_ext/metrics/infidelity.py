@@ -27,6 +27,7 @@ from quantus_ext.functional.scores import Scores
 Scheme = Literal["patch", "subset", "all", "quantus"]
 
 _DEFAULT_PATCH_SIZE = 4
+_DEFAULT_FRACTION = 0.1
 
 
 class Infidelity(TorchMetric):
@@ -39,8 +40,8 @@ class Infidelity(TorchMetric):
     loss_func : "mse" or callable
         Other than the squared error only with ``scheme="quantus"``.
     perturb_patch_sizes : int or list of int, optional
-        Sides of the patches, one chosen at random for each draw; 4 by default, or the shortest
-        axis where that is less.
+        With ``scheme="patch"`` or ``"quantus"``: sides of the patches, one chosen at random for
+        each draw; 4 by default, or the shortest axis where that is less.
     n_perturb_samples : int, default 200
         Draws a sample, at most. Up to 1,024 equally likely masks (one patch size) are drawn
         without repetition, all of them where there are no more. With ``scheme="quantus"``:
@@ -50,8 +51,8 @@ class Infidelity(TorchMetric):
         time for series, as many features as its side for tables); a random subset; every
         element, for additive noise; or, for comparison with old results, what
         ``quantus.Infidelity`` does and the paper does not.
-    subset_fraction : float, default 0.1
-        Share of the elements in a ``"subset"``.
+    subset_fraction : float, optional
+        With ``scheme="subset"``: share of the elements that a draw perturbs, 0.1 by default.
     multiply_by_inputs : bool, default False
         The attributions already carry the input factor (Integrated Gradients, Input×Gradient,
         SHAP, LRP): ``I = (x - x̃) / (x - inputs_baseline)``, the 0/1 mask of perturbed elements
@@ -104,7 +105,7 @@ class Infidelity(TorchMetric):
         n_perturb_samples: int = 200,
         *,
         scheme: Scheme = "patch",
-        subset_fraction: float = 0.1,
+        subset_fraction: float | None = None,
         multiply_by_inputs: bool = False,
         inputs_baseline: float | str | np.ndarray = 0.0,
         rescale: bool = False,
@@ -116,9 +117,9 @@ class Infidelity(TorchMetric):
     ) -> None:
         super().__init__(**common)
         checks.one_of("scheme", scheme, ("patch", "subset", "all", "quantus"))
-        if isinstance(loss_func, str):
-            checks.one_of("loss_func", loss_func, ("mse",))
-            loss_func = mse
+        loss_func = _loss(loss_func)
+        rescale = checks.flag("rescale", rescale)
+        multiply_by_inputs = checks.flag("multiply_by_inputs", multiply_by_inputs)
         if scheme != "quantus" and loss_func is not mse:
             raise ValueError(
                 f'loss_func other than "mse" needs scheme="quantus", scheme is {scheme!r}'
@@ -134,14 +135,23 @@ class Infidelity(TorchMetric):
             # Quantus declares it for the class; here it depends on the instance's scheme.
             self.data_applicability = {DataType.IMAGE}  # type: ignore[misc]
         self.loss_func = loss_func
-        self.perturb_patch_sizes = (
-            None
-            if perturb_patch_sizes is None
-            else checks.positive_integers("perturb_patch_sizes", perturb_patch_sizes)
+        self.perturb_patch_sizes = checks.optional(
+            checks.positive_integers, "perturb_patch_sizes", perturb_patch_sizes
         )
         self.n_perturb_samples = checks.positive_integer("n_perturb_samples", n_perturb_samples)
         self.scheme = scheme
-        self.subset_fraction = checks.fraction("subset_fraction", subset_fraction)
+        self.subset_fraction = (
+            _DEFAULT_FRACTION
+            if subset_fraction is None
+            else checks.fraction("subset_fraction", subset_fraction)
+        )
+        for name, given, schemes in (
+            ("perturb_patch_sizes", perturb_patch_sizes is not None, ("patch", "quantus")),
+            ("subset_fraction", subset_fraction is not None, ("subset",)),
+        ):
+            if given and scheme not in schemes:
+                wanted = " or ".join(f'scheme="{each}"' for each in schemes)
+                raise ValueError(f"{name} needs {wanted}, scheme is {scheme!r}: leave {name} out")
         self.multiply_by_inputs = multiply_by_inputs
         self.inputs_baseline = checked_baseline("inputs_baseline", inputs_baseline)
         self.rescale = rescale
@@ -152,7 +162,7 @@ class Infidelity(TorchMetric):
                 "map can be rescaled to fit: use a smaller perturb_patch_sizes or subset_fraction"
             )
         self.perturb_func = perturbation.bind(
-            perturb_func or batch_baseline_replacement_by_indices,
+            batch_baseline_replacement_by_indices if perturb_func is None else perturb_func,
             perturb_baseline,
             perturb_func_kwargs,
             default_baseline="black",
@@ -163,9 +173,7 @@ class Infidelity(TorchMetric):
                 f"{name_of(self.perturb_func.func)}"
             )
         self._perturbs = perturb_func is not None or perturb_baseline is not None
-        self.tolerance = (
-            None if tolerance is None else checks.positive_number("tolerance", tolerance)
-        )
+        self.tolerance = checks.optional(checks.positive_number, "tolerance", tolerance)
 
     @property
     def over_embeddings(self) -> bool:  # type: ignore[override]
@@ -261,3 +269,10 @@ class Infidelity(TorchMetric):
                     'perturb_patch_sizes must divide height and width with scheme="quantus", '
                     f"has {size} for {tuple(x.shape[2:])}"
                 )
+
+
+def _loss(loss_func: object) -> Callable[..., Any]:
+    if isinstance(loss_func, str):
+        checks.one_of("loss_func", loss_func, ("mse",))
+        return mse
+    return checks.function("loss_func", loss_func)

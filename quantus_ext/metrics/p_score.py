@@ -79,10 +79,10 @@ class PScore(TorchMetric):
 
     def __init__(self, models: Sequence[nn.Module], **common: Unpack[CommonArguments]) -> None:
         super().__init__(**common)
-        self.models = list(models)
-        for number, model in enumerate(self.models):
-            if not isinstance(model, nn.Module):
-                raise TypeError(f"models[{number}] must be a torch.nn.Module, is {model!r}")
+        self.models = [
+            checks.module(f"models[{number}]", model)
+            for number, model in enumerate(checks.items("models", models))
+        ]
         if not self.models:
             raise ValueError("models must hold at least one model, is empty")
         self._contents: dict[int, Content] = {}

@@ -165,11 +165,10 @@ class QGE(TorchMetric):
         self.n_references = checks.positive_integer("n_references", n_references)
         if self.n_references > 1 and reference != "random":
             raise ValueError(
-                f'n_references above 1 needs reference="random", is {n_references} with '
+                f'n_references above 1 needs reference="random", is {self.n_references} with '
                 f"{reference!r}"
             )
-        if not callable(reduce):
-            raise TypeError(f"reduce must be callable, is {reduce!r}")
+        reduce = checks.function("reduce", reduce)
         if reduce is not np.mean and isinstance(metric, TorchMetric):
             raise ValueError(
                 f"reduce is not used around {metric.name}, which gives one number a sample: leave "
@@ -178,7 +177,7 @@ class QGE(TorchMetric):
         self.metric = metric
         self.inner: TorchMetric | None = None
         self.reference = reference
-        self.signed = signed
+        self.signed = checks.flag("signed", signed)
         self.direction = better_scores(metric, direction)
         self.reduce = reduce
         self._describe(metric)

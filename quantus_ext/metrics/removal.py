@@ -73,15 +73,11 @@ class RemovalMetric(TorchMetric):
         if element is None:
             element = "position" if patch_size is None else "patch"
         checks.one_of("element", element, ELEMENTS)
-        if element == "patch":
-            patch_size = checks.positive_integer("patch_size", patch_size)
-        elif patch_size is not None:
-            raise ValueError(f'patch_size needs element="patch", element is {element!r}')
         self.element = element
-        self.patch_size = patch_size
+        self.patch_size = checks.patch_size(element, patch_size)
         self.over_embeddings = perturb_func is not None or perturb_baseline is not None
         self.perturb_func = perturbation.bind(
-            perturb_func or baseline_replacement_by_indices,
+            baseline_replacement_by_indices if perturb_func is None else perturb_func,
             perturb_baseline,
             perturb_func_kwargs,
             default_baseline=0.0,

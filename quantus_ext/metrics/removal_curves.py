@@ -24,6 +24,8 @@ from quantus_ext.perturbation import (
 
 Baseline = Literal["black", "mean", "blur", "gaussian_blur"]
 
+_DEFAULT_STEPS = 20
+
 _BASELINES: dict[Baseline, tuple[Callable[..., Any], float | str | None]] = {
     "black": (baseline_replacement_by_indices, 0.0),
     "mean": (baseline_replacement_by_indices, "mean"),
@@ -45,10 +47,11 @@ class RemovalCurve(RemovalMetric):
 
     Parameters
     ----------
-    steps : int or sequence of float, default 20
-        Equal steps from nothing to everything, ``⌊k/steps·t⌋`` of a sample's t elements after k of
-        them; or the fractions themselves, to which 0 and 1 are added where they are missing. Steps
-        that come to as many elements are one state, which is asked for and counts once.
+    steps : int or sequence of float, optional
+        Equal steps from nothing to everything, 20 by default, ``⌊k/steps·t⌋`` of a sample's t
+        elements after k of them; or the fractions themselves, to which 0 and 1 are added where
+        they are missing. Steps that come to as many elements are one state, which is asked for and
+        counts once.
     baseline : {"black", "mean", "blur", "gaussian_blur"}, optional
         What removed elements become, in place of ``perturb_func`` and ``perturb_baseline``: 0 in
         the model's space, the sample's mean, the mean of a 15-sided window around each, or a
@@ -72,7 +75,7 @@ class RemovalCurve(RemovalMetric):
 
     def __init__(
         self,
-        steps: int | Sequence[float] = 20,
+        steps: int | Sequence[float] | None = None,
         *,
         baseline: Baseline | None = None,
         features_in_step: int | None = None,
@@ -86,9 +89,15 @@ class RemovalCurve(RemovalMetric):
                     raise ValueError(f"baseline={baseline!r} stands in for {name}: give one")
             removal["perturb_func"], removal["perturb_baseline"] = _BASELINES[baseline]
         super().__init__(**removal)
-        self.fractions = checks.grid("steps", steps)
+        self.fractions = checks.grid("steps", _DEFAULT_STEPS if steps is None else steps)
         self.features_in_step = None
         if features_in_step is not None:
+            if steps is not None:
+                raise ValueError(
+                    "features_in_step stands in for steps: leave one out of "
+                    f"features_in_step={checks.shown(features_in_step)} and "
+                    f"steps={checks.shown(steps)}"
+                )
             if self.element == "segment":
                 raise ValueError(
                     'features_in_step needs samples with as many elements, not element="segment"'
@@ -184,15 +193,14 @@ class AreaUnderCurve(RemovalCurve):
 
     def __init__(
         self,
-        steps: int | Sequence[float] = 20,
+        steps: int | Sequence[float] | None = None,
         *,
         return_auc_per_sample: bool = True,
         **curve: Unpack[CurveArguments],
     ) -> None:
-        if not return_auc_per_sample:
+        if not checks.flag("return_auc_per_sample", return_auc_per_sample):
             raise ValueError(
-                f"return_auc_per_sample must be True, is {return_auc_per_sample!r}: the curves are "
-                'in details["curve"]'
+                'return_auc_per_sample must be True, is False: the curves are in details["curve"]'
             )
         super().__init__(steps, **curve)
 

@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks
 from quantus_ext.adapters.base import FeatureMask, adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
+from quantus_ext.batch import tensor_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.modules import called_alike, without_keywords
@@ -88,9 +89,7 @@ class ROAR(Fidelity):
     ) -> None:
         super().__init__(sparsity, **fidelity)
         if not isinstance(trainer, FineTuner):
-            raise TypeError(f"trainer must be a FineTuner, is {trainer!r}")
-        if build_model is not None and not callable(build_model):
-            raise TypeError(f"build_model must be callable, is {build_model!r}")
+            raise TypeError(f"trainer must be a FineTuner, is {checks.shown(trainer)}")
         checks.one_of("retrain", retrain, ("once", "per_sparsity"))
         if self.element == "segment":
             raise ValueError(
@@ -98,8 +97,9 @@ class ROAR(Fidelity):
                 "element='patch'"
             )
         self.trainer = trainer
-        self.a_train = checks.attributions(torch.as_tensor(a_train), trainer.data.x, "a_train")
-        self.build_model = build_model
+        maps = tensor_of("a_train", a_train, trainer.data.x.device, None)
+        self.a_train = checks.attributions(maps, trainer.data.x, "a_train")
+        self.build_model = checks.optional(checks.function, "build_model", build_model)
         self.retrain = retrain
         self.reports: list[TuningReport] = []
         self._share: float | None = None

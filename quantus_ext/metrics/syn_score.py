@@ -75,11 +75,9 @@ def _truth(s: np.ndarray | Tensor | None, shape: tuple[int, ...], device: torch.
     if s is None:
         raise ValueError("s_batch must mark the planted elements, is None")
     without_channel = (shape[0], *shape[2:]) if len(shape) > 2 else shape
-    truth = checks.without_channel(torch.as_tensor(s), without_channel)
+    truth = checks.without_channel(torch.as_tensor(checks.mask("s_batch", s)), without_channel)
     if tuple(truth.shape) != without_channel:
         raise ValueError(
             f"s_batch must have shape {without_channel} or {shape}, has {tuple(truth.shape)}"
         )
-    if bool(((truth != 0) & (truth != 1)).any()):
-        raise ValueError("s_batch must hold nothing but 0 and 1, or False and True")
-    return truth.to(device).flatten(1).bool()
+    return truth.to(device).flatten(1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quantus_ext import checks
+from quantus_ext.arrays import tensor_from
 from quantus_ext.engine import sampling
 from quantus_ext.engine.sampling import Purpose
 
@@ -65,10 +66,10 @@ def degrade(
     >>> bool((np.sort(levels[2]) == a).all())
     True
     """
+    levels = _levels(tensor_from("a_batch", a_batch), fractions, seed, index_batch, among)
     if isinstance(a_batch, Tensor):
-        return _levels(a_batch, fractions, seed, index_batch, among)
-    a = torch.from_numpy(np.require(a_batch, requirements=["C", "W"]))
-    return _levels(a, fractions, seed, index_batch, among).numpy()
+        return levels
+    return levels.numpy()
 
 
 def _levels(
@@ -80,13 +81,25 @@ def _levels(
 ) -> Tensor:
     if a.ndim < 2:
         raise ValueError(f"a_batch must have shape (n, *map), has {tuple(a.shape)}")
+    seed = checks.fixed_seed("seed", seed)
+    noises = checks.numbers("fractions", fractions)
+    if not all(0 <= noise <= 1 for noise in noises):
+        raise ValueError(f"fractions must be between 0 and 1, is {checks.shown(fractions)}")
     flat = a.flatten(1)
     n, count = flat.shape
     given = np.arange(n) if index_batch is None else index_batch
     index = torch.from_numpy(checks.sample_indices(given, n)).to(a.device)
     keys = sampling.sample_keys(seed, index)
-    takes_part = torch.as_tensor(True if among is None else among, device=a.device).bool()
-    outside = ~takes_part.expand(a.shape).flatten(1)
+    takes_part = torch.ones(a.shape, dtype=torch.bool, device=a.device)
+    if among is not None:
+        try:
+            takes_part &= torch.as_tensor(checks.mask("among", among), device=a.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"among must broadcast to a_batch, {tuple(a.shape)}: {error}"
+            ) from error
+    checks.all_finite("a_batch", a.where(takes_part, 0))
+    outside = ~takes_part.flatten(1)
     totals = (~outside).sum(1).tolist()
     last = torch.iinfo(torch.int64).max
     # The places of a smaller fraction come first in the order of a larger one.
@@ -94,10 +107,7 @@ def _levels(
     places = places.masked_fill(outside, last).argsort(1)
     lots = sampling.distinct(keys, count, Purpose.DEGRADED_VALUE)
 
-    def level(fraction: object) -> Tensor:
-        noise = checks.finite_number("fractions", fraction)
-        if not 0 <= noise <= 1:
-            raise ValueError(f"fractions must be between 0 and 1, holds {fraction}")
+    def level(noise: float) -> Tensor:
         counts = [sampling.snapped_floor(noise * total) for total in totals]
         moves = (
             torch.arange(count, device=a.device) < torch.tensor(counts, device=a.device)[:, None]
@@ -107,7 +117,5 @@ def _levels(
         sources = torch.where(moves, places.gather(1, drawn), places)
         return flat.scatter(1, places, flat.gather(1, sources)).reshape(a.shape)
 
-    noises = checks.listed(fractions)
-    if isinstance(noises, list):
-        return torch.stack([level(noise) for noise in noises])
-    return level(noises)
+    levels = torch.stack([level(noise) for noise in noises])
+    return levels if isinstance(checks.listed(fractions), list) else levels[0]

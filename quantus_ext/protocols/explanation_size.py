@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of, default_removal
+from quantus_ext.arrays import tensor_from
+from quantus_ext.batch import tensor_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
 from quantus_ext.finetune.training import as_input, check_labels
+from quantus_ext.metrics.fidelity import check_fine_tune
 from quantus_ext.protocols.ranks import ROUNDING
 
 GRID = tuple(round(0.01 * step, 2) for step in (*range(1, 51), *range(60, 101, 10)))
@@ -131,13 +134,14 @@ def explanation_size(
     >>> found.sparsity
     0.2
     """
-    checks.evaluation_mode(model)
+    checks.evaluation_mode(checks.module("model", model))
     device = checks.resolve_device(model, None)
-    x = as_input(torch.as_tensor(x_batch), model, device)
+    seed = checks.fixed_seed("seed", seed)
+    x = as_input(tensor_from("x_batch", x_batch), model, device)
     checks.inputs(x)
     y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
     check_labels(model, x, y)
-    a = checks.attributions(torch.as_tensor(a_batch).to(device), x)
+    a = checks.attributions(tensor_of("a_batch", a_batch, device, None), x)
     shares = checks.fractions("sparsity", sparsity)
     n_samples = checks.positive_integer("n_samples", n_samples)
     tried = checks.fractions("betas", betas)
@@ -160,7 +164,12 @@ def explanation_size(
         feature_mask=adapter_of(model).feature_mask,
         seed=tuning_seed(fine_tune),
     )
+    if fine_tune is None:
+        raise TypeError("fine_tune must be a FineTuner, a torch.nn.Module or a callable, is None")
+    check_fine_tune(fine_tune)
     tuned, _ = resolve_tuned_model(fine_tune, model, masks)
+    with checks.about_model("fine_tune"):
+        check_labels(tuned, x, y)
     forward = Forward.of_module(tuned, device, softmax=True)
     clean = forward.clean(x)
     elements = masks.elements(x)

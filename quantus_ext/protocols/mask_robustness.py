@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of, default_removal
+from quantus_ext.arrays import tensor_from
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.finetune import MaskSampler
 from quantus_ext.finetune.health import loses_little, measure
+from quantus_ext.finetune.training import as_input, check_labels
 
 
 @dataclass(frozen=True)
@@ -112,20 +114,27 @@ def mask_robustness(
     """
     models = [model] if tuned is None else [model, tuned]
     for name, checked in zip(("model", "tuned"), models, strict=False):
-        checks.evaluation_mode(checked, name)
-    x = torch.as_tensor(x_batch)
+        checks.evaluation_mode(checks.module(name, checked), name)
+    x = tensor_from("x_batch", x_batch)
     checks.inputs(x)
+    labels = torch.from_numpy(checks.labels(y_batch, len(x)))
     shares = checks.numbers("fractions", fractions)
     if not shares or not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"fractions must hold numbers between 0 and 1, is {fractions!r}")
+        raise ValueError(
+            f"fractions must hold numbers between 0 and 1, is {checks.shown(fractions)}"
+        )
     n_draws = checks.positive_integer("n_draws", n_draws)
     masks = MaskSampler(
-        perturbation=perturbation or default_removal(model),
+        perturbation=default_removal(model) if perturbation is None else perturbation,
         beta=1.0,
         element=element,
         patch_size=patch_size,
         feature_mask=adapter_of(model).feature_mask,
         seed=seed,
     )
-    accuracy, agreement = measure(models, x, y_batch, masks, shares, n_draws, name="y_batch")
+    for name, checked in zip(("model", "tuned"), models, strict=False):
+        where = checks.resolve_device(checked, None, name)
+        with checks.about_model(name):
+            check_labels(checked, as_input(x, checked, where), labels.to(where))
+    accuracy, agreement = measure(models, x, labels, masks, shares, n_draws, name="y_batch")
     return MaskRobustness(np.array(shares), accuracy, agreement)

@@ -15,6 +15,7 @@ from quantus.helpers.enums import ScoreDirection
 from scipy.stats import spearmanr
 
 from quantus_ext import checks
+from quantus_ext.evaluation.tables import markdown, plain
 from quantus_ext.protocols.ranks import ROUNDING, ranks
 
 if TYPE_CHECKING:
@@ -53,16 +54,13 @@ class MetricAgreement:
 
     def to_markdown(self) -> str:
         """Return a table, pooled above the diagonal and within models below it."""
-        lines = [
-            f"| above: pooled, below: within models | {' | '.join(self.names)} |",
-            f"| --- |{' ---: |' * len(self.names)}",
-        ]
         shown = np.where(np.tri(len(self.names), dtype=bool), self.within, self.correlation)
+        rows = []
         for row, name in enumerate(self.names):
             cells = [_UNDEFINED if np.isnan(value) else f"{value:.2f}" for value in shown[row]]
             cells[row] = ""
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+            rows.append([plain(name), *cells])
+        return markdown(["above: pooled, below: within models", *map(plain, self.names)], rows)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw ``correlation``; see :func:`quantus_ext.plotting.plot_agreement`."""
@@ -135,7 +133,7 @@ def metric_agreement(
     """
     checks.one_of("nan_policy", nan_policy, ("raise", "omit"))
     table = _table("scores", scores)
-    lower = _lower(tuple(table), directions or {})
+    lower = _lower(tuple(table), checks.optional(checks.mapping, "directions", directions) or {})
     for name, values in table.items():
         allowed = ~np.isinf(values) if nan_policy == "omit" else np.isfinite(values)
         if not allowed.all():
@@ -188,6 +186,7 @@ def overall_score(scores: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
     >>> overall_score({name: [[value]] for name, value in scores.items()}).round(2).tolist()
     [[2.4]]
     """
+    scores = checks.mapping("scores", scores)
     missing = [name for name in M4_METRICS if name not in scores]
     if missing:
         raise ValueError(
@@ -229,13 +228,14 @@ def best_method(overall: ArrayLike, explainers: Sequence[str]) -> BestMethod:
     values = _two_dimensional("overall", overall)
     if np.isinf(values).any():
         raise ValueError("overall must not be infinite; NaN stands for a score that is missing")
-    if len(explainers) != values.shape[1]:
+    names = [checks.text("explainers", each) for each in checks.items("explainers", explainers)]
+    if len(names) != values.shape[1]:
         raise ValueError(
             f"explainers must have one name for each of {values.shape[1]} columns of overall, "
-            f"has {len(explainers)}"
+            f"has {len(names)}"
         )
     return BestMethod(
-        tuple(_highest(row, explainers) for row in values), _highest(values.mean(0), explainers)
+        tuple(_highest(row, names) for row in values), _highest(values.mean(0), names)
     )
 
 
@@ -277,12 +277,12 @@ def method_sensitivity(overall: ArrayLike) -> NDArray[np.float64]:
 
 
 def _table(name: str, scores: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
-    if not scores:
-        raise ValueError(f"{name} must hold at least one metric, is empty")
     table = {
         metric: _two_dimensional(f"{name} of {metric!r}", values)
-        for metric, values in scores.items()
+        for metric, values in checks.mapping(name, scores).items()
     }
+    if not table:
+        raise ValueError(f"{name} must hold at least one metric, is empty")
     shapes = {metric: values.shape for metric, values in table.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{name} must all have one shape (models, explainers), have {shapes}")
@@ -290,7 +290,7 @@ def _table(name: str, scores: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.f
 
 
 def _two_dimensional(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
+    array = checks.float64(name, values)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"{name} must have shape (models, explainers), has {array.shape}")
     return array
@@ -301,11 +301,9 @@ def _lower(
 ) -> set[str]:
     lower = set()
     for name, direction in directions.items():
-        checks.one_of("the metrics in directions", name, names)
+        checks.one_of("metrics in directions", name, names)
         value = direction.value if isinstance(direction, ScoreDirection) else direction
-        checks.one_of(
-            f"the direction of {name!r}", value, [known.value for known in ScoreDirection]
-        )
+        checks.one_of(f"directions[{name!r}]", value, [known.value for known in ScoreDirection])
         if value == ScoreDirection.LOWER.value:
             lower.add(name)
     return lower

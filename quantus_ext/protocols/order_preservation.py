@@ -94,9 +94,7 @@ def order_preservation(
 
 
 def _finite(name: str, values: ArrayLike | Tensor) -> NDArray[np.float64]:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
-    array = np.asarray(values, dtype=np.float64)
+    array = checks.column(name, values)
     if array.ndim != 1:
         raise ValueError(f"{name} must have shape (explanations,), has {array.shape}")
     if not np.isfinite(array).all():

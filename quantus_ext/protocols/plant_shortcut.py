@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
+from quantus_ext.arrays import tensor_from
 from quantus_ext.engine import sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.sampling import Purpose
-from quantus_ext.finetune.training import Settings, as_input, train, with_weights
+from quantus_ext.finetune.training import Settings, as_input, classes_of, train, with_weights
 
 KINDS = ("patch", "pattern")
 
@@ -182,9 +183,8 @@ def plant_shortcut(
     >>> planted.x.shape, int(planted.masks[0].sum())
     ((100, 10), 3)
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, is {type(model).__name__}")
-    checks.evaluation_mode(model)
+    checks.evaluation_mode(checks.module("model", model))
+    display_progressbar = checks.flag("display_progressbar", display_progressbar)
     adapter = adapter_of(model)
     if adapter.takes_ids or adapter.feature_mask is not None:
         raise ValueError(
@@ -194,7 +194,7 @@ def plant_shortcut(
     where = checks.resolve_device(model, device)
     inputs = _owned(x)
     given = checks.labels(y, len(inputs), "y")
-    checks.labels_below(given, _classes(model, inputs, where), "y")
+    checks.labels_below(given, classes_of(model, as_input(inputs[:1], model, where), "x"), "y")
     checked_seed = checks.seed(seed)
     generator = np.random.default_rng(
         sampling.fresh_seed() if checked_seed is None else checked_seed
@@ -403,27 +403,9 @@ def _words(
 
 
 def _owned(x: np.ndarray | Tensor) -> Tensor:
-    try:
-        inputs = (
-            x.detach().cpu().clone() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
-        )
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"x must be an array or tensor of numbers: {error}") from error
+    inputs = tensor_from("x", x).cpu().clone()
     checks.inputs(inputs, "x")
     return inputs if inputs.is_floating_point() else inputs.float()
-
-
-def _classes(model: nn.Module, x: Tensor, device: torch.device) -> int:
-    first = as_input(x[:1], model, device)
-    try:
-        return Forward.of_module(model, device, softmax=None).clean(first).shape[1]
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise ValueError(
-            f"x must hold inputs of the model, a sample of shape {tuple(first.shape[1:])} does "
-            f"not go through it: {error}"
-        ) from error
 
 
 def _split(n: int, holdout: float, generator: np.random.Generator) -> tuple[Tensor, Tensor]:

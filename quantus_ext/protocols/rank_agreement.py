@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
+from torch import Tensor
 
 from quantus_ext import checks
+from quantus_ext.evaluation.tables import plain
 from quantus_ext.protocols.ranks import ranks
 
 PAIRS = ("plus vs truth", "minus vs truth", "plus vs minus")
@@ -54,7 +56,7 @@ class RankAgreement:
     def to_markdown(self) -> str:
         """Return the paper's table: correlations and ranks by metric, undefined ones counted."""
         lines = [
-            f"| | {' | '.join(self.names)} |",
+            f"| | {' | '.join(map(plain, self.names))} |",
             f"| --- |{' ---: |' * len(self.names)}",
         ]
         for pair, name in enumerate(PAIRS):
@@ -129,17 +131,22 @@ def rank_agreement(
     >>> agreement.micro.round(2).tolist(), agreement.undefined.tolist()
     ([[-1.0, 1.0, -1.0], [nan, 0.75, nan]], [[0, 0, 0], [2, 0, 2]])
     """
-    noise = np.asarray(truth, dtype=np.float64)
+    noise = checks.column("truth", truth)
     if noise.ndim != 1 or len(noise) < 2 or not np.isfinite(noise).all():
         raise ValueError(
-            f"truth must hold a finite number for each of two or more levels, is {truth!r}"
+            "truth must hold a finite number for each of two or more levels, is "
+            f"{checks.shown(truth)}"
         )
-    if not metrics:
+    scores = {}
+    for name, pair in checks.mapping("metrics", metrics).items():
+        if not isinstance(pair, (Sequence, np.ndarray, Tensor)) or len(pair) != 2:
+            raise TypeError(
+                f"metrics[{name!r}] must hold two arrays, Fid⁺ and Fid⁻, is {checks.shown(pair)}"
+            )
+        plus, minus = (_checked(name, each, len(noise)) for each in pair)
+        scores[name] = (plus, minus)
+    if not scores:
         raise ValueError("metrics must hold at least one metric, is empty")
-    scores = {
-        name: (_checked(name, plus, len(noise)), _checked(name, minus, len(noise)))
-        for name, (plus, minus) in metrics.items()
-    }
     shapes = {part.shape for pair in scores.values() for part in pair}
     if len(shapes) > 1:
         raise ValueError(f"metrics must all have one shape (levels, sparsities), have {shapes}")
@@ -183,7 +190,7 @@ def rank_agreement(
 
 
 def _checked(name: str, values: ArrayLike, levels: int) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
+    array = checks.float64(f"metrics[{name!r}]", values)
     if array.ndim != 2 or len(array) != levels or array.shape[1] == 0:
         raise ValueError(
             f"scores of {name!r} must have shape ({levels}, sparsities), as truth has {levels} "

@@ -381,7 +381,7 @@ def test_metrics_in_a_list_have_their_own_names():
         ({"threads": 0}, ValueError, "threads must be at least 1"),
         ({"devices": []}, ValueError, "devices must be a list"),
         ({"devices": ["cpu"], "device": "cpu"}, ValueError, "both given"),
-        ({"cases": -1}, ValueError, "cases must be at least 1"),
+        ({"cases": -1}, ValueError, "cases must be at least 0"),
         ({"call_kwargs": {"a": 3}}, TypeError, "call_kwargs must be a dict"),
         ({"call_kwargs": {"a": {"a_batch": 3}}}, ValueError, "must not hold a_batch"),
         ({"x_batch": "missing.npy"}, FileNotFoundError, "missing.npy"),

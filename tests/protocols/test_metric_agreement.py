@@ -104,7 +104,7 @@ def test_plot_has_the_numbers():
         ({"a": [[1.0, np.inf]]}, {"nan_policy": "omit"}, "explainer 1 is inf"),
         ({"a": [[1.0]]}, {"nan_policy": "drop"}, "nan_policy must be one of"),
         ({"a": [[1.0]]}, {"directions": {"b": "lower"}}, "directions must be one of 'a', is 'b'"),
-        ({"a": [[1.0]]}, {"directions": {"a": "down"}}, "direction of 'a' must be one of"),
+        ({"a": [[1.0]]}, {"directions": {"a": "down"}}, r"directions\['a'\] must be one of"),
     ],
 )
 def test_bad_input(scores, keywords, message):
