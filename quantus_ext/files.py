@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from uuid import uuid4
@@ -255,13 +254,14 @@ class Folder:
         self._fs, self._root = fs, root.rstrip("/")
         self._is_local = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
-    def make(self, *folders: str) -> None:
-        """Make folders, and remove what killed writers have left in them."""
-        for folder in folders:
-            path = self.path(folder)
-            _repeated(partial(self._fs.makedirs, path, exist_ok=True))
-            if self._is_local:
-                remove_partial(Path(path))
+    def make(self, name: str) -> None:
+        """Make a folder in it, and itself, unless they are there."""
+        _repeated(lambda: self._fs.makedirs(self.path(name), exist_ok=True))
+
+    def tidy(self, name: str = "") -> None:
+        """Remove what killed writers have left in it, or in a folder in it."""
+        if self._is_local:
+            remove_partial(Path(self.path(name)))
 
     def path(self, name: str) -> str:
         """Return the path of a file."""
@@ -282,10 +282,13 @@ class Folder:
         All of it at once in a local folder and in an object store; elsewhere what was cut off is
         found out when it is read.
         """
+        path = self.path(name)
         if self._is_local:
-            _repeated(lambda: write_bytes(Path(self.path(name)), content))
+            # Somebody may have removed the folder in it, to have all computed again.
+            Path(path).parent.mkdir(exist_ok=True)
+            _repeated(lambda: write_bytes(Path(path), content))
         else:
-            _repeated(lambda: self._fs.pipe_file(self.path(name), content))
+            _repeated(lambda: self._fs.pipe_file(path, content))
 
     def create(self, name: str, content: bytes) -> None:
         """Write a file unless there is one, as far as the file system can tell in one request."""

@@ -30,7 +30,7 @@ from quantus_ext.files import (
 from quantus_ext.finetune.known import Known
 
 _FORMAT = 4
-_MANIFEST = "manifest.json"
+_MANIFEST, _SHARDS = "manifest.json", "shards"
 
 _ENTRIES = {"seed": int, "identity": dict, "rows": list, "answers": dict, "key": str}
 
@@ -145,10 +145,12 @@ class Store:
 
     def _agreed(self, seed: int, new: Callable[[int], bytes]) -> dict[str, Any]:
         """Return the manifest that is there, or a new one, the same for all who ask at once."""
-        self._folder.make("", "shards")
+        for folder in ("", _SHARDS):
+            self._folder.tidy(folder)
         for _ in range(_ROUNDS):
             content = self._folder.read(_MANIFEST)
             if content is None:
+                self._folder.make(_SHARDS)
                 # Whoever is first; then it is read again.
                 self._folder.create(_MANIFEST, new(seed))
                 continue
@@ -326,4 +328,4 @@ def _tensor(answers: Mapping[str, Any]) -> Tensor:
 
 
 def _name(method: int, start: int) -> str:
-    return f"shards/{method:04d}-{start:012d}.npz"
+    return f"{_SHARDS}/{method:04d}-{start:012d}.npz"

@@ -135,6 +135,11 @@ def test_a_file_system_that_is_full_or_turns_read_only(code, monkeypatch):
     assert before.items() <= {p: bytes(f.getbuffer()) for p, f in Refusing.store.items()}.items()
     # What is finished can be read where nothing can be written.
     monkeypatch.setattr(Refusing, "left", 0)
+
+    def refused(self, path, **keywords):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Refusing, "makedirs", refused)
     assert_same(run(**settings(), store="refusing://store"), expected)
 
 
@@ -302,7 +307,7 @@ def test_a_store_without_conditions(monkeypatch):
 
 def test_what_is_read_is_what_was_written_wherever_it_is():
     folder = files.Folder("memory://folder")
-    folder.make("")
+    folder.make("within")
     assert folder.read("none") is None
     folder.create("one", b"first")
     folder.create("one", b"second")

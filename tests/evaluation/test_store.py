@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 import warnings
@@ -360,6 +361,14 @@ def test_maps_that_are_no_numbers_fail_and_damage_no_file(tmp_path):
     for _ in range(2):
         assert len(run(**chosen).failures) == 3
     assert not list((tmp_path / "shards").glob("*.damaged"))
+
+
+def test_a_store_without_its_shards_is_computed_again(tmp_path):
+    first = run(store=tmp_path)
+    times = shard_files(tmp_path)
+    shutil.rmtree(tmp_path / "shards")
+    assert_same(run(store=tmp_path), first)
+    assert shard_files(tmp_path).keys() == times.keys()
 
 
 def test_what_killed_runs_left_is_removed(tmp_path):
