@@ -159,9 +159,9 @@ def rows_seen(model: nn.Module) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     probe = Forward.probe
 
-    def aside(forward: Forward, rows: Tensor) -> Tensor:
+    def aside(forward: Forward, rows: Tensor, numbers: Tensor) -> Tensor:
         before = len(seen)
-        outputs = probe(forward, rows)
+        outputs = probe(forward, rows, numbers)
         del seen[before:]
         return outputs
 
