@@ -278,6 +278,21 @@ def test_who_comes_between_looking_and_writing_is_not_overwritten(protocol, monk
     assert len(looked) > 2
 
 
+def test_a_creation_that_was_done_and_seemed_to_fail(monkeypatch):
+    memory = type(fsspec.filesystem("memory"))
+    pipe_file = memory.pipe_file
+
+    def lost(self, path, value, mode="overwrite"):
+        if self._strip_protocol(path) in self.store:
+            # Some give no reason.
+            raise OSError("failure")
+        pipe_file(self, path, value, mode)
+        raise ConnectionResetError("reset")
+
+    monkeypatch.setattr(memory, "pipe_file", lost)
+    assert Store("memory://done", IDENTITY, seed=1).seed == 1
+
+
 def test_a_manifest_that_is_being_written_is_not_damaged(monkeypatch):
     first = Store("memory://begun", IDENTITY, seed=1)
     memory = type(fsspec.filesystem("memory"))
