@@ -198,15 +198,17 @@ def test_what_killed_writers_left_is_removed_and_not_what_one_still_writes(monke
     writer = threading.Thread(target=write_bytes, args=(tmp_path / "file", b"content"))
     writer.start()
     writes.wait()
-    (begun,) = set(tmp_path.iterdir()) - others - {left}
-    remove_partial(tmp_path, "another")
-    assert left.exists()
-    remove_partial(tmp_path, "file")
-    assert not left.exists()
-    remove_partial(tmp_path)
-    assert set(tmp_path.iterdir()) == others | {begun}
-    may_end.set()
-    writer.join()
+    try:
+        (begun,) = set(tmp_path.iterdir()) - others - {left}
+        remove_partial(tmp_path, "another")
+        assert left.exists()
+        remove_partial(tmp_path, "file")
+        assert not left.exists()
+        remove_partial(tmp_path)
+        assert set(tmp_path.iterdir()) == others | {begun}
+    finally:
+        may_end.set()
+        writer.join()
     assert set(tmp_path.iterdir()) == others | {tmp_path / "file"}
 
 

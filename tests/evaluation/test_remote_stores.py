@@ -257,6 +257,42 @@ def test_a_request_that_goes_on_failing_is_told(error, tries, monkeypatch):
     assert len(asked) == tries
 
 
+@pytest.mark.parametrize("protocol", ["memory", "unconditional"])
+def test_who_comes_between_looking_and_writing_is_not_overwritten(protocol, monkeypatch):
+    kind = type(fsspec.filesystem(protocol))
+    monkeypatch.setattr(Unconditional, "failure", lambda self: None)
+    first = Store(f"{protocol}://between", IDENTITY, seed=1)
+    before = kind.store["/between/manifest.json"].getvalue()
+    cat_file, looked = kind.cat_file, []
+
+    def not_yet(self, path, *arguments, **keywords):
+        looked.append(path)
+        if len(looked) <= 2:
+            raise FileNotFoundError(path)
+        return cat_file(self, path, *arguments, **keywords)
+
+    monkeypatch.setattr(kind, "cat_file", not_yet)
+    second = Store(f"{protocol}://between", IDENTITY, seed=2)
+    assert (second.seed, second.key) == (first.seed, first.key)
+    assert kind.store["/between/manifest.json"].getvalue() == before
+    assert len(looked) > 2
+
+
+def test_a_creation_that_was_done_and_seemed_to_fail(monkeypatch):
+    memory = type(fsspec.filesystem("memory"))
+    pipe_file = memory.pipe_file
+
+    def lost(self, path, value, mode="overwrite"):
+        if self._strip_protocol(path) in self.store:
+            # Some give no reason.
+            raise OSError("failure")
+        pipe_file(self, path, value, mode)
+        raise ConnectionResetError("reset")
+
+    monkeypatch.setattr(memory, "pipe_file", lost)
+    assert Store("memory://done", IDENTITY, seed=1).seed == 1
+
+
 def test_a_manifest_that_is_being_written_is_not_damaged(monkeypatch):
     first = Store("memory://begun", IDENTITY, seed=1)
     memory = type(fsspec.filesystem("memory"))

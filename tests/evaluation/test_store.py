@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import multiprocessing
 import os
@@ -304,36 +303,46 @@ def test_a_damaged_manifest_is_made_again(tmp_path):
         run(metrics=chosen, store=tmp_path, seed=1)
 
 
-def test_no_shard_of_before_is_believed_after_a_damaged_manifest(tmp_path):
-    """A model that only answers tell from another: what it answered is lost with the manifest."""
-    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"maps": np.abs(data()[0])}}
-    weights = torch.arange(48.0).view(16, 3).sin()
-    run(model=outside(weights), store=tmp_path, **chosen)
-    for factor in (-2, 3):
-        (tmp_path / "manifest.json").write_bytes(b"")
-        with pytest.warns(RuntimeWarning) as warned:
-            found = run(model=outside(factor * weights), store=tmp_path, **chosen)
-        # The manifest and three shards.
-        assert sum("computed again" in str(w.message) for w in warned) == 4
-        assert_same(found, run(model=outside(factor * weights), **chosen))
+class Reads:
+    """Answers with weights from a file, which no content shows."""
 
-
-def outside(weights: torch.Tensor) -> BlackBox:
-    return BlackBox(Outside(weights), 3)
-
-
-class Outside:
-    """Answers with weights that no content shows."""
-
-    def __init__(self, weights: torch.Tensor) -> None:
-        OUTSIDE["weights"] = weights
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
-        held = importlib.import_module("tests.evaluation.test_store").OUTSIDE
-        return (torch.as_tensor(rows).flatten(1).float() @ held["weights"]).numpy()
+        return rows.reshape(len(rows), -1) @ np.load(self.path)
 
 
-OUTSIDE: dict[str, torch.Tensor] = {}
+def test_no_shard_of_before_is_believed_after_a_damaged_manifest(tmp_path):
+    """What another model answered is lost with the manifest, and nothing else tells it."""
+    store, path = tmp_path / "store", tmp_path / "weights.npy"
+    chosen = {"metrics": {"MoRF": MoRF(4)}, "xai_methods": {"maps": np.abs(data()[0])}}
+    weights = np.sin(np.arange(48.0)).reshape(16, 3).astype(np.float32)
+    np.save(path, weights)
+    run(model=BlackBox(Reads(path), 3), store=store, **chosen)
+    for factor in (-2, 3):
+        np.save(path, factor * weights)
+        (store / "manifest.json").write_bytes(b"")
+        with pytest.warns(RuntimeWarning) as warned:
+            found = run(model=BlackBox(Reads(path), 3), store=store, **chosen)
+        # The manifest and three shards.
+        assert sum("computed again" in str(w.message) for w in warned) == 4
+        assert_same(found, run(model=BlackBox(Reads(path), 3), **chosen))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"seed": "1"}, {"identity": []}, {"rows": None}, {"answers": []}, {"key": 1}],
+    ids=str,
+)
+def test_a_manifest_whose_entries_are_none_is_damaged(changed, tmp_path):
+    identity = {"a": 1, "xai_methods": {}}
+    first = Store(tmp_path, identity, seed=1)
+    path = tmp_path / "manifest.json"
+    path.write_text(sealed_json(json.loads(path.read_text()) | changed))
+    with pytest.warns(RuntimeWarning, match=f"its {next(iter(changed))} must be"):
+        second = Store(tmp_path, identity, seed=2)
+    assert second.key != first.key
 
 
 def objects(model: nn.Module, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
