@@ -13,7 +13,7 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import with_keywords
 from quantus_ext.evaluation.plan import Cell, Plan, as_called
-from quantus_ext.evaluation.rows import Rows
+from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Shard, Worker, told
 from quantus_ext.finetune.training import as_input
 
@@ -92,37 +92,26 @@ def planned(cell: Cell, plan: Plan, model: nn.Module, x: Rows) -> Cell:
     return replace(cell, metric=ready)
 
 
-def estimate(
-    plan: Plan, model: nn.Module, x: Rows, y: Rows, s: Rows | None, *, workers: int, n_tasks: int
-) -> Estimate:
+def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks: int) -> Estimate:
     """Score a few samples and extrapolate.
 
     Parameters
     ----------
     plan : Plan
     model : nn.Module
-    x, y : Rows
-    s : Rows or None
+    data : Data
     workers, n_tasks : int
     """
-    n = min(len(x), _PROBED)
-    few_x, few_y = (torch.as_tensor(rows.part(0, n).read()) for rows in (x, y))
+    n = min(len(data), _PROBED)
+    few_x, few_y = (torch.as_tensor(rows.part(0, n).read()) for rows in (data.x, data.y))
     cells = settled_cells(plan, model, few_x, few_y, train=False)
     worker = Worker(model, replace(plan, cells=cells, cases=()))
 
-    def shard(stop: int) -> Shard:
-        x_part, y_part = x.part(0, stop), y.part(0, stop)
-        maps = {
-            number: method.maps.part(0, stop)
-            for number, method in enumerate(plan.methods)
-            if method.maps is not None
-        }
-        return Shard(0, stop, x_part, y_part, None if s is None else s.part(0, stop), maps)
-
-    wanted = {method: [cell.name for cell in cells] for method in range(len(plan.methods))}
+    methods = dict(enumerate(plan.methods))
+    wanted = {method: [cell.name for cell in cells] for method in methods}
     # The first pass pays for what is made once.
-    worker.run(shard(1), wanted)
-    records = worker.run(shard(n), wanted)
+    worker.run(Shard.of(data, methods, 0, 1), wanted)
+    records = worker.run(Shard.of(data, methods, 0, n), wanted)
     scored = [each for record in records for each in record.cells.values()]
     rows = sum(each.n_rows for each in scored)
     seconds = sum(record.seconds for record in records) + sum(each.seconds for each in scored)
@@ -133,8 +122,8 @@ def estimate(
         if each.failure is not None
     ]
     return Estimate(
-        n_evaluations=round(rows * len(x) / n),
-        seconds=seconds * len(x) / n / max(1, min(workers, n_tasks)),
+        n_evaluations=round(rows * len(data) / n),
+        seconds=seconds * len(data) / n / max(1, min(workers, n_tasks)),
         n_tasks=n_tasks,
         workers=workers,
         failures=tuple(failures),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quantus_ext import checks
 from quantus_ext.arrays import array_of, native
+from quantus_ext.batch import segmentations_of
 from quantus_ext.identity import content_key
 
 _BLOCK = 256
@@ -109,3 +110,47 @@ class Rows:
             for start in range(0, len(self), _BLOCK)
         )
         return content_key([content_key(block.read()) for block in blocks])
+
+
+@dataclass(frozen=True)
+class Data:
+    """The samples of an evaluation, their explained classes, and their segmentations."""
+
+    x: Rows
+    y: Rows
+    s: Rows | None
+
+    @classmethod
+    def of(cls, x_batch: Any, y_batch: Any, s_batch: Any) -> Data:
+        """Take the arguments of :func:`quantus_ext.evaluate`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are nothing of that, or have not as many rows.
+        """
+        if y_batch is None:
+            raise TypeError("y_batch must hold the explained classes, is None")
+        x, y = Rows.of("x_batch", x_batch), Rows.of("y_batch", y_batch)
+        n = len(x)
+        if n == 0:
+            raise ValueError("x_batch must hold at least one sample, is empty")
+        if len(y) != n:
+            raise ValueError(f"y_batch must have {n} rows, as x_batch has, has {len(y)}")
+        s = None
+        if s_batch is not None:
+            checks.rows_for_samples("s_batch", s_batch, n)
+            if isinstance(s_batch, (list, tuple)):
+                s_batch = segmentations_of(s_batch)
+            s = None if s_batch is None else Rows.of("s_batch", s_batch)
+        if s is not None and len(s) != n:
+            raise ValueError(f"s_batch must have {n} rows, as x_batch has, has {len(s)}")
+        return cls(x, Rows.of("y_batch", checks.labels(y.read(), n)), s)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def part(self, start: int, stop: int) -> tuple[Rows, Rows, Rows | None]:
+        """Return what belongs to samples ``start`` to ``stop - 1``."""
+        s = None if self.s is None else self.s.part(start, stop)
+        return self.x.part(start, stop), self.y.part(start, stop), s

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
-from quantus_ext.batch import segmentations_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.turns import turns
+from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
 from quantus_ext.evaluation.plan import (
@@ -36,8 +36,8 @@ from quantus_ext.evaluation.plan import (
     methods_of,
     with_calls_read,
 )
-from quantus_ext.evaluation.result import Case, Evaluation, Failure
-from quantus_ext.evaluation.rows import Rows
+from quantus_ext.evaluation.result import Evaluation, Failure
+from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record, Shard, Worker
 from quantus_ext.evaluation.store import Store
 from quantus_ext.finetune.training import as_input
@@ -66,9 +66,6 @@ _ROUND = 4
 
 Array = Any
 """An array, tensor, data frame, list, or the path of an ``.npy`` file."""
-
-Key = tuple[int, int]
-"""Explainer and first sample."""
 
 
 @overload
@@ -259,66 +256,78 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     if progress is not None:
         warnings.warn("progress is Quantus's old name of verbose", DeprecationWarning, stacklevel=2)
         verbose = progress if verbose is None else verbose
-    if y_batch is None:
-        raise TypeError("y_batch must hold the explained classes, is None")
     seed = checks.seed(seed)
-    x, y = Rows.of("x_batch", x_batch), Rows.of("y_batch", y_batch)
-    n = len(x)
-    if n == 0:
-        raise ValueError("x_batch must hold at least one sample, is empty")
-    if len(y) != n:
-        raise ValueError(f"y_batch must have {n} rows, as x_batch has, has {len(y)}")
-    s = None
-    if s_batch is not None:
-        checks.rows_for_samples("s_batch", s_batch, n)
-        if isinstance(s_batch, (list, tuple)):
-            s_batch = segmentations_of(s_batch)
-        s = None if s_batch is None else Rows.of("s_batch", s_batch)
-    if s is not None and len(s) != n:
-        raise ValueError(f"s_batch must have {n} rows, as x_batch has, has {len(s)}")
-    y = Rows.of("y_batch", checks.labels(y.read(), n))
-    n_cases = min(n, checks.natural("cases", cases))
+    data = Data.of(x_batch, y_batch, s_batch)
+    n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
-        methods=tuple(methods_of(xai_methods, explain_func_kwargs, n, multiply_by_inputs)),
+        methods=tuple(methods_of(xai_methods, explain_func_kwargs, len(data), multiply_by_inputs)),
         cells=tuple(cells_of(metrics, call_kwargs)),
         batch_size=batch_size,
         shard_size=shard_size,
         seed=sampling.fresh_seed() if seed is None else seed,
         device=device,
-        cases=tuple(np.linspace(0, n - 1, n_cases).round().astype(int).tolist()),
+        cases=tuple(np.linspace(0, len(data) - 1, n_cases).round().astype(int).tolist()),
     )
-    plan = with_calls_read(plan, model, x)
-    columns = tuple(cell.names for cell in plan.cells)
-    directions = {cell.name: cell.direction for cell in plan.cells}
-    shards = plan.shards(n)
+    plan = with_calls_read(plan, model, data.x)
+    n_tasks = len(plan.shards(len(data)))
     if dry_run or verbose:
-        workers = effective_n_jobs(n_jobs)
-        cost = estimate(plan, model, x, y, s, workers=workers, n_tasks=len(shards))
+        cost = estimate(plan, model, data, workers=effective_n_jobs(n_jobs), n_tasks=n_tasks)
         sys.stdout.write(f"{cost}\n")
         if dry_run:
             return cost
 
-    # Answers are what a store knows a model by; without one a pass says what it leaves in it.
-    asked = list(range(min(n, 2))) if store is None else probe_rows(n)
-    rows = np.concatenate([x.part(row, row + 1).read() for row in asked])
-    with turns.asking(model):
-        known = known_models(plan, model, rows, asked, of_metrics=store is not None)
-        about = identity(plan, known["model"], {"x_batch": x, "y_batch": y, "s_batch": s}, seed)
-    kept = None
-    fresh = sampling.fresh_seed()
-    if store is not None:
-        kept = Store(store, about, fresh, known, asked)
-        fresh = kept.seed
+    kept, about, fresh = _identified(plan, model, data, store, seed)
     for cell in plan.cells:
         fix_seeds(cell.metric, fresh)
     if seed is None:
         plan = replace(plan, seed=fresh)
+    result = Collected(plan, len(data))
+    todo = _missing(result, kept, threads)
+    # What is read from or cut out for each shard does not travel with the model.
+    light = replace(plan, methods=tuple(replace(method, maps=None) for method in plan.methods))
+    if todo.tasks:
+        light = _ready(light, todo, model, data)
+    payload = Payload(Worker(model, light), devices)
+    left = _finish(result, kept, todo, payload, data, n_jobs, verbose=bool(verbose))
+    evaluation = result.evaluation(data, settings=about, confidence=confidence, agg_func=agg_func)
+    for message in left:
+        warnings.warn(message, UserWarning, stacklevel=2)
+    _warn_of(evaluation.failures)
+    return evaluation.as_quantus_frame() if return_as_df else evaluation
 
-    result = _Result(plan, n)
-    todo: dict[int, Task] = {}
-    unknown: set[Key] = set()
+
+class _Todo(NamedTuple):
+    """What no store has: tasks by their first sample, and the shards of explainers to be kept."""
+
+    tasks: dict[int, Task]
+    unknown: set[Key]
+
+
+def _identified(
+    plan: Plan, model: nn.Module, data: Data, store: str | Path | None, seed: int | None
+) -> tuple[Store | None, dict[str, Any], int]:
+    """Return the store, what the evaluation is known by in it, and a seed for what has none."""
+    n = len(data)
+    # Answers are what a store knows a model by; without one a pass says what it leaves in it.
+    asked = list(range(min(n, 2))) if store is None else probe_rows(n)
+    rows = np.concatenate([data.x.part(row, row + 1).read() for row in asked])
+    with turns.asking(model):
+        known = known_models(plan, model, rows, asked, of_metrics=store is not None)
+        arrays = {"x_batch": data.x, "y_batch": data.y, "s_batch": data.s}
+        about = identity(plan, known["model"], arrays, seed)
+    fresh = sampling.fresh_seed()
+    if store is None:
+        return None, about, fresh
+    kept = Store(store, about, fresh, known, asked)
+    return kept, about, kept.seed
+
+
+def _missing(result: Collected, kept: Store | None, threads: int | None) -> _Todo:
+    """Take what the store has, and return the rest."""
+    plan = result.plan
     names = tuple(cell.name for cell in plan.cells)
-    for start, stop in shards:
+    todo = _Todo({}, set())
+    for start, stop in plan.shards(result.n):
         wanted = {}
         for method in range(len(plan.methods)):
             record = None if kept is None else kept.read(method, start, stop)
@@ -331,67 +340,52 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
             # matter of rounding; what is there already stays.
             wanted = dict.fromkeys(wanted, names)
         if missing:
-            todo[start] = Task(start, stop, {m: own for m, own in wanted.items() if own}, threads)
-            unknown |= missing
-    if todo:
-        needed = {name for task in todo.values() for own in task.wanted.values() for name in own}
-        cells = tuple(cell for cell in plan.cells if cell.name in needed)
-        plan = replace(plan, cells=_settled(replace(plan, cells=cells), model, x, y))
-        plan = replace(plan, cells=tuple(planned(cell, plan, model, x) for cell in plan.cells))
+            own_cells = {method: own for method, own in wanted.items() if own}
+            todo.tasks[start] = Task(start, stop, own_cells, threads)
+            todo.unknown.update(missing)
+    return todo
+
+
+def _ready(plan: Plan, todo: _Todo, model: nn.Module, data: Data) -> Plan:
+    """Return the plan with the cells that are needed, trained and measured."""
+    needed = {name for task in todo.tasks.values() for own in task.wanted.values() for name in own}
+    plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.name in needed))
+    plan = replace(plan, cells=_settled(plan, model, data.x, data.y))
+    return replace(plan, cells=tuple(planned(cell, plan, model, data.x) for cell in plan.cells))
+
+
+def _finish(
+    result: Collected,
+    kept: Store | None,
+    todo: _Todo,
+    payload: Payload,
+    data: Data,
+    n_jobs: int | None,
+    *,
+    verbose: bool,
+) -> list[str]:
+    """Have the tasks done and kept; return what is to be said of what they left."""
+    left: dict[str, None] = {}
 
     def shard_of(task: Task) -> Shard:
-        x_part, y_part, s_part = (
-            None if rows is None else rows.part(task.start, task.stop) for rows in (x, y, s)
-        )
-        assert x_part is not None
-        assert y_part is not None
-        maps = {
-            method: rows.part(task.start, task.stop)
-            for method in task.wanted
-            if (rows := plan.methods[method].maps) is not None
-        }
-        return Shard(task.start, task.stop, x_part, y_part, s_part, maps)
+        methods = {method: result.plan.methods[method] for method in task.wanted}
+        return Shard.of(data, methods, task.start, task.stop)
 
-    # What is read from or cut out for each shard does not travel with the model.
-    light = tuple(replace(method, maps=None) for method in plan.methods)
-    payload = Payload(Worker(model, replace(plan, methods=light)), devices)
-    left: dict[str, None] = {}
     with (
         locks_cleared(payload.key),
-        tqdm(total=len(todo), disable=not verbose, unit="shard", desc="evaluate") as bar,
-        closing(_records(payload, todo, shard_of, n_jobs)) as finished,
+        tqdm(total=len(todo.tasks), disable=not verbose, unit="shard", desc="evaluate") as bar,
+        closing(_records(payload, todo.tasks, shard_of, n_jobs)) as finished,
     ):
         for records in finished:
             for record in records:
                 left.update(dict.fromkeys(record.left))
-                if (record.method, record.start) not in unknown:
+                if (record.method, record.start) not in todo.unknown:
                     continue
                 complete = result.take(record)
                 if kept is not None:
                     kept.write(complete)
             bar.update()
-
-    evaluation = Evaluation(
-        explainers=tuple(method.name for method in plan.methods),
-        metrics=names,
-        directions=directions,
-        scores=result.scores,
-        standard_errors=result.errors,
-        n_evaluations=result.n_evaluations,
-        n_rows=result.n_rows,
-        carry_inputs=tuple(method.carries_input for method in plan.methods),
-        seconds=result.seconds,
-        failures=tuple(result.failures()),
-        settings=about,
-        confidence=confidence,
-        cases=tuple(result.cases(x, y)),
-        columns=columns,
-        agg_func=agg_func,
-    )
-    for message in left:
-        warnings.warn(message, UserWarning, stacklevel=2)
-    _warn_of(evaluation.failures)
-    return evaluation.as_quantus_frame() if return_as_df else evaluation
+    return list(left)
 
 
 def _workers(name: str, value: object) -> int:
@@ -549,64 +543,3 @@ def _sent(payload: Payload, backend: Any) -> Iterator[None]:
     }
     with parallel_config(backend="dask", client=client, scatter=[payload], **settings):
         yield
-
-
-class _Result:
-    """What has come back so far: scores in arrays, and of each shard what failed there."""
-
-    def __init__(self, plan: Plan, n: int) -> None:
-        self.plan = plan
-        shape = (len(plan.methods), len(plan.cells))
-        self.scores = np.full((*shape, n), np.nan)
-        self.errors = np.full((*shape, n), np.nan)
-        self.n_evaluations = np.zeros(shape, dtype=np.int64)
-        self.n_rows = 0
-        self.seconds = np.zeros(shape)
-        self._failed: dict[Key, Record] = {}
-        self._maps: dict[tuple[int, int], np.ndarray] = {}
-        self._places = {cell.name: place for place, cell in enumerate(plan.cells)}
-
-    def take(self, record: Record) -> Record:
-        """Take what a worker or the store says; return all that is known of that shard."""
-        for name, scored in record.cells.items():
-            place = (record.method, self._places[name])
-            self.scores[place][record.start : record.stop] = scored.score
-            self.errors[place][record.start : record.stop] = scored.error
-            self.n_evaluations[place] += scored.n_evaluations
-            self.n_rows += scored.n_rows
-            self.seconds[place] += scored.seconds
-        for case, maps in record.maps.items():
-            self._maps[record.method, case] = maps
-        key = (record.method, record.start)
-        before = self._failed.pop(key, None)
-        if before is not None:
-            # What failed was tried again.
-            record = replace(record, cells={**before.cells, **record.cells})
-        if record.failed:
-            self._failed[key] = record
-        return record
-
-    def failures(self) -> Iterator[Failure]:
-        """Yield what failed, explainer by explainer."""
-        for _, record in sorted(self._failed.items()):
-            for name in record.failed:
-                scored = record.cells[name]
-                yield Failure(
-                    explainer=self.plan.methods[record.method].name,
-                    metric=name,
-                    start=record.start,
-                    stop=record.stop,
-                    error=str(scored.failure),
-                    traceback=str(scored.traceback),
-                )
-
-    def cases(self, x: Rows, y: Rows) -> Iterator[Case]:
-        """Yield the samples to show, with the maps that there are."""
-        for case in self.plan.cases:
-            maps = {
-                method.name: self._maps[place, case]
-                for place, method in enumerate(self.plan.methods)
-                if (place, case) in self._maps
-            }
-            label = int(y.part(case, case + 1).read()[0])
-            yield Case(case, np.array(x.part(case, case + 1).read()[0]), label, maps)

@@ -20,7 +20,7 @@ from quantus_ext.engine.fence import Fence, listening
 from quantus_ext.engine.keywords import part_of
 from quantus_ext.engine.shared import SharedAnswers, answers_shared
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
-from quantus_ext.evaluation.rows import Rows
+from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.foreign import Foreign
 
 _TRACEBACK = 4000
@@ -47,6 +47,16 @@ class Shard:
     y: Rows
     s: Rows | None
     maps: dict[int, Rows]
+
+    @classmethod
+    def of(cls, data: Data, methods: Mapping[int, Method], start: int, stop: int) -> Shard:
+        """Cut samples out, with their maps by these explainers, as far as there are some."""
+        maps = {
+            place: method.maps.part(start, stop)
+            for place, method in methods.items()
+            if method.maps is not None
+        }
+        return cls(start, stop, *data.part(start, stop), maps)
 
 
 @dataclass(frozen=True)

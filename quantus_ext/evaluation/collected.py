@@ -1,0 +1,107 @@
+"""What has come back from workers and from a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from quantus_ext.evaluation.plan import Plan
+from quantus_ext.evaluation.result import Case, Evaluation, Failure
+from quantus_ext.evaluation.rows import Data, Rows
+from quantus_ext.evaluation.shard import Record
+
+Key = tuple[int, int]
+"""Explainer and first sample."""
+
+
+class Collected:
+    """What has come back so far: scores in arrays, and of each shard what failed there."""
+
+    def __init__(self, plan: Plan, n: int) -> None:
+        self.plan = plan
+        self.n = n
+        shape = (len(plan.methods), len(plan.cells))
+        self.scores = np.full((*shape, n), np.nan)
+        self.errors = np.full((*shape, n), np.nan)
+        self.n_evaluations = np.zeros(shape, dtype=np.int64)
+        self.n_rows = 0
+        self.seconds = np.zeros(shape)
+        self._failed: dict[Key, Record] = {}
+        self._maps: dict[tuple[int, int], np.ndarray] = {}
+        self._places = {cell.name: place for place, cell in enumerate(plan.cells)}
+
+    def take(self, record: Record) -> Record:
+        """Take what a worker or the store says; return all that is known of that shard."""
+        for name, scored in record.cells.items():
+            place = (record.method, self._places[name])
+            self.scores[place][record.start : record.stop] = scored.score
+            self.errors[place][record.start : record.stop] = scored.error
+            self.n_evaluations[place] += scored.n_evaluations
+            self.n_rows += scored.n_rows
+            self.seconds[place] += scored.seconds
+        for case, maps in record.maps.items():
+            self._maps[record.method, case] = maps
+        key = (record.method, record.start)
+        before = self._failed.pop(key, None)
+        if before is not None:
+            # What failed was tried again.
+            record = replace(record, cells={**before.cells, **record.cells})
+        if record.failed:
+            self._failed[key] = record
+        return record
+
+    def failures(self) -> Iterator[Failure]:
+        """Yield what failed, explainer by explainer."""
+        for _, record in sorted(self._failed.items()):
+            for name in record.failed:
+                scored = record.cells[name]
+                yield Failure(
+                    explainer=self.plan.methods[record.method].name,
+                    metric=name,
+                    start=record.start,
+                    stop=record.stop,
+                    error=str(scored.failure),
+                    traceback=str(scored.traceback),
+                )
+
+    def cases(self, x: Rows, y: Rows) -> Iterator[Case]:
+        """Yield the samples to show, with the maps that there are."""
+        for case in self.plan.cases:
+            maps = {
+                method.name: self._maps[place, case]
+                for place, method in enumerate(self.plan.methods)
+                if (place, case) in self._maps
+            }
+            label = int(y.part(case, case + 1).read()[0])
+            yield Case(case, np.array(x.part(case, case + 1).read()[0]), label, maps)
+
+    def evaluation(
+        self,
+        data: Data,
+        *,
+        settings: dict[str, Any],
+        confidence: float,
+        agg_func: Callable[..., Any] | None,
+    ) -> Evaluation:
+        """Return all of it, with what was asked for."""
+        plan = self.plan
+        return Evaluation(
+            explainers=tuple(method.name for method in plan.methods),
+            metrics=tuple(cell.name for cell in plan.cells),
+            directions={cell.name: cell.direction for cell in plan.cells},
+            scores=self.scores,
+            standard_errors=self.errors,
+            n_evaluations=self.n_evaluations,
+            n_rows=self.n_rows,
+            carry_inputs=tuple(method.carries_input for method in plan.methods),
+            seconds=self.seconds,
+            failures=tuple(self.failures()),
+            settings=settings,
+            confidence=confidence,
+            cases=tuple(self.cases(data.x, data.y)),
+            columns=tuple(cell.names for cell in plan.cells),
+            agg_func=agg_func,
+        )
