@@ -15,6 +15,7 @@ from quantus.helpers import utils
 from torch import nn
 
 from quantus_ext import checks
+from quantus_ext.arrays import array_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.modules import parts_with_mode
@@ -209,10 +210,9 @@ class Worker:
                         targets=y[rows].copy(),
                         **self._keywords(explainer),
                     )
-                if isinstance(made, torch.Tensor):
-                    made = made.detach().cpu().numpy()
-                parts.append(np.array(made))
-                if len(parts[-1]) != len(x[rows]):
+                # A copy, for what was returned may be a buffer that is written again.
+                parts.append(np.array(array_of("what the explainer returns", made)))
+                if parts[-1].shape[:1] != (len(x[rows]),):
                     raise ValueError(
                         f"the explainer must return a map for each of {len(x[rows])} samples, "
                         f"returned shape {parts[-1].shape}"
