@@ -251,7 +251,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     devices = checks.optional(_devices, "devices", devices)
     if devices is not None and device is not None:
         raise ValueError("device and devices are both given, pass one")
-    device = checks.optional(checks.torch_device, "device", device)
+    # It goes on to explainers and metrics as it came.
+    checks.optional(checks.torch_device, "device", device)
     verbose = checks.optional(checks.flag, "verbose", verbose)
     progress = checks.optional(checks.flag, "progress", progress)
     if progress is not None:
