@@ -650,6 +650,13 @@ def other_targets() -> Iterator[Target]:
             "holdout": 0.25,
         },
     )
+    scores = {"a": {"m": [0.5, 0.25]}, "b": {"m": [0.75, 0.5]}}
+    yield target(
+        "Evaluation.of_scores",
+        quantus_ext.Evaluation.of_scores,
+        {"scores": scores, "directions": {"m": "lower"}, "confidence": 0.5},
+        lambda **keywords: quantus_ext.Evaluation.of_scores(**keywords).scores,
+    )
     evaluation = evaluate({"m": quantus_ext.Deletion(2)}, {"a": A, "b": -A}, MODEL, X, Y)
     for method in ("ranking", "compare", "drift"):
         chosen = {"compare": {"a": "a", "b": "b"}, "drift": {"baseline": evaluation}}.get(

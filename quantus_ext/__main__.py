@@ -9,6 +9,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from matplotlib.backend_bases import FigureCanvasBase
 
@@ -45,8 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = _not_decided("interrupted: nothing is kept, run it again")
     except OSError as error:
-        _give_up_stdout()
+        _flushed(sys.stdout)
         code = _not_decided(f"the output cannot be written: {error}")
+    _flushed(sys.stderr)
     if code != GOOD:
         raise SystemExit(code)
 
@@ -151,18 +153,21 @@ def _not_decided(message: str) -> int:
     """Say on the stream for errors, where it can be said, that there is no verdict and why."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
-            print(message, file=sys.stderr, flush=True)
+            print(message, file=sys.stderr)
     return NOT_DECIDED
 
 
-def _give_up_stdout() -> None:
-    """Let what is still to be written there go, for Python would try again as it ends."""
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-    with suppress(OSError, ValueError):
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, sys.stdout.fileno())
-        os.close(nothing)
+def _flushed(stream: TextIO | None) -> None:
+    """Flush a stream, or let what it cannot write go: Python would try again as it ends."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
 
 
 def _seed(text: str) -> int:

@@ -302,13 +302,32 @@ class Evaluation:
         directions : dict of metric to {"higher", "lower"} or ScoreDirection
         confidence : float, default 0.95
         """
-        explainers = tuple(scores)
-        metrics = tuple(next(iter(scores.values())))
-        values = np.array([[scores[e][m] for m in metrics] for e in explainers], dtype=np.float64)
-        if values.ndim != 3:
+        named = {
+            explainer: checks.mapping(f"scores[{explainer!r}]", cells)
+            for explainer, cells in checks.mapping("scores", scores).items()
+        }
+        explainers = tuple(named)
+        metrics = tuple(next(iter(named.values()), {}))
+        if not metrics or any(set(cells) != set(metrics) for cells in named.values()):
             raise ValueError(
-                f"scores must have one number for each sample, have shape {values.shape}"
+                "scores must hold the same metrics for each explainer, at least one, hold "
+                f"{checks.shown({e: list(cells) for e, cells in named.items()})}"
             )
+        directions = checks.mapping("directions", directions)
+        for metric in metrics:
+            given = _value(directions.get(metric))
+            checks.one_of(f"directions[{metric!r}]", given, [d.value for d in ScoreDirection])
+        confidence = checked_confidence(confidence)
+        cells = [
+            [checks.column(f"scores[{e!r}][{m!r}]", named[e][m]) for m in metrics]
+            for e in explainers
+        ]
+        shapes = {each.shape for row in cells for each in row}
+        if len(shapes) > 1 or len(next(iter(shapes))) != 1 or shapes == {(0,)}:
+            raise ValueError(
+                f"scores must have one number for each sample, have shapes {sorted(shapes)}"
+            )
+        values = np.array(cells)
         return cls(
             explainers=explainers,
             metrics=metrics,
@@ -677,6 +696,7 @@ class Evaluation:
         ValueError
             If it is nothing that it wrote, or not as it wrote it.
         """
+        checks.address("source", source)
         # No path holds an entry.
         is_text = isinstance(source, str) and (source.lstrip().startswith("{") or '": ' in source)
         text = str(source) if is_text else Path(source).read_bytes()
@@ -715,8 +735,13 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
     shape = (len(fields["explainers"]), len(fields["metrics"]))
     per_cell = [fields[name].shape for name in ("n_evaluations", "seconds")]
     per_sample = [fields[name].shape for name in ("scores", "standard_errors")]
+    named = [fields["explainers"], fields["metrics"]]
     if (
-        per_cell != [shape, shape]
+        not all(isinstance(name, str) for names in named for name in names)
+        or [len(set(names)) for names in named] != list(shape)
+        or 0 in shape
+        or len(fields["columns"]) != shape[1]
+        or per_cell != [shape, shape]
         or per_sample[0] != per_sample[1]
         or per_sample[0][:-1] != shape
         or set(fields["directions"]) != set(fields["metrics"])
@@ -725,7 +750,15 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _value(direction: str | ScoreDirection) -> str:
+def checked_confidence(value: object) -> float:
+    """Return the confidence of intervals, a number between 0 and 1."""
+    confidence = checks.finite_number("confidence", value)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, is {confidence}")
+    return confidence
+
+
+def _value(direction: Any) -> Any:
     return direction.value if isinstance(direction, ScoreDirection) else direction
 
 

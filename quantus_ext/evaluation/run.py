@@ -36,7 +36,7 @@ from quantus_ext.evaluation.plan import (
     methods_of,
     with_calls_read,
 )
-from quantus_ext.evaluation.result import Evaluation, Failure
+from quantus_ext.evaluation.result import Evaluation, Failure, checked_confidence
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record, Shard, Worker
 from quantus_ext.evaluation.store import Store
@@ -57,6 +57,9 @@ _DEFAULT_BATCHES = 4
 _MOST_THREADS = 1024
 
 _MOST_WORKERS = 65_536
+
+_MOST_TOLD = 20
+"""Different errors that a warning holds."""
 
 _ATTEMPTS = 3
 """Times in a row that workers may die before a single shard is finished."""
@@ -238,9 +241,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     with turns.asking(model):
         checks.evaluation_mode(model)
     batch_size, shard_size = _sizes(batch_size, shard_size)
-    confidence = checks.finite_number("confidence", confidence)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, is {confidence}")
+    confidence = checked_confidence(confidence)
     agg_func = checks.optional(checks.function, "agg_func", agg_func)
     return_as_df = checks.optional(checks.flag, "return_as_df", return_as_df)
     dry_run = checks.flag("dry_run", dry_run)
@@ -250,7 +251,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     devices = checks.optional(_devices, "devices", devices)
     if devices is not None and device is not None:
         raise ValueError("device and devices are both given, pass one")
-    device = checks.optional(checks.torch_device, "device", device)
+    # It goes on to explainers and metrics as it came.
+    checks.optional(checks.torch_device, "device", device)
     verbose = checks.optional(checks.flag, "verbose", verbose)
     progress = checks.optional(checks.flag, "progress", progress)
     if progress is not None:
@@ -436,18 +438,21 @@ def _sizes(batch_size: int | None, shard_size: int | None) -> tuple[int, int]:
 
 
 def _warn_of(failures: Sequence[Failure]) -> None:
-    """Say which cells failed, and why the first did."""
-    cells: dict[str, dict[str, None]] = {}
+    """Say which cells failed, and why."""
+    cells: dict[tuple[str, str], dict[str, None]] = {}
     for failure in failures:
-        cells.setdefault(failure.explainer, {})[failure.metric] = None
+        cells.setdefault((failure.explainer, failure.error), {})[failure.metric] = None
     if not cells:
         return
-    named = "; ".join(
-        f"{explainer} by {', '.join(metrics)}" for explainer, metrics in cells.items()
-    )
+    told = [
+        f"{explainer} by {', '.join(metrics)} ({error})"
+        for (explainer, error), metrics in cells.items()
+    ]
+    more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
     warnings.warn(
-        f"some scores are NaN, and without a rank, because of errors: {named}. The first is "
-        f"{failures[0].error}. All are in evaluation.failures, with their tracebacks",
+        "some scores are NaN, and without a rank, because of errors: "
+        f"{'; '.join(told[:_MOST_TOLD])}{more}. All are in evaluation.failures, with their "
+        "tracebacks",
         RuntimeWarning,
         stacklevel=3,
     )

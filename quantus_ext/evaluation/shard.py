@@ -14,6 +14,7 @@ from quantus.helpers import utils
 from torch import nn
 
 from quantus_ext import checks
+from quantus_ext.arrays import array_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.batch import Explainer
 from quantus_ext.engine.fence import Fence, listening
@@ -211,10 +212,9 @@ class Worker:
             for first in range(0, len(x), self.plan.batch_size):
                 rows = slice(first, first + self.plan.batch_size)
                 made = call.maps(self.model, x[rows], y[rows], shard.start + first, self._device)
-                if isinstance(made, torch.Tensor):
-                    made = made.detach().cpu().numpy()
-                parts.append(np.array(made))
-                if len(parts[-1]) != len(x[rows]):
+                # A copy, for what was returned may be a buffer that is written again.
+                parts.append(np.array(array_of("what the explainer returns", made)))
+                if parts[-1].shape[:1] != (len(x[rows]),):
                     raise ValueError(
                         f"the explainer must return a map for each of {len(x[rows])} samples, "
                         f"returned shape {parts[-1].shape}"

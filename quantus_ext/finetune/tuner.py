@@ -146,7 +146,8 @@ class FineTuner:
             compile=checks.flag("compile", compile),
         )
         self.data = data.read(x, y, seed=self.settings.seed)
-        self.device = checks.optional(checks.torch_device, "device", device)
+        checks.optional(checks.torch_device, "device", device)
+        self.device = device
         folder = checks.optional(checks.address, "cache_dir", cache_dir)
         self.cache_dir = None if folder is None else Path(folder).expanduser()
         self.display_progressbar = checks.flag("display_progressbar", display_progressbar)

@@ -185,8 +185,9 @@ def test_a_failure_stays_in_its_cell(tmp_path):
     assert len(told) == 1
     assert str(told[0].message) == (
         "some scores are NaN, and without a rank, because of errors: broken by fails, INFD, "
-        "R-Fidelity, QGE, Correlation; gradients by fails; noise by fails. The first is explaining "
-        "failed: RuntimeError: no such layer. All are in evaluation.failures, with their tracebacks"
+        "R-Fidelity, QGE, Correlation (explaining failed: RuntimeError: no such layer); gradients "
+        "by fails (RuntimeError: cannot score sample 9); noise by fails (RuntimeError: cannot "
+        "score sample 9). All are in evaluation.failures, with their tracebacks"
     )
     assert told[0].filename.endswith("problem.py")
     assert evaluation.ranking().order("fails") == ()
