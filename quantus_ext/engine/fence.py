@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext.engine.global_state import Settings
-from quantus_ext.engine.modules import parts_with_mode
 from quantus_ext.engine.turns import turns
 from quantus_ext.identity import content_key
 
@@ -144,35 +144,34 @@ class _Kept:
         self.left: dict[str, list[str]] = {}
         self.weights: list[str] = []
         self._settings = Settings()
-        self._modes = [(name, part, part.training) for name, part in parts_with_mode(model)]
-        self._parts = [_Part(name, part) for name, part in model.named_modules()]
-        places: dict[int, _Place] = {}
+        self._parts = [_Part(name, module) for name, module in model.named_modules()]
+        tensors: dict[int, tuple[_Part, str, str]] = {}
         for part in self._parts:
-            for place in part.places():
-                places.setdefault(id(place.tensor), place)
-        size = sum(place.tensor.nbytes for place in places.values() if place.is_known)
-        self.copies = size <= _COPIED_BYTES
-        self._tensors = [_Values(place, copy=self.copies) for place in places.values()]
+            for field in ("_parameters", "_buffers"):
+                for key, tensor in getattr(part.module, field, {}).items():
+                    if tensor is not None:
+                        tensors.setdefault(id(tensor), (part, field, key))
+        places = [_Place(*place) for place in tensors.values()]
+        self.copies = sum(place.tensor.nbytes for place in places) <= _COPIED_BYTES
+        with torch.no_grad():
+            self._tensors = [_Values(place, copy=self.copies) for place in places]
 
     def put_back(self) -> None:
         """Put back what differs, and note it."""
         for name in self._settings.put_back():
             self.left[name] = []
-        for name, module, training in self._modes:
-            # A model may be put into evaluation mode.
-            if module.training and not training:
-                module.training = False
-                self._note("training mode", name)
         # Before what modules hold is put back: what counts is what the model would compute with.
         for values in self._tensors:
-            for what in values.put_back():
-                if what == "weights":
-                    self.weights.append(values.place.name)
-                else:
-                    self._note(what, values.place.name)
+            if not values.are_as_before():
+                for what in values.put_back():
+                    if what == "weights":
+                        self.weights.append(values.place.name)
+                    else:
+                        self._note(what, values.place.name)
         for part in self._parts:
-            for what in part.put_back():
-                self._note(what, part.name)
+            if not part.is_as_before():
+                for what in part.put_back():
+                    self._note(what, part.name)
 
     def _note(self, what: str, name: str) -> None:
         places = self.left.setdefault(what, [])
@@ -180,14 +179,115 @@ class _Kept:
             places.append(name)
 
 
+_Held = tuple[str, dict[str, Any], list[tuple[str, Any]]]
+"""The name of one of a module's dictionaries, the dictionary, and what was in it."""
+
+
+class _Part:
+    """A module by itself: what it holds, its class and mode, the settings of torch's own layers."""
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.name = name
+        self.module = module
+        self.kind = type(module)
+        self.own = dict(vars(module))
+        self.held: list[_Held] = []
+        # Most hold nothing, which is seen at once.
+        self.empty: list[dict[str, Any]] = []
+        for field in _HELD:
+            held: Any = self.own.get(field)
+            if type(held) is dict or type(held) is OrderedDict:
+                self.held.append((field, held, list(held.items()) if held else []))
+                if not held:
+                    self.empty.append(held)
+        self.filled = [(held, kept) for _, held, kept in self.held if kept]
+        # A script keeps its mode elsewhere; a frozen one has none.
+        is_script = isinstance(module, torch.jit.ScriptModule)
+        self.training = getattr(module, "training", None) if is_script else None
+
+    def is_as_before(self) -> bool:
+        """Whether every attribute is the very same, and what the dictionaries hold."""
+        own = vars(self.module)
+        return (
+            type(self.module) is self.kind
+            and len(own) == len(self.own)
+            and all(map(operator.is_, own.values(), self.own.values()))
+            and not any(self.empty)
+            and all(_holds(held, kept) for held, kept in self.filled)
+            and (self.training is None or self.module.training == self.training)
+        )
+
+    def put_back(self) -> Iterator[str]:
+        """Put back what differs, and say what that was."""
+        module, own, before = self.module, vars(self.module), self.own
+        if type(module) is not self.kind:
+            module.__class__ = self.kind
+            yield "another class"
+        # A model may be put into evaluation mode.
+        if self.training is False and module.training:
+            module.training = False
+            yield "training mode"
+        elif before.get("training") is False and own["training"]:
+            own["training"] = False
+            yield "training mode"
+        if own.get("forward") is not before.get("forward"):
+            self._restore("forward")
+            yield "another forward function"
+        for field, held, kept in self.held:
+            if own.get(field) is held and _holds(held, kept):
+                continue
+            is_filled_alike = own.get(field) is held and list(held) == [key for key, _ in kept]
+            own[field] = held
+            held.clear()
+            held.update(kept)
+            # Tensors in the same places are told by their values.
+            if not (is_filled_alike and field in ("_parameters", "_buffers")):
+                yield _HELD[field]
+        # Set by a backward hook, which is told already.
+        self._restore("_is_full_backward_hook")
+        if not self.kind.__module__.startswith("torch.nn.modules"):
+            # Attributes of other modules may change with each pass.
+            return
+        changed = [
+            name
+            for name in own.keys() | before.keys()
+            if name != "training"
+            and isinstance(own.get(name), _PLAIN)
+            and isinstance(before.get(name), _PLAIN)
+            and own.get(name) != before.get(name)
+        ]
+        for name in changed:
+            self._restore(name)
+        if changed:
+            yield "settings"
+
+    def _restore(self, name: str) -> None:
+        if name in self.own:
+            vars(self.module)[name] = self.own[name]
+        else:
+            vars(self.module).pop(name, None)
+
+
+def _holds(held: dict[str, Any], kept: list[tuple[str, Any]]) -> bool:
+    if len(held) != len(kept):
+        return False
+    return all(
+        key == other and value is same
+        for (key, value), (other, same) in zip(held.items(), kept, strict=True)
+    )
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
 class _Place:
     """Where a module has a tensor."""
 
-    def __init__(self, part: _Part, field: str, key: str, tensor: Tensor) -> None:
+    def __init__(self, part: _Part, field: str, key: str) -> None:
         self.part = part
         self.field = field
         self.key = key
-        self.tensor = tensor
+        self.tensor: Tensor = getattr(part.module, field)[key]
 
     @property
     def name(self) -> str:
@@ -200,78 +300,6 @@ class _Place:
         held = getattr(self.part.module, self.field)
         return held[self.key] if self.key in held else None  # noqa: SIM401 - a script's has no get
 
-    @property
-    def is_known(self) -> bool:
-        """Whether what the tensor holds can be read: it is none of another library's."""
-        kinds = (Tensor, nn.Parameter)
-        return type(self.tensor) in kinds and not self.tensor.is_meta
-
-
-class _Part:
-    """A module by itself: what it holds, its class, and the settings of torch's own layers."""
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name = name
-        self.module = module
-        self.kind = type(module)
-        own = vars(module)
-        self.forward = own.get("forward", _MISSING)
-        fields: list[tuple[str, Any]] = [(field, own.get(field)) for field in _HELD]
-        self.held: list[tuple[str, dict[str, Any], list[tuple[str, Any]]]] = [
-            (field, held, list(held.items()))
-            for field, held in fields
-            if type(held) in (dict, OrderedDict)
-        ]
-        self.settings = self._settings()
-
-    def _settings(self) -> dict[str, Any]:
-        own = vars(self.module)
-        if not self.kind.__module__.startswith("torch.nn.modules"):
-            # Attributes of other modules may change with each pass.
-            return {"_is_full_backward_hook": own.get("_is_full_backward_hook")}
-        return {name: own[name] for name in own if isinstance(own[name], _PLAIN)}
-
-    def places(self) -> Iterator[_Place]:
-        """Yield the parameters and buffers."""
-        for field in ("_parameters", "_buffers"):
-            for key, tensor in getattr(self.module, field, {}).items():
-                if tensor is not None:
-                    yield _Place(self, field, key, tensor)
-
-    def put_back(self) -> Iterator[str]:
-        """Put back what differs, and say what that was."""
-        if type(self.module) is not self.kind:
-            self.module.__class__ = self.kind
-            yield "another class"
-        own = vars(self.module)
-        if own.get("forward", _MISSING) is not self.forward:
-            if self.forward is _MISSING:
-                del own["forward"]
-            else:
-                own["forward"] = self.forward
-            yield "another forward function"
-        for field, held, kept in self.held:
-            same = own.get(field) is held and list(held) == [key for key, _ in kept]
-            if same and all(held[key] is value for key, value in kept):
-                continue
-            own[field] = held
-            held.clear()
-            held.update(kept)
-            # Tensors in the same places are told by their values.
-            if not same or field not in ("_parameters", "_buffers"):
-                yield _HELD[field]
-        now = self._settings()
-        if now != self.settings:
-            changed = {name for name in self.settings if now.get(name) != self.settings[name]}
-            for name in now.keys() - self.settings.keys():
-                del own[name]
-            own.update({name: self.settings[name] for name in changed})
-            if changed - {"training", "_is_full_backward_hook"}:
-                yield "settings"
-
-
-_PLAIN = (bool, int, float, str, tuple, type(None))
-
 
 class _Values:
     """A parameter or buffer: what it holds, its flag, gradient and hooks."""
@@ -279,15 +307,30 @@ class _Values:
     def __init__(self, place: _Place, *, copy: bool) -> None:
         self.place = place
         self.tensor = tensor = place.tensor
-        self.is_weight = isinstance(tensor, nn.Parameter)
         self.requires_grad = tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
         self.hooks = [_hooks_of(tensor, name) for name in _TENSOR_HOOKS]
-        with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-            # It keeps the memory that the tensor has now, whatever that is told to use.
-            self.alias = tensor.detach()
-            self.known = _known(tensor, copy=copy) if place.is_known else None
-            self.known_grad = None if self.grad is None else _known(self.grad, copy=True)
+        # It keeps the memory that the tensor has now, whatever that is told to use.
+        self.alias = tensor.detach()
+        # What tensors of other libraries hold is not known.
+        is_known = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
+        self.known = _known(self.alias, copy=copy) if is_known else None
+        self.known_grad = None if self.grad is None else _known(self.grad, copy=True)
+
+    def are_as_before(self) -> bool:
+        """Whether nothing differs."""
+        tensor = self.tensor
+        return (
+            self.place.now is tensor
+            and tensor.data_ptr() == self.alias.data_ptr()
+            and tensor.shape == self.alias.shape
+            and tensor.dtype == self.alias.dtype
+            and tensor.requires_grad == self.requires_grad
+            and (not tensor.is_leaf or tensor.grad is self.grad)
+            and all(map(_hooks_are, (tensor, tensor), _TENSOR_HOOKS, self.hooks))
+            and (self.known is None or _same(tensor, self.known))
+            and (self.known_grad is None or _same(tensor.grad, self.known_grad))
+        )
 
     def put_back(self) -> Iterator[str]:
         """Put back what differs, and say what that was; gradients without a word."""
@@ -295,7 +338,8 @@ class _Values:
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
             if self._has_changed():
                 lost = not isinstance(self.known, Tensor)
-                yield "weights" if self.is_weight or lost else "other values"
+                is_weight = isinstance(tensor, nn.Parameter)
+                yield "weights" if is_weight or lost else "other values"
             moved = tensor.data_ptr() != self.alias.data_ptr() or _form(tensor) != _form(self.alias)
             if moved:
                 tensor.data = self.alias
@@ -310,8 +354,8 @@ class _Values:
                 assert isinstance(self.known_grad, Tensor)
                 self.grad.copy_(self.known_grad)
         for name, kept in zip(_TENSOR_HOOKS, self.hooks, strict=True):
-            hooks = getattr(tensor, name, None)
-            if hooks and (kept is None or list(hooks.items()) != list(kept.items())):
+            if not _hooks_are(tensor, name, kept):
+                hooks = getattr(tensor, name)
                 hooks.clear()
                 hooks.update(kept or {})
                 yield "hooks of gradients"
@@ -332,6 +376,11 @@ _TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 def _hooks_of(tensor: Tensor, name: str) -> dict[Any, Any] | None:
     hooks = getattr(tensor, name, None)
     return None if hooks is None else dict(hooks)
+
+
+def _hooks_are(tensor: Tensor, name: str, kept: dict[Any, Any] | None) -> bool:
+    hooks = getattr(tensor, name, None)
+    return hooks is kept or list((hooks or {}).items()) == list((kept or {}).items())
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:
