@@ -18,7 +18,7 @@ from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.masked import MaskedModel
-from quantus_ext.engine.perturb import Perturbation, name_of
+from quantus_ext.engine.perturb import Perturbation
 
 Remake = Callable[[np.ndarray], np.ndarray]
 """Attributions of a batch in, others of the same shape out."""
@@ -57,7 +57,8 @@ class Explainer:
     ) -> Explainer:
         """Take the arguments of a metric's call."""
         given = {} if device is None else {"device": device}
-        fence = Fence(f"the explainer {name_of(function)!r}")
+        name = getattr(function, "__name__", type(function).__name__)
+        fence = Fence(f"the explainer {name!r}")
         return cls(function, {**given, **(keywords or {})}, seed, fence)
 
     def require(self) -> Callable[..., Any]:
