@@ -30,7 +30,7 @@ from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
 from quantus_ext.finetune import cache
 
-THREADS, CHILDREN, SECONDS = 4, 4, 60
+THREADS, CHILDREN, SECONDS = 3, 3, 60
 N, CLASSES = 8, 3
 
 Task = Callable[[], Any]

@@ -14,7 +14,6 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
 from quantus_ext.arrays import numbers_of, tensor_from
 from quantus_ext.engine import sampling
-from quantus_ext.engine.bridges import name_of
 from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
@@ -60,8 +59,8 @@ class Explainer:
         given = {} if device is None else {"device": device}
         checks.optional(checks.function, "explain_func", function)
         own = checks.optional(checks.mapping, "explain_func_kwargs", keywords)
-        fence = Fence(f"the explainer {name_of(function)!r}")
-        return cls(function, {**given, **(own or {})}, seed, fence)
+        name = getattr(function, "__name__", type(function).__name__)
+        return cls(function, {**given, **(own or {})}, seed, Fence(f"the explainer {name!r}"))
 
     def require(self) -> Callable[..., Any]:
         """Return the function, or raise TypeError if there is none."""

@@ -197,6 +197,6 @@ class CaptumFunction:
         return pair
 
 
-def name_of(function: Callable[..., Any] | None) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     """Return how errors call a function."""
     return str(getattr(function, "__name__", repr(function)))

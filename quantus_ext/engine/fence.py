@@ -152,7 +152,8 @@ class _Kept:
                     if tensor is not None:
                         tensors.setdefault(id(tensor), (part, field, key))
         places = [_Place(*place) for place in tensors.values()]
-        self.copies = sum(place.tensor.nbytes for place in places) <= _COPIED_BYTES
+        size = sum(place.tensor.numel() * place.tensor.element_size() for place in places)
+        self.copies = size <= _COPIED_BYTES
         with torch.no_grad():
             self._tensors = [_Values(place, copy=self.copies) for place in places]
 
@@ -312,6 +313,7 @@ class _Values:
         self.hooks = [_hooks_of(tensor, name) for name in _TENSOR_HOOKS]
         # It keeps the memory that the tensor has now, whatever that is told to use.
         self.alias = tensor.detach()
+        self.form = _form(tensor)
         # What tensors of other libraries hold is not known.
         is_known = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
         self.known = _known(self.alias, copy=copy) if is_known else None
@@ -322,9 +324,7 @@ class _Values:
         tensor = self.tensor
         return (
             self.place.now is tensor
-            and tensor.data_ptr() == self.alias.data_ptr()
-            and tensor.shape == self.alias.shape
-            and tensor.dtype == self.alias.dtype
+            and _form(tensor) == self.form
             and tensor.requires_grad == self.requires_grad
             and (not tensor.is_leaf or tensor.grad is self.grad)
             and all(map(_hooks_are, (tensor, tensor), _TENSOR_HOOKS, self.hooks))
@@ -340,11 +340,10 @@ class _Values:
                 lost = not isinstance(self.known, Tensor)
                 is_weight = isinstance(tensor, nn.Parameter)
                 yield "weights" if is_weight or lost else "other values"
-            moved = tensor.data_ptr() != self.alias.data_ptr() or _form(tensor) != _form(self.alias)
-            if moved:
+            if _form(tensor) != self.form:
                 tensor.data = self.alias
-            if isinstance(self.known, Tensor) and not _same(self.alias, self.known):
-                self.alias.copy_(self.known)
+            if isinstance(self.known, Tensor) and not _same(tensor, self.known):
+                tensor.copy_(self.known)
             if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
                 tensor.requires_grad_(self.requires_grad)
                 yield "requires_grad flags"
@@ -365,7 +364,7 @@ class _Values:
             return False
         now = self.place.now
         return any(
-            each is None or _form(each)[:2] != _form(self.alias)[:2] or not _same(each, self.known)
+            each is None or _form(each)[:2] != self.form[:2] or not _same(each, self.known)
             for each in {id(each): each for each in (now, self.tensor)}.values()
         )
 
@@ -384,8 +383,9 @@ def _hooks_are(tensor: Tensor, name: str, kept: dict[Any, Any] | None) -> bool:
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:
-    strided = tensor.layout == torch.strided
-    return tensor.dtype, tensor.shape, tensor.stride() if strided else None
+    if tensor.layout != torch.strided:
+        return tensor.dtype, tensor.shape
+    return tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr()
 
 
 def _known(tensor: Tensor, *, copy: bool) -> Tensor | str | list[int]:

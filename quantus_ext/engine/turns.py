@@ -117,8 +117,11 @@ class Turns:
         try:
             yield
         finally:
-            self._undo.remove(undo)
-            undo()
+            # In this order, for a child may be forked in between: to undo twice does no harm.
+            try:
+                undo()
+            finally:
+                self._undo.remove(undo)
 
     def _asked_by_others(self) -> list[Parts]:
         me = threading.get_ident()

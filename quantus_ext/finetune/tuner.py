@@ -21,6 +21,7 @@ from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.modules import called_alike, is_closed, without_keywords
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.plan import Precision
+from quantus_ext.engine.turns import turns
 from quantus_ext.finetune import cache, data
 from quantus_ext.finetune.known import identify
 from quantus_ext.finetune.masks import MaskSampler
@@ -186,7 +187,8 @@ class FineTuner:
                 "model must be a torch.nn.Module without a ScriptModule to be tuned, and without "
                 "an exported program: pass what it was made from, or a tuned model as fine_tune"
             )
-        checks.evaluation_mode(model)
+        with turns.asking(model):
+            checks.evaluation_mode(model)
         device = checks.resolve_device(model, self.device)
         x, y = self.data.x, self.data.y
         known = [identify(model, x, device)]
