@@ -11,7 +11,7 @@ extensions = ["sphinx.ext.autodoc", "numpydoc", "myst_parser"]
 # The root is the source, so that links between pages, tables and notebooks hold here as in the
 # repository.
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/**", "benchmarks/*.md"]
+include_patterns = ["*.md", "docs/**", "benchmarks/*.md", "findings/*.md"]
 exclude_patterns = [".*", "build", "tests", "**/node_modules"]
 
 nitpicky = True
