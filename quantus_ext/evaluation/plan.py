@@ -303,6 +303,12 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
     given = {"": {}} if call_kwargs is None else checks.mapping("call_kwargs", call_kwargs)
     if not given:
         raise TypeError("call_kwargs must be a dict of at least one name and dict, is empty")
+    wrong = [name for name, call in given.items() if not isinstance(call, Mapping)]
+    if wrong:
+        raise TypeError(
+            f"call_kwargs must be a dict of names and dicts, that of {wrong[0]!r} is "
+            f"{checks.shown(given[wrong[0]])}"
+        )
     calls = {name: checks.mapping(f"call_kwargs[{name!r}]", call) for name, call in given.items()}
     for name, call in calls.items():
         taken = sorted(set(_GIVEN) & set(call))

@@ -93,7 +93,9 @@ def test_workers_that_always_die_are_an_error(dying):
 
 
 def test_a_worker_that_cannot_work_says_why():
-    with pytest.raises(WorkerError, match=r"cannot work: (.|\n)*Expected one of cpu, cuda"):
+    with pytest.raises(WorkerError, match=r"cannot work: (.|\n)*_moved(.|\n)*(?i:fpga)"):
+        run(devices=["fpga"])
+    with pytest.raises(ValueError, match=r"devices must name a torch device, .* is 'nonsense'"):
         run(devices=["nonsense"])
 
 
