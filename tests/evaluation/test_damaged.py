@@ -86,6 +86,7 @@ def test_the_text_of_a_damaged_baseline(place):
         {"metrics": ["MoRF", "LeRF"]},
         {"scores": [[[1.0]]]},
         {"standard_errors": []},
+        {"scores": [[[1.0]]], "standard_errors": [[[1.0]]]},
         {"scores": [[["a"]]]},
         {"n_evaluations": [[10**30]]},
         {"seconds": [1.0]},
