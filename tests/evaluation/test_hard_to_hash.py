@@ -112,7 +112,7 @@ def test_a_key_of_the_callers_stands_for_what_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize("key", ["", 3])
 def test_keys_that_are_no_names(key):
-    with pytest.raises(TypeError, match="key must be a name, as 'model-2026-11', is"):
+    with pytest.raises(TypeError, match="key must be a text that is not empty, is"):
         BlackBox(lambda rows: rows, CLASSES, key=key)
 
 
