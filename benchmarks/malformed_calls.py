@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import resource
 import signal
 import sys
+import tempfile
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -883,6 +885,8 @@ def main() -> None:
     made = parser("malformed_calls", __doc__)
     made.add_argument("--only", help="the name of one callable, and no file")
     parsed = options(made)
+    # What should be refused may write where it is.
+    os.chdir(tempfile.mkdtemp())
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (GIBIBYTES * 2**30, most))
     page = Page("malformed_calls", ["pandas"], quick=parsed.quick or parsed.only is not None)
