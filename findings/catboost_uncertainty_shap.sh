@@ -11,7 +11,7 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q --no-compile --disable-pip-version-check \
     catboost==1.2.10 \
     numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 scikit-learn==1.9.1
-"$work/venv/bin/python" - <<'PY'
+OMP_NUM_THREADS=1 "$work/venv/bin/python" - <<'PY'
 import catboost, numpy as np
 from sklearn.datasets import load_diabetes
 

@@ -9,9 +9,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q --no-compile --disable-pip-version-check \
-    shap==0.51.0 xgboost==3.2.0 \
+    shap==0.51.0 xgboost-cpu==3.2.0 \
     numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 scikit-learn==1.9.1
-"$work/venv/bin/python" - <<'PY'
+OMP_NUM_THREADS=1 "$work/venv/bin/python" - <<'PY'
 import numpy as np, shap, xgboost
 from sklearn.datasets import load_diabetes
 

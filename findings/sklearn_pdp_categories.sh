@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q --no-compile --disable-pip-version-check \
     numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 scikit-learn==1.9.1
-"$work/venv/bin/python" - <<'PY'
+OMP_NUM_THREADS=1 "$work/venv/bin/python" - <<'PY'
 import warnings
 
 import numpy as np, sklearn
@@ -21,7 +21,7 @@ from sklearn.inspection import partial_dependence
 rng = np.random.default_rng(0)
 x = np.c_[rng.integers(0, 5, 1000).astype(float), rng.uniform(-1, 1, 1000)]
 y = 10 * np.isin(x[:, 0], [1, 3]) + x[:, 1]
-model = HistGradientBoostingRegressor(categorical_features=[0]).fit(x, y)
+model = HistGradientBoostingRegressor(categorical_features=[0], max_iter=50).fit(x, y)
 warnings.simplefilter("error")
 print("scikit-learn", sklearn.__version__)
 curves = {}

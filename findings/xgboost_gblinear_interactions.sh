@@ -9,9 +9,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install -q --no-compile --disable-pip-version-check \
-    xgboost==3.2.0 \
+    xgboost-cpu==3.2.0 \
     numpy==2.4.6 scipy==1.17.1
-"$work/venv/bin/python" - <<'PY'
+OMP_NUM_THREADS=1 "$work/venv/bin/python" - <<'PY'
 import numpy as np, xgboost
 
 x = np.random.default_rng(0).normal(size=(30, 4))
