@@ -495,7 +495,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Inputs], dict[str, object]], type[Exception
         "a_batch must be finite.* first in sample 4",
     ),
     "index floats": (
-        lambda i: {"index_batch": np.arange(5.0)},
+        lambda i: {"index_batch": np.arange(5) + 0.5},
         TypeError,
         "index_batch must hold integers",
     ),

@@ -248,7 +248,11 @@ def test_every_keyword_of_the_sibling_is_taken(name):
     taken |= {k: v for k, v in FEWER.items() if k in taken}
     if name in ("Deletion", "Insertion"):
         taken["return_auc_per_sample"] = True
-    metric = made(name, **{**fewer(name), **taken})
+    own = fewer(name)
+    if "features_in_step" in taken:
+        # They stand in for steps.
+        own.pop("steps", None)
+    metric = made(name, **{**own, **taken})
     call = keywords_of(sibling.metric.__call__) | {"custom_batch": None}
     given = {**arguments(), "a_batch": by_name("Saliency"), "explain_func": function}
     scores = metric(**{**call, **given})

@@ -166,7 +166,7 @@ def test_within_qge():
 def test_bad_models():
     with pytest.raises(ValueError, match="models must hold at least one model, is empty"):
         PScore([])
-    with pytest.raises(TypeError, match=r"models\[1\] must be a torch.nn.Module, is 'resnet'"):
+    with pytest.raises(TypeError, match=r"models\[1\] must be a torch.nn.Module, is str"):
         PScore([nn.Linear(1, 1), "resnet"])
     inputs = make_inputs("image")
     with pytest.raises(ValueError, match=r"models\[0\] must be in evaluation mode"):

@@ -1084,7 +1084,7 @@ def test_the_inner_metrics_own_custom_batch_goes_along_with_the_samples():
     batches = QGE(entry.make())(**problem.arguments(**entry.call, batch_size=4))
     np.testing.assert_allclose(batches, whole, rtol=1e-5)
     for rows in (entry.call["custom_batch"] * 2, np.ones((3, 4), dtype=int)):
-        with pytest.raises(ValueError, match=f"custom_batch must .* 6 samples, holds {len(rows)}"):
+        with pytest.raises(ValueError, match="custom_batch must hold one item for each of the 6"):
             QGE(entry.make())(**problem.arguments(custom_batch=rows))
 
 
