@@ -17,12 +17,12 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 from torch import nn
-from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.batch import segmentations_of
 from quantus_ext.engine import sampling
+from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
@@ -345,7 +345,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     left: dict[str, None] = {}
     with (
         locks_cleared(payload.key),
-        tqdm(total=len(todo), disable=not verbose, unit="shard", desc="evaluate") as bar,
+        progress_bar(shown=bool(verbose), total=len(todo), unit="shard", desc="evaluate") as bar,
         closing(_records(payload, todo, shard_of, n_jobs)) as finished,
     ):
         for records in finished:
