@@ -60,12 +60,12 @@ within, go_on = threading.Event(), threading.Event()
 
 
 def test_quantus_checks_attributions_of_other_threads_as_ever():
-    x, y = data(4)
+    (x, y), model = data(4), network()
     within.clear()
     go_on.clear()
     strict = asserts.assert_attributions
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(quantus_ext.QGE(Slow()), network(), x, y, x, device="cpu")
+        call = pool.submit(quantus_ext.QGE(Slow()), model, x, y, x, device="cpu")
         assert within.wait(10)
         with pytest.raises(AssertionError):
             asserts.assert_attributions(x_batch=x, a_batch=np.zeros_like(x))
@@ -118,9 +118,10 @@ def test_each_thread_has_the_report_and_health_of_its_own_call():
     x, y = data(16)
     tuner = quantus_ext.FineTuner(x, y, epochs=1, batch_size=8, display_progressbar=False)
     metric = quantus_ext.FFidelity([0.5], n_samples=2, fine_tune=tuner)
+    model = network()
     cache.clear_memory()
     with ThreadPoolExecutor(3) as pool:
-        scores = list(pool.map(lambda _: metric(network(), x, y, x), range(6)))
+        scores = list(pool.map(lambda _: metric(model, x, y, x), range(6)))
     assert scores == [scores[0]] * 6
     assert len(metric.healths) == 6
     assert metric.health in metric.healths
