@@ -54,6 +54,9 @@ class CommonArguments(ExecutionArguments, total=False):
 class TorchMetric(Metric[list[float]]):
     """A Quantus metric that runs on whole batches of draws, on the device of the model.
 
+    Threads may share one: each call returns its own scores. The attributes that it leaves are those
+    of the call that ended last.
+
     Parameters
     ----------
     abs : bool, default False
