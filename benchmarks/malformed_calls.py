@@ -512,7 +512,7 @@ def other_targets() -> Iterator[Target]:
     yield target(
         "MaskSampler",
         MaskSampler,
-        {"perturbation": quantus_ext.engine.perturb.replace_by(0.0), "beta": 0.5, "seed": 3},
+        {"perturbation": quantus_ext.engine.replacements.replace_by(0.0), "beta": 0.5, "seed": 3},
         lambda **keywords: MaskSampler(**keywords)(torch.as_tensor(X)),
     )
     yield target(

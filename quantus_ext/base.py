@@ -15,7 +15,6 @@ import torch
 from quantus.helpers.enums import DataType, ModelType
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
 from quantus_ext import checks
@@ -26,6 +25,7 @@ from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import NoModel, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
+from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.explanations import ExplainCall, Explanation, alike
 from quantus_ext.functional.scores import Scores
@@ -51,6 +51,9 @@ class CommonArguments(ExecutionArguments, total=False):
 
 class TorchMetric(Metric[list[float]]):
     """A Quantus metric that runs on whole batches of draws, on the device of the model.
+
+    Threads may share one: each call returns its own scores. The attributes that it leaves are those
+    of the call that ended last.
 
     Parameters
     ----------
@@ -404,7 +407,7 @@ class TorchMetric(Metric[list[float]]):
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         answers_by_chance = False
         results = []
-        for start in tqdm(range(0, n, batch_size), disable=not self.display_progressbar):
+        for start in progress_bar(range(0, n, batch_size), shown=self.display_progressbar):
             rows = slice(start, min(start + batch_size, n))
             numbers = torch.arange(rows.start, rows.stop, device=samples.device)
             clean = self._clean(forward, samples.x[rows], numbers, known)

@@ -9,7 +9,7 @@ import random
 import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -341,7 +341,7 @@ class _Copied:
     def _explain_func(
         self, batch: Arrays, explainer: Explainer, compare: Remake
     ) -> Callable[..., np.ndarray] | None:
-        explain_func, n = explainer.function, len(batch.x)
+        explain_func, n, here = explainer.function, len(batch.x), threading.get_ident()
         if explain_func is None:
             return None
 
@@ -351,8 +351,10 @@ class _Copied:
                     f"explain_func is asked for {len(inputs)} maps within a batch of {n} samples, "
                     "so it isn't known which sample is which: call with batch_size=1"
                 )
-            # What it leaves would be in what the metric asks next.
-            with explainer.fence.around(model):
+            # What it leaves would be in what the metric asks next. A metric's own threads, which
+            # it waits for, have no turn of theirs.
+            is_own = threading.get_ident() == here
+            with explainer.fence.around(model) if is_own else nullcontext():
                 maps = explain_func(model=model, inputs=inputs, targets=targets, **keywords)
             if isinstance(maps, Tensor):
                 maps = maps.detach().cpu()

@@ -102,6 +102,21 @@ def _(model: Net) -> None:
     model.features[2] = nn.Sigmoid()
 
 
+@leaves("an attribute that hides a parameter")
+def _(model: Net) -> None:
+    vars(model.head)["weight"] = torch.zeros(3, 4 * 36)
+
+
+@leaves("a module of another class")
+def _(model: Net) -> None:
+    model.features[2].__class__ = nn.Sigmoid
+
+
+@leaves("parts that are missing")
+def _(model: Net) -> None:
+    del model.head, model.features[1]
+
+
 @leaves("a forward of the instance's own")
 def _(model: Net) -> None:
     model.forward = lambda x: -Net.forward(model, x)

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
 from quantus_ext.arrays import array_of
+from quantus_ext.engine.progress import progress_bar
 
 Predict = Callable[[np.ndarray], Any]
 """Rows in, (rows, classes) scores out."""
@@ -109,7 +109,7 @@ class BlackBox(Adapter):
         rows = x.detach().cpu().numpy()
         size = self.max_rows_per_call or max(len(rows), 1)
         parts = []
-        with tqdm(total=len(rows), unit="row", disable=not self.display_progressbar) as bar:
+        with progress_bar(shown=self.display_progressbar, total=len(rows), unit="row") as bar:
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
                 parts.append(self._scores(part))

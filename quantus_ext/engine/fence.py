@@ -202,6 +202,13 @@ class _Part:
                 if not held:
                     self.empty.append(held)
         self.filled = [(held, kept) for _, held, kept in self.held if kept]
+        self.is_layer = self.kind.__module__.startswith("torch.nn.modules")
+        # Those of recurrent layers hold their weights once more.
+        self.lists = [
+            (name, value, list(value))
+            for name, value in self.own.items()
+            if self.is_layer and type(value) is list
+        ]
         # A script keeps its mode elsewhere; a frozen one has none.
         is_script = isinstance(module, torch.jit.ScriptModule)
         self.training = getattr(module, "training", None) if is_script else None
@@ -214,6 +221,7 @@ class _Part:
             and len(own) == len(self.own)
             and all(map(operator.is_, own.values(), self.own.values()))
             and not any(self.empty)
+            and all(_are_same(value, kept) for _, value, kept in self.lists)
             and all(_holds(held, kept) for held, kept in self.filled)
             and (self.training is None or self.module.training == self.training)
         )
@@ -244,9 +252,26 @@ class _Part:
             # Tensors in the same places are told by their values.
             if not (is_filled_alike and field in ("_parameters", "_buffers")):
                 yield _HELD[field]
+        hidden = [
+            key
+            for field, _, kept in self.held
+            if field in ("_parameters", "_buffers", "_modules")
+            for key, _ in kept
+            if key in own and key not in before
+        ]
+        for key in hidden:
+            # It would be found before what is registered by this name.
+            del own[key]
+            yield f"an attribute {key}"
         # Set by a backward hook, which is told already.
         self._restore("_is_full_backward_hook")
-        if not self.kind.__module__.startswith("torch.nn.modules"):
+        if own.get("_compiled_call_impl") is not before.get("_compiled_call_impl"):
+            self._restore("_compiled_call_impl")
+            yield "another compilation"
+        for name, value, kept in self.lists:
+            own[name] = value
+            value[:] = kept
+        if not self.is_layer:
             # Attributes of other modules may change with each pass.
             return
         changed = [
@@ -267,6 +292,10 @@ class _Part:
             vars(self.module)[name] = self.own[name]
         else:
             vars(self.module).pop(name, None)
+
+
+def _are_same(values: list[Any], kept: list[Any]) -> bool:
+    return len(values) == len(kept) and all(map(operator.is_, values, kept))
 
 
 def _holds(held: dict[str, Any], kept: list[tuple[str, Any]]) -> bool:
@@ -364,7 +393,7 @@ class _Values:
             return False
         now = self.place.now
         return any(
-            each is None or _form(each)[:2] != self.form[:2] or not _same(each, self.known)
+            each is None or _form(each)[:3] != self.form[:3] or not _same(each, self.known)
             for each in {id(each): each for each in (now, self.tensor)}.values()
         )
 
@@ -383,9 +412,8 @@ def _hooks_are(tensor: Tensor, name: str, kept: dict[Any, Any] | None) -> bool:
 
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:
-    if tensor.layout != torch.strided:
-        return tensor.dtype, tensor.shape
-    return tensor.dtype, tensor.shape, tensor.stride(), tensor.data_ptr()
+    form = tensor.device, tensor.dtype, tensor.shape
+    return form if tensor.layout != torch.strided else (*form, tensor.stride(), tensor.data_ptr())
 
 
 def _known(tensor: Tensor, *, copy: bool) -> Tensor | str | list[int]:

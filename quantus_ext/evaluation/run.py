@@ -17,11 +17,11 @@ import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 from torch import nn
-from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
+from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
@@ -375,7 +375,7 @@ def _finish(
 
     with (
         locks_cleared(payload.key),
-        tqdm(total=len(todo.tasks), disable=not verbose, unit="shard", desc="evaluate") as bar,
+        progress_bar(shown=verbose, total=len(todo.tasks), unit="shard", desc="evaluate") as bar,
         closing(_records(payload, todo.tasks, shard_of, n_jobs)) as finished,
     ):
         for records in finished:

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import input_dtype
@@ -22,6 +21,7 @@ from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.modules import are_probabilities, may_draw, resolve_softmax
 from quantus_ext.engine.plan import Execution, Precision
+from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
 from quantus_ext.identity import PROBES, copied
 
@@ -185,7 +185,7 @@ def train(
             )
         best_accuracy, lowest_loss, waited = -math.inf, math.inf, 0
         epochs = range(1, settings.epochs + 1)
-        with tqdm(epochs, desc=description, disable=not display_progressbar) as bar:
+        with progress_bar(epochs, shown=display_progressbar, desc=description) as bar:
             for epoch in bar:
                 loss = run.epoch(optimiser, epoch)
                 now = run.held_out() if math.isfinite(loss) else None

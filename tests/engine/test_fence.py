@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -137,6 +138,57 @@ def test_scripts(form: Any):
     with pytest.raises(ValueError, match=r"head\.weight"):
         around(script, lambda model: model.head.weight.data.neg_())
     assert torch.equal(script(x), before)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            self.layer = nn.LSTM(6, 3, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0][:, -1]
+
+
+def test_weights_that_a_recurrent_layer_holds_twice():
+    model, x = Recurrent().eval(), torch.ones(2, 4, 6)
+    before = model(x)
+
+    def replaces(model: Any) -> None:
+        model.layer.weight_ih_l0 = nn.Parameter(torch.zeros(12, 6))
+
+    with pytest.raises(ValueError, match=r"layer\.weight_ih_l0: they were put back"):
+        around(model, replaces)
+    assert torch.equal(model(x), before)
+    assert around(model, lambda model: model.double().float()) == []
+    assert torch.equal(model(x), before)
+
+
+def test_tied_weights():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))).eval()
+    model[1][0].weight = model[0].weight
+    before = model[0].weight.clone()
+    with pytest.raises(ValueError, match=r"changes 0\.weight: they were"):
+        around(model, lambda model: model[1][0].weight.data.neg_())
+    assert model[1][0].weight is model[0].weight
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_metrics_own_threads_explain_within_its_turn():
+    class InThreads(quantus.MaxSensitivity):
+        def evaluate_batch(self, *arguments: Any, **keywords: Any) -> Any:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(super().evaluate_batch, *arguments, **keywords).result(10)
+
+    x, y = leaving.data(4)
+    a = gradients(network(), x, y)
+    first, second = (
+        quantus_ext.QGE(kind(nr_samples=2, disable_warnings=True))(
+            network(), x, y, a, explain_func=gradients, device="cpu"
+        )
+        for kind in (InThreads, quantus.MaxSensitivity)
+    )
+    assert first == second
 
 
 def test_values_of_large_models_are_found_and_refused(monkeypatch: pytest.MonkeyPatch):
