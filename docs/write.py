@@ -15,7 +15,7 @@ from math import inf
 from pathlib import Path
 
 from quantus.helpers.enums import DataType
-from quantus_ext.evaluation.files import write_text
+from quantus_ext.files import write_text
 
 from quantus_ext import metrics
 from quantus_ext.cards import CARDS, DETAILS, Card, Paper, cost, direction, shown_name
