@@ -15,10 +15,10 @@ from math import inf
 from pathlib import Path
 
 from quantus.helpers.enums import DataType
-from quantus_ext.files import write_text
 
 from quantus_ext import metrics
 from quantus_ext.cards import CARDS, DETAILS, Card, Paper, cost, direction, shown_name
+from quantus_ext.files import write_text
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(

@@ -13,6 +13,7 @@ from math import inf
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import metrics
+from quantus_ext.metrics.removal_curves import STEPS
 
 
 @dataclass(frozen=True)
@@ -379,5 +380,7 @@ def cost(name: str, **arguments: int) -> int:
     given = {parameter.name: parameter.default for parameter in parameters.values()}
     if "sparsity" in given:
         given["sizes"] = len(given["sparsity"])
+    if "steps" in given:
+        given["steps"] = STEPS
     # An expression of this file, so that what is written is what is tested.
     return int(eval(card.evaluations, {"__builtins__": {}}, {**given, **arguments}))

@@ -24,7 +24,8 @@ from quantus_ext.perturbation import (
 
 Baseline = Literal["black", "mean", "blur", "gaussian_blur"]
 
-_DEFAULT_STEPS = 20
+STEPS = 20
+"""By default."""
 
 _BASELINES: dict[Baseline, tuple[Callable[..., Any], float | str | None]] = {
     "black": (baseline_replacement_by_indices, 0.0),
@@ -89,7 +90,7 @@ class RemovalCurve(RemovalMetric):
                     raise ValueError(f"baseline={baseline!r} stands in for {name}: give one")
             removal["perturb_func"], removal["perturb_baseline"] = _BASELINES[baseline]
         super().__init__(**removal)
-        self.fractions = checks.grid("steps", _DEFAULT_STEPS if steps is None else steps)
+        self.fractions = checks.grid("steps", STEPS if steps is None else steps)
         self.features_in_step = None
         if features_in_step is not None:
             if steps is not None:
