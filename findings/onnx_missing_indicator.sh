@@ -7,10 +7,9 @@
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q --no-compile --disable-pip-version-check \
-    onnx==1.23.2 onnxruntime==1.32.0 skl2onnx==1.20.0 \
-    numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 scikit-learn==1.9.1
+"$work/venv/bin/pip" install -q --no-compile onnx==1.23.2 onnxruntime==1.32.0 skl2onnx==1.20.0 numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 scikit-learn==1.9.1
 OMP_NUM_THREADS=1 "$work/venv/bin/python" - <<'PY'
 import numpy as np, onnxruntime, skl2onnx, sklearn
 from sklearn.impute import SimpleImputer

@@ -8,10 +8,9 @@
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q --no-compile --disable-pip-version-check \
-    saliency==0.2.1 \
-    numpy==2.4.6 scipy==1.17.1 scikit-image==0.26.0
+"$work/venv/bin/pip" install -q --no-compile saliency==0.2.1 numpy==2.4.6 scipy==1.17.1 scikit-image==0.26.0
 OMP_NUM_THREADS=1 "$work/venv/bin/python" - <<'PY'
 from importlib.metadata import version
 

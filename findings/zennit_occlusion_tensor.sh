@@ -7,9 +7,9 @@
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q --no-compile --disable-pip-version-check \
-    zennit==0.5.1 torch==2.14.1 torchvision==0.29.1 numpy==2.3.5
+"$work/venv/bin/pip" install -q --no-compile zennit==0.5.1 torch==2.14.1 torchvision==0.29.1 numpy==2.3.5
 "$work/venv/bin/python" - <<'PY'
 from importlib.metadata import version
 
