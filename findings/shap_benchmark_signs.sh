@@ -10,7 +10,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install -q --no-compile shap==0.51.0 numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 scikit-learn==1.9.1
+"$work/venv/bin/pip" install -q --no-compile shap==0.51.0 matplotlib==3.11.2 numpy==2.4.6 scipy==1.17.1 pandas==2.3.3 scikit-learn==1.9.1
 OMP_NUM_THREADS=1 "$work/venv/bin/python" - <<'PY'
 import numpy as np, shap
 from shap.benchmark import SequentialMasker
