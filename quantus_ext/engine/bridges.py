@@ -69,8 +69,7 @@ class Bridge:
 
         def apply(samples: Rows, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
             chosen = mask.expand(*keys.shape, *mask.shape[2:]).cpu().numpy()
-            seeds = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
-            seeds = seeds & (2**32 - 1)
+            seeds = _seeds(keys)
             rows = arrays[samples if isinstance(samples, slice) else samples.cpu().numpy()]
             with isolated_random_state():
                 for row, draw in np.ndindex(*keys.shape):
@@ -155,8 +154,7 @@ class CaptumFunction:
         made: list[Tensor] = []
 
         def apply(samples: Rows, mask: Tensor, keys: Tensor, buffer: Tensor) -> Tensor:
-            seeds = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
-            seeds = seeds & (2**32 - 1)
+            seeds = _seeds(keys)
             interpretation = torch.empty(buffer.shape, dtype=x.dtype, device=x.device)
             with isolated_random_state(x.device):
                 for row, draw in np.ndindex(*keys.shape):
@@ -195,6 +193,12 @@ class CaptumFunction:
             if not bool(part.isfinite().all()):
                 raise ValueError(f"perturb_func {name} must return finite values, returned {part}")
         return pair
+
+
+def _seeds(keys: Tensor) -> np.ndarray:
+    """Return a seed of the global generators for each draw, shape of ``keys``."""
+    bits: np.ndarray = sampling.bits(keys, 1, Purpose.BRIDGE).squeeze(-1).cpu().numpy()
+    return bits & (2**32 - 1)
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -17,7 +17,7 @@ from quantus_ext.engine.global_state import isolated_random_state, seed_global_g
 from quantus_ext.engine.masked import SampleArguments, known_of
 from quantus_ext.engine.perturb import differing_bits
 from quantus_ext.functional.infidelity_moments import Moments, power_sums
-from quantus_ext.functional.scores import Scores
+from quantus_ext.functional.scores import Scores, maps_of
 
 
 def cumulative_infidelity(
@@ -64,7 +64,7 @@ def cumulative_infidelity(
     Scores
         ``details`` as for :func:`quantus_ext.functional.infidelity`, over patches instead of draws.
     """
-    maps = a if a.ndim > x.ndim else a.unsqueeze(0)
+    maps = maps_of(a, x)
     m = len(maps)
     keys, numbers, clean = known_of(forward, x, samples)
     clean = clean.gather(1, y[:, None])

@@ -21,7 +21,7 @@ from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.functional.fidelity_sizes import Sign, Sizes
 from quantus_ext.functional.removal import Output, Without, answers_without
-from quantus_ext.functional.scores import Scores
+from quantus_ext.functional.scores import Scores, maps_of
 
 
 def fidelity(
@@ -120,7 +120,7 @@ def fidelity(
     target = None if tolerance is None else sizes.target(tolerance, score, x.device)
     masked = MaskedModel(forward, x, y, perturbation, **samples)
     scores = []
-    for each in a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0):
+    for each in maps_of(a, x):
         answers = answers_without(
             masked,
             each,

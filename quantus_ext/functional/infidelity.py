@@ -27,7 +27,7 @@ from quantus_ext.engine.replacements import replace_by
 from quantus_ext.functional.infidelity_draws import Scheme, listed, populations, sampler_of
 from quantus_ext.functional.infidelity_moments import N_SUMS, Moments, power_sums
 from quantus_ext.functional.infidelity_predicted import CANNOT_SPLIT, InputFactor, Predicted
-from quantus_ext.functional.scores import Scores
+from quantus_ext.functional.scores import Scores, maps_of
 
 
 def infidelity(
@@ -139,7 +139,7 @@ def infidelity(
             "let that function divide by the inputs"
         )
     masked = MaskedModel(forward, x, y, perturbation, **samples)
-    maps = a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0)
+    maps = maps_of(a, x)
     factor = InputFactor.of(masked.x, perturbation, inputs_baseline) if multiply_by_inputs else None
     # Masks treat channels alike, but for those of single channel values.
     alike = x.ndim > 2 and (elements is None or elements.mask_shape != x.shape[1:])

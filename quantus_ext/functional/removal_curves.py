@@ -24,7 +24,7 @@ from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.regions import Bounds, Region
 from quantus_ext.functional.removal import Without, answers_without
-from quantus_ext.functional.scores import Scores
+from quantus_ext.functional.scores import Scores, maps_of
 
 CurveScore = Literal["morf", "lerf", "abpc", "deletion", "insertion"]
 Curve = Literal["morf", "lerf", "insertion"]
@@ -141,7 +141,7 @@ def removal_curves(
         row = {t: number for number, t in enumerate(counts_of)}
         removed = shares[torch.tensor([row[t] for t in totals], device=x.device)]
     found: dict[CurveScore, list[Scores]] = {name: [] for name in scores}
-    for each in a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0):
+    for each in maps_of(a, x):
         answers = answers_without(
             masked, each, regions, elements=elements, output="probability", n_draws=n_draws
         )

@@ -52,3 +52,11 @@ class Scores(NamedTuple):
             {name: value[number] for name, value in self.details.items()},
             self.asked[number : number + 1],
         )
+
+
+def maps_of(a: Tensor, x: Tensor) -> Tensor:
+    """Return maps (m, n, …) from several of each sample, or from one of each (n, …).
+
+    Without their graph: no gradient is taken of a score.
+    """
+    return a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0)
