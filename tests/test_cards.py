@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.stats import sem
 from torch import nn
 
@@ -260,8 +261,29 @@ def test_every_metric_stands_in_every_table(monkeypatch):
     assert "Is it new?" in write.overview()
 
 
+def test_the_citation_file_names_a_paper_for_every_metric():
+    found = yaml.safe_load((DOCS.parent / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(found)
+    cited = [
+        name
+        for each in found["references"]
+        for name in re.findall(r"`(\w+)`", each.get("notes", ""))
+    ]
+    assert sorted(cited) == sorted(CARDS)
+    for reference in found["references"]:
+        assert {"type", "title", "authors", "year"} <= set(reference)
+        assert all(
+            {"given-names", "family-names"} == set(author) for author in reference["authors"]
+        )
+
+
 @pytest.mark.parametrize(
-    "text", ["<!-- table: {} -->\nold\n<!-- end -->\n", ".. table: {}\nold\n.. end\n"]
+    "text",
+    [
+        "<!-- table: {} -->\nold\n<!-- end -->\n",
+        ".. table: {}\nold\n.. end\n",
+        "# table: {}\nold\n# end\n",
+    ],
 )
 def test_only_what_is_between_the_marks_is_written(text):
     text = f"before\n{text}after\n"
