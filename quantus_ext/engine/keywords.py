@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext.engine.modules import with_keywords
@@ -140,7 +141,7 @@ def told_apart(
     return _the_one(asked, keywords, readings, [_named(place) for place in candidates])
 
 
-def part_of(keywords: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+def part_of(keywords: Mapping[str, Any], rows: slice | NDArray[np.int64]) -> dict[str, Any]:
     """Return keywords for some of the samples.
 
     Examples

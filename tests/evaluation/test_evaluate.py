@@ -318,7 +318,8 @@ def test_a_seed_of_none_is_fresh_and_the_same_for_all_shards():
     # Constant inputs would show shards that share draws, equal seeds that they don't.
     first = run(metrics=metric, x_batch=twice, y_batch=y, xai_methods={"g": gradients})
     second = run(metrics=metric, x_batch=twice, y_batch=y, xai_methods={"g": gradients})
-    assert (first.scores != second.scores).all()
+    # Not of every sample: of so few windows the same four come again at times.
+    assert (first.scores != second.scores).any()
     assert metric["INFD"].seed is None
 
 
