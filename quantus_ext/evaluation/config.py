@@ -39,6 +39,7 @@ _SECTIONS = {
     "run": {
         *("batch_size", "shard_size", "n_jobs", "threads", "device", "devices", "store", "seed"),
         *("confidence", "cases", "backend", "verbose"),
+        *("until", "smallest_difference", "score_bounds"),
     },
     "report": {"html", "markdown", "json"},
     "thresholds": None,
@@ -87,7 +88,7 @@ class Threshold:
         named = evaluation.explainers if self.explainer is None else (self.explainer,)
         lines = []
         for explainer in named:
-            scores = evaluation.scores_of(explainer, self.metric)
+            scores = evaluation.scores_asked(explainer, self.metric)
             # A mean without the samples that failed would be that of others.
             mean = float(scores.mean())
             low = -np.inf if self.at_least is None else self.at_least

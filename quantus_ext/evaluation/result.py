@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
     from quantus_ext.protocols import MetricAgreement
 
-_FORMAT = 3
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -363,15 +363,23 @@ class Evaluation:
 
     def scores_of(self, explainer: str, metric: str) -> NDArray[np.float64]:
         """Return the scores of a cell, shape (n,)."""
-        return self._turned_or_not(explainer, metric, 1)
-
-    def _turned_or_not(self, explainer: str, metric: str, sign: int) -> NDArray[np.float64]:
         checks.one_of("explainer", explainer, self.explainers)
         checks.one_of("metric", metric, self.metrics)
         values: NDArray[np.float64] = self.scores[
             self.explainers.index(explainer), self.metrics.index(metric)
         ]
-        return sign * values
+        return values
+
+    def scores_asked(self, explainer: str, metric: str) -> NDArray[np.float64]:
+        """Return the scores of a cell without those that the ranking did not need.
+
+        They are in the order in which the samples were scored.
+        """
+        scores = self.scores_of(explainer, metric)
+        if self.stopping is None:
+            return scores
+        place = self.explainers.index(explainer), self.metrics.index(metric)
+        return scores[self.stopping.order[: self.stopping.counts[place]]]
 
     def _sign(self, metric: str) -> int:
         return -1 if self.directions[metric] is ScoreDirection.LOWER else 1
@@ -764,8 +772,9 @@ class Evaluation:
             "seconds": self.seconds.tolist(),
             "failures": [asdict(failure) for failure in self.failures],
             "settings": self.settings,
-            "stopping": None if self.stopping is None else self.stopping.to_plain(),
         }
+        if self.stopping is not None:
+            content["stopping"] = self.stopping.to_plain()
         text = sealed_json(content, nan=False)
         if path is not None:
             write_text(path, text)
@@ -817,9 +826,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "columns": tuple((metric, call) for metric, call in content["columns"]),
             "n_rows": content["n_rows"],
             "carry_inputs": tuple(content["carry_inputs"]),
-            "stopping": (
-                None if content["stopping"] is None else Stopping.of_plain(content["stopping"])
-            ),
+            "stopping": Stopping.of_plain(content["stopping"]) if "stopping" in content else None,
         }
     except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error

@@ -123,7 +123,7 @@ def interval(values: ArrayLike, alpha: float, bounds: Bounds | None) -> tuple[fl
     >>> from quantus_ext.evaluation.sequences import interval
     >>> values = np.random.default_rng(0).uniform(size=1000)
     >>> [round(end, 2) for end in interval(values, 0.05, (0, 1))]
-    [0.45, 0.53]
+    [0.48, 0.56]
     """
     values = _array(values)
     if bounds is None:
