@@ -372,7 +372,7 @@ def shown_name(metric: str, call: str, calls: Sized | None) -> str:
 
 
 def _copied(name: str, metric: Metric[Any]) -> Any:
-    """Return a copy that gives a score a sample."""
+    """Return a copy that gives one score per sample."""
     past = (metric.evaluation_scores, metric.all_evaluation_scores)
     without = {id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))}
     try:

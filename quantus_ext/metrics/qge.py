@@ -98,7 +98,7 @@ class QGE(TorchMetric):
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules, or ``metric`` has no score a sample.
+        If an argument breaks one of these rules, or ``metric`` has no score per sample.
 
     Examples
     --------
@@ -136,8 +136,8 @@ class QGE(TorchMetric):
             )
         if isinstance(metric, SensitivityN):
             raise ValueError(
-                "metric must give a score a sample: SensitivityN correlates across the samples, "
-                "once for each number of features"
+                "metric must give one score per sample: SensitivityN correlates across the "
+                "samples, once for each number of features"
             )
         if isinstance(metric, ROAR) and metric.retrain != "once":
             raise ValueError(
