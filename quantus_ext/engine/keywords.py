@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext.engine.modules import with_keywords
+from quantus_ext.engine.outputs import ScoresOf
 from quantus_ext.engine.rows import PerSample, Shared, belonging_to, exchanged, is_marked
 
 _COPIES = 4
@@ -51,7 +52,7 @@ class _Asked:
     def __call__(self, keywords: Mapping[str, Any], rows: Tensor, numbers: Tensor) -> Any:
         with torch.no_grad(), belonging_to(numbers):
             # A copy, for a model may write to its inputs.
-            return with_keywords(self.model, keywords)(rows.clone())
+            return ScoresOf(with_keywords(self.model, keywords))(rows.clone())
 
     def of_copies(self, keywords: Mapping[str, Any], sample: int = 0) -> Any:
         """Return the outputs for copies of one sample."""

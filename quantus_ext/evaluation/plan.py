@@ -295,7 +295,9 @@ def methods_of(
     return methods
 
 
-def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cell]:
+def cells_of(
+    metrics: object, call_kwargs: Mapping[str, Any] | None, softmax: bool | None = None
+) -> list[Cell]:
     """Return the columns: each metric, copied, with each call's arguments.
 
     Parameters
@@ -303,6 +305,8 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
     metrics : mapping or sequence
         See :data:`Metrics`.
     call_kwargs : mapping of str to mapping, optional
+    softmax : bool, optional
+        Of all calls.
     """
     if isinstance(metrics, Mapping):
         named = _distinct("metrics", metrics)
@@ -334,6 +338,13 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
                 f"call_kwargs[{name!r}] must not hold {', '.join(taken)}, which evaluate passes "
                 "to every call"
             )
+        if softmax is not None:
+            if "softmax" in call:
+                raise ValueError(
+                    f"softmax={softmax} is that of all calls: leave it out, or take softmax out of "
+                    f"call_kwargs[{name!r}]"
+                )
+            call["softmax"] = softmax
     cells = []
     for name, metric in named.items():
         if not isinstance(metric, Metric):

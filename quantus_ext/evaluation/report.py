@@ -141,8 +141,8 @@ def _stopped(evaluation: Evaluation) -> str:
     rule = stopping.rule
     sentences = [
         "The run ended when the ranking was known.",
-        "Samples were scored in random order, and an explainer was left out of a metric once it "
-        "was told apart from every other one.",
+        "Samples were scored in random order.",
+        "An explainer was left out of a metric once it was told apart from every other one.",
         f"All verdicts hold together with {evaluation.confidence:.0%} confidence.",
         "Intervals allow for the looking.",
         "Ranks come from pairs, on the samples that both have; means may rest on different ones.",

@@ -97,6 +97,7 @@ def evaluate(
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
+    softmax: bool | None = None,
     multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -127,6 +128,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
+    softmax: bool | None = None,
     multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -187,6 +189,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose : bool, optional
         Say first what it will cost, from a few samples, and show progress. ``progress`` is its
         old name.
+    softmax : bool, optional
+        Of all calls of metrics: probabilities rather than logits; each metric's own default if
+        None. In ``call_kwargs`` calls have one of their own.
     multiply_by_inputs : mapping of str to bool, optional
         Of explainers, whether their maps carry the input as a factor, as those of Integrated
         Gradients and SHAP do; metrics with ``multiply_by_inputs`` read them so. By default known of
@@ -286,11 +291,12 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         warnings.warn("progress is Quantus's old name of verbose", DeprecationWarning, stacklevel=2)
         verbose = progress if verbose is None else verbose
     seed = checks.seed(seed)
+    softmax = checks.optional(checks.flag, "softmax", softmax)
     data = Data.of(x_batch, y_batch, s_batch)
     n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(xai_methods, explain_func_kwargs, len(data), multiply_by_inputs)),
-        cells=tuple(cells_of(metrics, call_kwargs)),
+        cells=tuple(cells_of(metrics, call_kwargs, softmax)),
         batch_size=batch_size,
         shard_size=shard_size,
         seed=sampling.fresh_seed() if seed is None else seed,
