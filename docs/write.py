@@ -16,7 +16,16 @@ from math import inf
 from pathlib import Path
 
 from quantus_ext import metrics
-from quantus_ext.cards import CARDS, DETAILS, Card, Paper, cost, direction, shown_name
+from quantus_ext.cards import (
+    CARDS,
+    DETAILS,
+    Card,
+    Paper,
+    cost,
+    direction,
+    score_range,
+    shown_name,
+)
 from quantus_ext.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +43,7 @@ def overview() -> str:
             f"[`{shown_name(name)}`](docs/{card.page})",
             card.question,
             direction(name).value,
-            " to ".join(map(_bound, card.range)),
+            " to ".join(map(_bound, score_range(name))),
             f"{cost(name)} + {card.besides}" if card.besides else f"{cost(name)}",
         ]
         for name, card in CARDS.items()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from math import inf
 
 from quantus.helpers.enums import ScoreDirection
 
@@ -45,9 +44,6 @@ class Card:
         The number of the formula in the paper; empty if it has none.
     page : str
         The document that explains how to use it.
-    range : (float, float)
-        The lowest and the highest score. For metrics that use probabilities, the model is taken to
-        return them.
     evaluations : str
         Rows sent through the model per sample, as an expression of the metric's arguments and of
         ``sizes`` and ``steps``, the numbers of distinct explanation sizes and curve points.
@@ -69,7 +65,6 @@ class Card:
     paper: Paper
     equation: str
     page: str
-    range: tuple[float, float]
     evaluations: str
     counted: str
     details: tuple[str, ...]
@@ -126,7 +121,6 @@ CARDS: dict[str, Card] = {
         paper=INFIDELITY,
         equation="definition 2.1",
         page="infidelity.md",
-        range=(0, inf),
         evaluations="1 + n_perturb_samples",
         counted="the clean input and the draws",
         details=(
@@ -144,7 +138,6 @@ CARDS: dict[str, Card] = {
         paper=F_FIDELITY,
         equation="eq. 1–2",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes",
         counted="the clean input; per size, one row for Fid⁺ and one for Fid⁻",
         details=_SIZES,
@@ -159,7 +152,6 @@ CARDS: dict[str, Card] = {
         paper=F_FIDELITY,
         equation="eq. 3–4",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes * n_samples",
         counted="as Fidelity, with `n_samples` draws per row",
         details=_SIZES,
@@ -174,7 +166,6 @@ CARDS: dict[str, Card] = {
         paper=F_FIDELITY,
         equation="eq. 5–6",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes * n_samples",
         counted="as R-Fidelity, on the fine-tuned copy",
         details=_SIZES,
@@ -190,7 +181,6 @@ CARDS: dict[str, Card] = {
         paper=REMOVE_AND_RETRAIN,
         equation="",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes",
         counted="as Fidelity, on the retrained model",
         details=_SIZES,
@@ -203,7 +193,6 @@ CARDS: dict[str, Card] = {
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="1 + steps",
         counted="the clean input and one row per step",
         details=_CURVE,
@@ -215,7 +204,6 @@ CARDS: dict[str, Card] = {
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="1 + steps",
         counted="as MoRF",
         details=_CURVE,
@@ -230,7 +218,6 @@ CARDS: dict[str, Card] = {
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="2 * steps",
         counted="both curves, which share their end points",
         details=(
@@ -245,7 +232,6 @@ CARDS: dict[str, Card] = {
         paper=RISE,
         equation="",
         page="removal_curves.md",
-        range=(0, 1),
         evaluations="1 + steps",
         counted="as MoRF",
         details=_CURVE,
@@ -257,7 +243,6 @@ CARDS: dict[str, Card] = {
         paper=RISE,
         equation="",
         page="removal_curves.md",
-        range=(0, 1),
         evaluations="1 + steps",
         counted="as MoRF",
         details=(*_CURVE[:-1], "final_rise"),
@@ -269,7 +254,6 @@ CARDS: dict[str, Card] = {
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="1",
         counted="the clean input; the explainer also runs on every other model",
         details=("similarity",),
@@ -282,7 +266,6 @@ CARDS: dict[str, Card] = {
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(0, 1),
         evaluations="0",
         counted="the model is not evaluated",
         details=("auroc", "ap", "planted"),
@@ -294,7 +277,6 @@ CARDS: dict[str, Card] = {
         paper=INVERSE,
         equation="eq. 4–5",
         page="qge.md",
-        range=(-inf, inf),
         evaluations="1 + n_perturb_samples",
         counted="as `Infidelity`: the map and its inverse share their draws",
         details=("score", "reference", "references"),
@@ -350,6 +332,12 @@ def shown_name(name: str) -> str:
 def direction(name: str) -> ScoreDirection:
     """Return whether lower or higher scores of a metric are better, by the name of its class."""
     found: ScoreDirection = getattr(metrics, name).score_direction
+    return found
+
+
+def score_range(name: str) -> tuple[float, float]:
+    """Return the lowest and the highest score of a metric, by the name of its class."""
+    found: tuple[float, float] = getattr(metrics, name).score_range
     return found
 
 

@@ -208,6 +208,9 @@ class QGE(TorchMetric):
         self.clean_rows = adapted.clean_rows  # type: ignore[misc]
         self.reads_labels = adapted.reads_labels  # type: ignore[misc]
         self.reads_values = adapted.reads_values
+        low, high = adapted.score_range
+        self.score_range = (low - high, high - low)
+        self.max_difference = 2 * adapted.max_difference
         self.carries_entries = adapted.carries_entries  # type: ignore[misc]
         self.custom_is_index = adapted.custom_is_index
 
