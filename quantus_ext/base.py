@@ -8,11 +8,13 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from math import inf, isfinite
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from quantus.functions.normalise_func import normalise_by_max
 from quantus.helpers.enums import DataType, ModelType
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
 from quantus_ext.samples import Samples
+from quantus_ext.shown import ShownByArguments
 
 
 class CommonArguments(ExecutionArguments, total=False):
@@ -50,7 +53,7 @@ class CommonArguments(ExecutionArguments, total=False):
     seed: int | None
 
 
-class TorchMetric(Metric[list[float]]):
+class TorchMetric(ShownByArguments, Metric[list[float]]):
     """A Quantus metric that runs on whole batches of draws, on the device of the model.
 
     Threads may share one: each call returns its own scores. The attributes that it leaves are those
@@ -129,6 +132,18 @@ class TorchMetric(Metric[list[float]]):
     carries_entries: ClassVar[bool] = True
     """Whether what a model's keywords have for each sample goes along with its rows."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {
+        **asdict(Execution()),
+        "seed": 0,
+        "abs": False,
+        "normalise": False,
+        "normalise_func": normalise_by_max,
+        "normalise_func_kwargs": {},
+        "return_aggregate": False,
+        "aggregate_func": np.mean,
+        "default_plot_func": None,
+        "display_progressbar": False,
+    }
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         settings = dict(common)
@@ -147,6 +162,9 @@ class TorchMetric(Metric[list[float]]):
         self.details: dict[str, np.ndarray] = {}
         self.n_evaluations = 0
         self.plan: Plan | None = None
+
+    def _shown_argument(self, name: str) -> Any:
+        return getattr(self.execution if name in _EXECUTION else self, name)
 
     def __call__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -87,6 +87,8 @@ class BlackBox(Adapter):
     )
     asks_outside: ClassVar[bool] = True
     """Whether the answers may come from elsewhere, so that no content shows what they depend on."""
+
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {"probabilities": False}
 
     def __init__(
         self,

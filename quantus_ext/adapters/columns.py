@@ -91,6 +91,7 @@ class Columns(Adapter):
             raise ValueError(f"kept must leave a column to remove, holds all {n_columns}")
         variable = {column: group[0] for group in self.groups for column in group}
         variable |= dict.fromkeys(still, -1)
+        self.kept = still
         self.feature_mask = GroupedColumns(tuple(variable.get(c, c) for c in range(n_columns)))
 
     def check_inputs(self, x: Tensor) -> None:

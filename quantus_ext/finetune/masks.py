@@ -11,9 +11,10 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
 from quantus_ext.engine.perturb import Perturbation, checked_perturbation, once
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.shown import ShownByArguments
 
 
-class MaskSampler:
+class MaskSampler(ShownByArguments):
     """Perturbs random elements: ``P_β`` of F-Fidelity (Zheng et al., 2025, eq. 5).
 
     Masks are functions of (seed, sample index, draw) alone, and independent of those that an

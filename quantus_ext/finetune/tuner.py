@@ -38,12 +38,13 @@ from quantus_ext.finetune.training import (
     with_weights,
 )
 from quantus_ext.identity import PROBES, content_of
+from quantus_ext.shown import ShownByArguments
 
 _VERSION = 4
 """Part of the cache's key: to be raised when the same settings give other weights."""
 
 
-class FineTuner:
+class FineTuner(ShownByArguments):
     """Tunes a copy of a model to stand random masks.
 
     A tuned model is found again by the content of weights, data and settings, within the process
@@ -153,6 +154,12 @@ class FineTuner:
         self.cache_dir = None if folder is None else Path(folder).expanduser()
         self.display_progressbar = checks.flag("display_progressbar", display_progressbar)
         self.report: TuningReport | None = None
+
+    def _shown_argument(self, name: str) -> Any:
+        for part in (self.settings, self.data, self):
+            if hasattr(part, name):
+                return getattr(part, name)
+        raise AttributeError(name)
 
     def __call__(
         self, model: nn.Module, mask_sampler: Corrupt, teacher: nn.Module | None = None

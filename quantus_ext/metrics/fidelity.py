@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from quantus.helpers.enums import ScoreDirection
@@ -167,6 +167,11 @@ class RFidelity(Fidelity):
     """
 
     name = "R-Fidelity"
+
+    def _shown_argument(self, name: str) -> Any:
+        if name == "alpha" and self.alpha[0] == self.alpha[1]:
+            return self.alpha[0]
+        return super()._shown_argument(name)
 
     def __init__(
         self,

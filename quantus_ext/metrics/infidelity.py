@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from quantus.functions.loss_func import mse
@@ -99,6 +99,12 @@ class Infidelity(TorchMetric):
     score_direction = ScoreDirection.LOWER
     score_range = (0.0, inf)
     evaluation_category = EvaluationCategory.FAITHFULNESS
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {
+        "loss_func": mse,
+        "subset_fraction": _DEFAULT_FRACTION,
+        "perturb_func": batch_baseline_replacement_by_indices,
+        "perturb_baseline": "black",
+    }
 
     def __init__(
         self,
@@ -176,6 +182,11 @@ class Infidelity(TorchMetric):
             )
         self._perturbs = perturb_func is not None or perturb_baseline is not None
         self.tolerance = checks.optional(checks.positive_number, "tolerance", tolerance)
+
+    def _shown_argument(self, name: str) -> Any:
+        if name.startswith("perturb_") and name != "perturb_patch_sizes":
+            return perturbation.bound_argument(self.perturb_func, name)
+        return super()._shown_argument(name)
 
     @property
     def over_embeddings(self) -> bool:  # type: ignore[override]

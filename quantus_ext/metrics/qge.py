@@ -182,6 +182,13 @@ class QGE(TorchMetric):
         self.reduce = reduce
         self._describe(metric)
 
+    def _shown_argument(self, name: str) -> Any:
+        if name == "direction" and self.direction is better_scores(self.metric, None):
+            return None
+        if name in ("abs", "normalise") and getattr(self, name) == getattr(self.metric, name):
+            return False
+        return super()._shown_argument(name)
+
     @property
     def over_embeddings(self) -> bool:  # type: ignore[override]
         """See :class:`quantus_ext.base.TorchMetric`; it is the metric's own."""

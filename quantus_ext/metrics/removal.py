@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -58,6 +58,11 @@ class RemovalMetric(TorchMetric):
 
     evaluation_category = EvaluationCategory.FAITHFULNESS
     default_softmax = True
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {
+        "element": "position",
+        "perturb_func": baseline_replacement_by_indices,
+        "perturb_baseline": 0.0,
+    }
 
     def __init__(
         self,
@@ -87,6 +92,11 @@ class RemovalMetric(TorchMetric):
                 "perturb_func must change the chosen elements only, "
                 f"{getattr(perturb_func, '__name__', perturb_func)} changes the whole input"
             )
+
+    def _shown_argument(self, name: str) -> Any:
+        if name.startswith("perturb_"):
+            return perturbation.bound_argument(self.perturb_func, name)
+        return super()._shown_argument(name)
 
     def perturbation(self, model: nn.Module) -> Perturbation:
         """Return what removed elements become; the same for baselines 1 and 1.0, to train once.

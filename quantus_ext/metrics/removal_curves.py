@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from quantus.functions.perturb_func import baseline_replacement_by_indices
@@ -73,6 +73,7 @@ class RemovalCurve(RemovalMetric):
     """
 
     score: ClassVar[CurveScore]
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {"steps": STEPS}
 
     def __init__(
         self,
@@ -105,6 +106,13 @@ class RemovalCurve(RemovalMetric):
                 )
             self.features_in_step = checks.positive_integer("features_in_step", features_in_step)
         self.n_samples = checks.positive_integer("n_samples", n_samples)
+
+    def _shown_argument(self, name: str) -> Any:
+        if name == "steps":
+            count = len(self.fractions) - 1
+            is_even = self.fractions == checks.grid("steps", count)
+            return count if is_even else self.fractions
+        return super()._shown_argument(name)
 
     @property
     def evaluations_a_sample(self) -> int | None:

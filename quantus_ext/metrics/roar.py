@@ -33,6 +33,7 @@ from quantus_ext.finetune.tuner import tuned_by
 from quantus_ext.functional.fidelity_sizes import first_of
 from quantus_ext.map_scores import MapScores
 from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
+from quantus_ext.shown import ShownByArguments
 
 
 class ROAR(Fidelity):
@@ -203,7 +204,7 @@ def _mean(parts: Sequence[MapScores]) -> MapScores:
     )
 
 
-class RemoveTop:
+class RemoveTop(ShownByArguments):
     """Removes the elements that maps of the training data rank highest.
 
     Parameters
