@@ -41,64 +41,65 @@ _ITSELF = -1
 
 
 class QGE(TorchMetric):
-    r"""Quality Gap Estimate, ``q(e) - q(inv(e))`` (equation 5); higher is better.
+    r"""Quality Gap Estimate, ``q(e) - q(inv(e))``; higher is better.
 
-    It answers whether a score is good: is the explanation ``e`` better than the same values given
-    to the variables in the opposite order? About 0 says that the order could as well be any other.
+    Equation 5 of Eiras-Franco et al., 2025. Is the explanation ``e`` better than the same values
+    given to the variables in reverse order? A score of about 0 means that any other order would do
+    as well. If a low ``q`` is good, the sign is flipped, so that a positive score always means
+    "better than its inverse".
+
     Variables are what the metric removes or perturbs at once: pixels with all their channels,
-    patches, segments, the columns of a feature. All values of one change place together with
-    those of another; where the two are of unlike size, each gets the other's element score in
-    place of its values. For metrics of other packages every value of the map is a variable.
-    Where a low ``q`` is good the difference is turned, so that positive always reads "better than
-    its inverse".
+    patches, segments, groups of columns. All values of a variable move together; if two variables
+    differ in size, each gets the other's element score instead. For metrics of other packages,
+    every value of the map is a variable.
 
-    It is 0 for metrics that do not depend on which variable has which value, as Sparseness,
-    Complexity, Effective Complexity and Completeness (where the inverse's sum differs by rounding
-    alone, as a chance ±1); and for those that compare explanations with each other, all of which
-    are inverted, as MPRT and Input Invariance.
+    QGE is 0 for metrics that do not depend on which variable has which value, such as Sparseness,
+    Complexity, Effective Complexity and Completeness (where rounding alone can cause ±1), and for
+    metrics that compare explanations with each other, since all are inverted, such as MPRT and
+    Input Invariance.
 
     Metrics of this package score the explanation and its reference in one pass, with the same
-    draws; ROAR's reference is scored by the model that was trained for ``e``. Any other metric of
-    Quantus's kind is copied, and the copy is called twice on the attributions as it would see
-    them, normalised and absolute, from the same global random states; its own random numbers, as
-    whatever it computes across samples, go by batches of ``batch_size``. Its standard errors are
-    NaN wherever it touched a global random state, for a number that it did not use as well.
+    draws; ROAR's reference is scored by the model that was trained for ``e``. Any other metric is
+    copied, and the copy is called twice from the same global random states, on the attributions as
+    the metric sees them (normalised, absolute). Its random numbers, and anything it computes across
+    samples, depend on the batches of ``batch_size``. Its standard errors are NaN if it used a
+    global random state, even without effect.
 
     Parameters
     ----------
     metric : quantus.metrics.base.Metric
-        Any metric with one score, or one curve, a sample. It stays as it is.
+        Any metric with one score, or one curve, per sample. It is not changed.
     reference : {"inverse", "random", "negated"}, default "inverse"
-        What ``e`` is compared with: its inverse; random orders of its values, ``q(e)`` less their
-        mean ``q`` (equation 7); or ``-e``, for metrics that read ranks only.
+        What ``e`` is compared with: its inverse; random orders of its values, whose mean ``q`` is
+        subtracted (eq. 7); or ``-e``, for metrics that use ranks only.
     n_references : int, default 1
-        How many random orders.
+        The number of random orders.
     signed : bool, default True
-        Turn the difference where lower is better; False for equation 5 as written.
+        Flip the sign if lower is better; False for equation 5 as written.
     direction : {"higher", "lower"}, optional
-        Which ``q`` is better, if not the one that ``metric`` declares. What Region Perturbation
-        and Consistency declare wrongly in Quantus 0.6 is corrected without it.
+        Which ``q`` is better, if not as ``metric`` declares. Wrong declarations of Region
+        Perturbation and Consistency in Quantus 0.6 are corrected automatically.
     reduce : callable, default ``numpy.mean``
-        Makes a number of each curve; called with curves (n, points) and ``axis=1``. Metrics of
-        this package reduce theirs themselves.
+        Turns curves (n, points) into n numbers, called with ``axis=1``. Metrics of this package
+        reduce their own curves.
     **common
         See :class:`quantus_ext.base.TorchMetric`. ``abs``, the normalisation and the chunk size
-        are the metric's own by default; ``seed`` decides on ties, random orders and global random
+        default to those of ``metric``. ``seed`` determines ties, random orders and global random
         states.
 
     Attributes
     ----------
     details : dict of numpy.ndarray
-        After a call: ``score``; ``reference``, the mean of the ``references``, (n, n_references);
-        and what the metric has as its details, of both, with these two words in front.
+        After a call: ``score``; ``reference``, the mean of ``references``, (n, n_references); and
+        the details of the metric for both, prefixed by ``score_`` and ``reference_``.
     inner : quantus.metrics.base.Metric or None
-        After a call, the copy of a metric of this package that was asked, with what it keeps of
-        the call: F-Fidelity's ``health``, ROAR's ``reports``.
+        After a call: the copy of a metric of this package that was used, with its results, such as
+        F-Fidelity's ``health`` and ROAR's ``reports``.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules, or ``metric`` has no score per sample.
+        If an argument is invalid, or ``metric`` has no score per sample.
 
     Examples
     --------
