@@ -274,7 +274,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         custom_batch: Any = None,
         index_batch: np.ndarray | Tensor | None = None,
     ) -> MapScores:
-        r"""Score several explanations of the same predictions with shared evaluations.
+        """Score several explanations of the same predictions with shared evaluations.
 
         Each gets the same scores as in a call of its own: all use the same draws, and outputs of
         the model are reused.

@@ -1,4 +1,4 @@
-"""Models of tables in which several columns are one variable."""
+"""Models of tables in which several columns form one variable."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class GroupedColumns:
 
 
 class Columns(Adapter):
-    """A model of a table whose variables may have several columns, as a one-hot block has.
+    """A model of a table with groups of columns, such as one-hot encodings.
 
-    A variable is one element: its columns go together, and its score is the sum of theirs.
+    A variable is one element: its columns are removed together, and its score is the sum of theirs.
 
     Parameters
     ----------
     model : torch.nn.Module
         From rows (n, F) to scores (n, classes).
     groups : sequence of sequence of int
-        Columns that make one variable; every other column is a variable by itself.
+        Columns that form one variable; every other column is a variable.
     n_columns : int
         F.
     kept : sequence of int
@@ -108,14 +108,14 @@ class Columns(Adapter):
         return outputs
 
     def baseline(self, background: ArrayLike) -> np.ndarray:
-        """Return one value a column, shape (F,): the mean, or the commonest level of a group.
+        """Return one value per column, shape (F,): the mean, or the most common level of a group.
 
-        As ``perturb_baseline`` it makes a removed variable an ordinary one.
+        Use it as ``perturb_baseline`` to replace a variable by a typical value.
 
         Parameters
         ----------
         background : array, shape (n, F)
-            Rows such as those that the model was trained on.
+            Rows such as the training data.
         """
         rows = checks.float64("background", background)
         if rows.ndim != 2 or rows.shape[1] != self.n_columns or not len(rows):

@@ -41,52 +41,50 @@ class RemovableTokens:
 
 
 class TokenIds(Adapter):
-    r"""A model over token ids, shape (n, L), as every metric takes it.
+    r"""A model over token ids, shape (n, L).
 
     Ids stay integers. An element is a token; padding and special tokens are never removed or
     counted. Attributions have the shape (n, L), or (n, L, D) over embeddings.
 
-    By default metrics remove tokens as ``removal`` says. A ``perturb_func`` or
-    ``perturb_baseline`` of one's own (noise, a blur, a mean) acts on the embeddings, as does
-    Infidelity unless its attributions carry the input factor (``multiply_by_inputs=True``);
-    Infidelity on embeddings needs attributions over them. In Quantus's own metrics, which know
-    no tokens, ``perturb_baseline=TokenIds.REMOVED`` removes as here.
+    By default, metrics remove tokens as ``removal`` says. Your own ``perturb_func`` or
+    ``perturb_baseline`` (noise, blur, a mean) applies to the embeddings, and so does Infidelity
+    unless its attributions include the input (``multiply_by_inputs=True``); on embeddings, it needs
+    attributions over them. With Quantus's own metrics, which know no tokens,
+    ``perturb_baseline=TokenIds.REMOVED`` removes in the same way.
 
-    What a model reads off ids besides embeddings is that of the whole text: a removed token keeps
-    its position, and a decoder is asked where the whole text ends, padded left or right. Metrics
-    ask for a text or two first, and refuse a model that does otherwise, or that answers a text
-    padded otherwise than alone because of the side or the id of the padding.
+    Everything that a model derives from ids, other than embeddings, comes from the complete text: a
+    removed token keeps its position, and a decoder classifies at the end of the complete text,
+    padded left or right. Metrics first send one or two texts, and refuse a model that behaves
+    differently, or whose answer depends on the side or the id of the padding.
 
     Parameters
     ----------
     model : torch.nn.Module
-        From ids (n, L), and a mask of the tokens to attend to where its ``forward`` has a
-        parameter ``attention_mask``, to scores (n, classes), or something with ``logits``. Where
-        it has ``position_ids`` too, it is told places in the text, from 0, that do not count
-        padding, unless it makes its own from the ids, as RoBERTa does.
+        From ids (n, L), and an ``attention_mask`` if its ``forward`` has this parameter, to scores
+        (n, classes), or an object with ``logits``. If it has ``position_ids``, it gets positions
+        from 0 that do not count padding, unless it derives its own from the ids, like RoBERTa.
     mask_id : int or None
-        The mask token's id; None only with another ``removal`` than "mask".
+        Id of the mask token; None only if ``removal`` is not "mask".
     pad_id : int
-        The padding's id.
+        Id of the padding token.
     special_ids : sequence of int
-        Other ids that are never removed, as those of start and end tokens.
+        Other ids that are never removed, such as those of start and end tokens.
     removal : {"mask", "pad", "delete", "zero"}, default "mask"
-        A removed token becomes the mask token; the padding token, but is attended to; is not
-        attended to, as padding; or has a zero embedding.
+        A removed token becomes the mask token; the padding token, still attended to; a position
+        that is not attended to; or a zero embedding.
     embedding : torch.nn.Embedding, optional
-        The part of ``model`` that embeds tokens; by default what its ``get_input_embeddings``
-        returns, or else its only ``nn.Embedding``. A model without any gets the padding's id for
-        a token removed by "pad" or "delete".
+        The token embedding in ``model``; by default that of ``get_input_embeddings``, or its only
+        ``nn.Embedding``. In a model without any, "pad" and "delete" use the padding id.
     padding_side : {"left", "right"}, optional
-        Where the model has padding: what stands elsewhere is moved there before it is asked, as
-        for encoders, whose first token answers, where texts are padded on the left. By default
-        it stays where it is.
+        Where the model has its padding: padding on the other side is moved before each call, for
+        example for left-padded texts of an encoder, which classifies from its first token. By
+        default it stays.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules, or the model must be asked without attention
-        to padding or by embeddings and cannot.
+        If an argument is invalid, or ``removal`` needs an attention mask or embeddings that the
+        model does not have.
 
     Examples
     --------
@@ -191,7 +189,7 @@ class TokenIds(Adapter):
 
     @property
     def vocabulary(self) -> int | None:
-        """How many tokens the model embeds, None where that is not known."""
+        """The number of tokens that the model embeds; None if unknown."""
         if self.embedding_name is None:
             return None
         known: int | None = getattr(self.require_embedding(), "num_embeddings", None)
@@ -304,7 +302,7 @@ class TokenIds(Adapter):
         Raises
         ------
         ValueError
-            If it is not known which part of the model embeds tokens.
+            If the token embedding is unknown.
         """
         return EmbeddedTokens(self)
 
@@ -313,7 +311,7 @@ class TokenIds(Adapter):
         return self.over_embeddings().embed(x)
 
     def require_embedding(self) -> nn.Module:
-        """Return the part of the model that embeds tokens, or raise ValueError."""
+        """Return the token embedding of the model, or raise ValueError."""
         if self.embedding_name is None:
             raise ValueError(
                 "embedding must name the part of the model that embeds tokens: it has neither "
@@ -392,7 +390,7 @@ class TextClassifier(TokenIds):
     model : torch.nn.Module
         See :class:`TokenIds`.
     tokenizer : transformers.PreTrainedTokenizerBase
-        Names the ids of mask, padding and special tokens. An unknown word counts as a word.
+        Provides the ids of mask, padding and special tokens. An unknown word counts as a word.
     removal : {"mask", "pad", "delete", "zero"}, default "mask"
     padding_side : {"left", "right"}, optional
         See :class:`TokenIds`.
@@ -439,9 +437,9 @@ class TextClassifier(TokenIds):
         return np.asarray(self._encoded(texts, max_length)["input_ids"], dtype=np.int64)
 
     def words(self, texts: Sequence[str], max_length: int | None = None) -> np.ndarray:
-        """Return the word of each token, int64, shape (n, L), -1 where it is in none.
+        """Return the number of each token's word, int64, shape (n, L), -1 if it is in none.
 
-        As ``s_batch`` with ``element="segment"`` it makes words the elements.
+        As ``s_batch`` with ``element="segment"``, it makes words the elements.
 
         Parameters
         ----------
@@ -460,7 +458,7 @@ class TextClassifier(TokenIds):
         return np.array([[-1 if word is None else word for word in row] for row in rows])
 
     def tokens(self, ids: np.ndarray) -> list[list[str]]:
-        """Return the tokens' texts, for figures."""
+        """Return the text of each token, for figures."""
         return [list(self.tokenizer.convert_ids_to_tokens(row)) for row in np.asarray(ids).tolist()]
 
     def _encoded(self, texts: Sequence[str], max_length: int | None) -> Any:
