@@ -18,6 +18,42 @@ from quantus_ext.plotting import save_figure
 GOOD, BAD, NOT_DECIDED = 0, 1, 2
 """Exit codes: the verdict, and whatever leaves it open."""
 
+EXAMPLE = """\
+model = {call = "my_project.models:load"}        # the value that this function returns
+
+[data]                                           # paths are relative to this file
+x_batch = "x.npy"
+y_batch = "y.npy"
+
+[metrics.Deletion]                               # a class of quantus_ext or quantus
+steps = 20
+
+[xai_methods]
+Saliency = {xai_lib = "captum"}                  # arguments of quantus.explain
+mine = {import = "my_project.explainers:explain"}
+maps = {file = "maps.npy"}
+
+# Optional:
+[explain_func_kwargs]                            # for functions of your own
+[multiply_by_inputs]                             # do maps include the input?
+maps = true
+[call_kwargs]                                    # for the calls of the metrics
+logits = {softmax = false}
+[run]                                            # arguments of quantus_ext.evaluate
+n_jobs = 4
+store = "store"                                  # to resume an interrupted run
+[report]
+html = "evaluation.html"
+json = "evaluation.json"
+[[thresholds]]                                   # for mean scores
+metric = "Deletion"
+explainer = "mine"
+at_most = 0.2
+[drift]                                          # compared with an earlier report
+baseline = "baseline.json"
+"""
+"""A file for ``evaluate``, which its ``--help`` shows."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """
@@ -62,9 +98,19 @@ def _run(arguments: list[str] | None) -> int:
     command.add_argument(
         "--seed", type=_seed, default=0, help="of the training and the metrics (0)"
     )
-    command = commands.add_parser("evaluate", help="evaluate what a TOML file describes")
-    command.add_argument("config", type=Path, metavar="CONFIG.toml", help="see docs/evaluation.md")
-    command.add_argument("--dry-run", action="store_true", help="say only what it would cost")
+    command = commands.add_parser(
+        "evaluate",
+        help="evaluate what a TOML file describes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "exit codes: 0 all is well; 1 a score, threshold or drift check fails; 2 no verdict\n\n"
+            f"An example of CONFIG.toml:\n\n{EXAMPLE}"
+        ),
+    )
+    command.add_argument(
+        "config", type=Path, metavar="CONFIG.toml", help="what to evaluate; an example is below"
+    )
+    command.add_argument("--dry-run", action="store_true", help="only estimate the cost")
     try:
         options = parser.parse_args(arguments)
     except SystemExit as exit_:
