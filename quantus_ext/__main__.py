@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a terminal's encoding has no sign for is no reason to say nothing.
+            # Escape characters that the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments)
@@ -123,12 +123,12 @@ def _run(arguments: list[str] | None) -> int:
     except OSError:
         raise
     except Exception:
-        # An uncaught one would exit with 1, which is a verdict.
+        # Uncaught, it would exit with 1, which is a verdict.
         return _not_decided(traceback.format_exc().rstrip())
 
 
 def _evaluate(path: Path, *, dry_run: bool) -> int:
-    # Here because the demo has no need of it.
+    # Imported here, because the demo does not need it.
     from quantus_ext.evaluation import WorkerError
     from quantus_ext.evaluation.config import Config, Outcome
 
@@ -147,10 +147,10 @@ def _evaluate(path: Path, *, dry_run: bool) -> int:
     except (OSError, TypeError, ValueError, ImportError, AttributeError, WorkerError) as error:
         return _not_decided(f"{path}: {type(error).__name__}: {error}")
     except BaseException:
-        # Of the code that the file names. An uncaught one would exit with 1, which is a verdict.
+        # Raised by code that the file names. Uncaught, it would exit with 1, which is a verdict.
         return _not_decided(f"{path}: {traceback.format_exc().rstrip()}")
     if not isinstance(outcome, Outcome):
-        # It has been printed where it was made.
+        # It was printed when it was computed.
         return BAD if outcome.failures else GOOD
     print(outcome.evaluation.to_markdown())
     if outcome.drift is not None:
@@ -166,7 +166,7 @@ def _evaluate(path: Path, *, dry_run: bool) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        # Here because it needs the packages of the extra `demo`.
+        # Imported here, because it needs the packages of the extra `demo`.
         from quantus_ext import demo
     except ModuleNotFoundError as error:
         if error.name not in {"captum", "mlxtend"}:

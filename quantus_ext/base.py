@@ -153,7 +153,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
         _check_common(settings)
-        # Who says how to normalise wants it, as with Quantus's own default.
+        # A normalise_func implies normalise=True, as in Quantus.
         says_how = {"normalise_func", "normalise_func_kwargs"} & settings.keys()
         settings.setdefault("normalise", any(settings[name] is not None for name in says_how))
         super().__init__(**{**_QUANTUS_DEFAULTS, **settings})
@@ -351,7 +351,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             model_predict_kwargs=model_predict_kwargs,
             device=device,
             index_batch=index_batch,
-            # Functions that explain may call eval() themselves, as Quantus's own do.
+            # Explanation functions may call eval() themselves, like those of Quantus.
             may_be_told=y_batch is not None
             and any(
                 a is None and callable(explain.function)
@@ -461,7 +461,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         if self.reads_values:
             forward.warn_of_second_softmax(stacklevel=5)
         found = MapScores.of_batches(results, forward)
-        # What draws tell of is not all that is random.
+        # The draws do not show all randomness: the model is random too.
         return found.without_errors() if answers_by_chance else found
 
     def _clean(self, forward: Forward, x: Tensor, numbers: Tensor, known: Tensor | None) -> Tensor:
@@ -489,7 +489,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 one = self._prepared(made, samples.x[rows], features, first=rows.start)
             else:
                 one = self._normalised(a[rows], first=rows.start)
-            # One after the other, so that no map is held twice.
+            # One by one, so that only one map is copied at a time.
             if maps is None:
                 maps = one.new_empty(len(given), *one.shape)
             maps[place] = self.seen(one)

@@ -165,12 +165,12 @@ class Foreign(TorchMetric):
         maps = checks.attributions(a, x, first=first)
         call = None if self._copied is None else self._copied.call
         if call is not None and call.has_attributions and not call.is_part:
-            # Whether a part has a map that Quantus takes says nothing of the whole.
+            # A valid part does not make the whole valid.
             check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
         return maps
 
     def _normalised(self, a: Tensor, *, first: int) -> Tensor:
-        # Of the type that it has, as without this package; see `seen`.
+        # In its own type, as in Quantus; see `seen`.
         return a
 
 
@@ -196,7 +196,7 @@ class _Copied:
     """
 
     def __init__(self, metric: Metric[Any], call: Call, prepare: Remake, reduce: Reduce) -> None:
-        # Past results can be long, and the copy has no use for them.
+        # The copy does not need past results, which can be long.
         past = (metric.evaluation_scores, metric.all_evaluation_scores)
         without = {
             id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))
@@ -211,7 +211,7 @@ class _Copied:
         self.metric.abs = self.metric.normalise = self.metric.return_aggregate = False
         self.metric._display_progressbar = False
         if isinstance(metric, ROAD):
-            # It would leave the mean over the samples for each percentage.
+            # It would average over the samples, percentage by percentage.
             self.metric.custom_postprocess = _nothing
         fix_seeds(self.metric)
         self.call = call
@@ -276,7 +276,7 @@ class _Copied:
                 raise
             is_random = before != _global_states(batch.device)
         if isinstance(self.metric, TorchMetric):
-            # It puts the global states back itself; an error that is NaN is no 0 either.
+            # It restores the global states itself; NaN counts as random too.
             is_random |= not (self.metric.standard_errors == 0).all()
         try:
             values = _one_row_a_sample(result, batch.index, type(self.metric).__name__)
@@ -354,8 +354,8 @@ class _Copied:
                     f"explain_func is asked for {len(inputs)} maps within a batch of {n} samples, "
                     "so it isn't known which sample is which: call with batch_size=1"
                 )
-            # What it leaves would be in what the metric asks next. A metric's own threads, which
-            # it waits for, have no turn of theirs.
+            # Its side effects would reach the metric's next evaluation. A metric's own threads,
+            # which it waits for, share its turn.
             is_own = threading.get_ident() == here
             with explainer.fence.around(model) if is_own else nullcontext():
                 maps = explain_func(model=model, inputs=inputs, targets=targets, **keywords)
@@ -512,7 +512,7 @@ def _one_row_a_sample(result: Any, index: np.ndarray, name: str) -> np.ndarray:
     lengths = {row.size for row in rows if row.ndim}
     if not lengths:
         return np.array(rows)
-    # A sample without a score may have a NaN in place of a curve.
+    # A sample without a score may have a NaN instead of a curve.
     points = max(lengths)
     rows = [np.full(points, row) if row.ndim == 0 and np.isnan(row) else row for row in rows]
     if any(row.size != points for row in rows):

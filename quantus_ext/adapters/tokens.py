@@ -213,7 +213,7 @@ class TokenIds(Adapter):
             stand_in = self.mask_id if self.removal == "mask" else self.pad_id
             assert stand_in is not None
             return self.ask(ids.masked_fill(removed, stand_in), text, attended, **keywords)
-        # An id that is neither padding nor any other token, for what is read off ids besides.
+        # A normal token's id, for whatever the model derives from ids.
         tokens, model = ids.masked_fill(removed, _FIRST_CODE), self.model
         for path, part in self._places():
             filled = part(ids.new_tensor([self.pad_id]))
@@ -252,7 +252,7 @@ class TokenIds(Adapter):
                 )
             keywords["attention_mask"] = attended.long()
         if self.takes_decoder_attention:
-            # Decoders of classifiers read the text one place later, after a start token.
+            # Classifying decoders see the text one position later, after a start token.
             keywords.setdefault(
                 "decoder_attention_mask",
                 nn.functional.pad(attended[:, :-1], (1, 0), value=1).long(),
@@ -269,7 +269,7 @@ class TokenIds(Adapter):
         """Ask the model with other embeddings (n, L, D) of the tokens that are ``given`` (n, L)."""
         codes = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
         rows, model = embeddings.reshape(-1, embeddings.shape[-1]), self.model
-        # Shallow twins, so that nothing hangs on the caller's model, in any thread.
+        # Shallow copies, so that the caller's model is never modified, in any thread.
         for path, part in self._places():
             model = with_submodule(model, path, _Given(part, rows, self.pad_id))
         text = tokens != self.pad_id
@@ -292,7 +292,7 @@ class TokenIds(Adapter):
         """Whether removed tokens are asked for by embeddings, not by the id of another token."""
         if self.embedding_name is None:
             return False
-        # Of these ids models read where a text ends, so that no text may gain one.
+        # Models find the end of a text by these ids, so no text may gain one.
         ends = (self.pad_id, getattr(getattr(self.model, "config", None), "eos_token_id", None))
         return self.removal != "mask" or self.mask_id in ends
 
@@ -361,7 +361,7 @@ class EmbeddedTokens(Adapter):
         with torch.no_grad():
             embeddings: Tensor = self.tokens.require_embedding()(x)
         padding = (x == self.tokens.pad_id).unsqueeze(-1)
-        # No embedding, and as good as 0 in every sum.
+        # Not a real embedding, and negligible in every sum.
         return embeddings.masked_fill(padding, _mark(embeddings)).movedim(-1, 1).contiguous()
 
     def forward(self, rows: Tensor, **keywords: Any) -> Tensor:
@@ -401,7 +401,7 @@ class TextClassifier(TokenIds):
         If the tokenizer has no padding token, or no mask token with ``removal="mask"``.
     """
 
-    # Encoding texts leaves traces in it.
+    # Encoding texts changes the tokenizer's state.
     unread = frozenset({"tokenizer"})
 
     def __init__(
@@ -523,14 +523,14 @@ def _parameters(model: nn.Module) -> frozenset[str]:
         if isinstance(model, torch.jit.ScriptModule):
             script: Any = model.forward
             return frozenset(names.union(each.name for each in script.schema.arguments))
-        # Where it is exchanged on the instance, the class may know more.
+        # If the instance overrides it, the class may know more.
         given = [
             each
             for forward in (model.forward, type(model).forward)
             for each in inspect.signature(forward).parameters.values()
         ]
         names |= {each.name for each in given}
-        # One at two places is one.
+        # A module in two places is one module.
         parts = list(dict.fromkeys(model._modules.values()))
         if isinstance(model, Adapter):
             parts = [model._modules.get("model")]

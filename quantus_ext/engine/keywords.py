@@ -51,7 +51,7 @@ class _Asked:
 
     def __call__(self, keywords: Mapping[str, Any], rows: Tensor, numbers: Tensor) -> Any:
         with torch.no_grad(), belonging_to(numbers):
-            # A copy, for a model may write to its inputs.
+            # A copy, because a model may write to its inputs.
             return ScoresOf(with_keywords(self.model, keywords))(rows.clone())
 
     def of_copies(self, keywords: Mapping[str, Any], sample: int = 0) -> Any:
@@ -130,7 +130,7 @@ def told_apart(
         try:
             what = _what_is_wrong(asked, reading)
         except TypeError:
-            # Of names rather than entries: soon an error of the model's own.
+            # Fields instead of entries: the model itself will raise an error.
             return keywords
         if what is None:
             readings.append(reading)
@@ -204,11 +204,11 @@ def _what_is_wrong(asked: _Asked, keywords: Mapping[str, Any]) -> str | None:
     except Exception as error:
         return f"fails ({error})"
     if not isinstance(outputs, Tensor):
-        # Soon an error, where outputs are checked.
+        # The check of outputs raises the error.
         return None
     if len(outputs) != asked.copies:
         return f"gives {len(outputs)} outputs"
-    # A model that answers by chance doesn't answer the same rows alike.
+    # A random model answers the same rows differently.
     first = outputs[:1].expand_as(outputs)
     if not _alike(outputs, first) and _alike(outputs, asked.of_copies(keywords)):
         return "gives different outputs"
@@ -230,7 +230,7 @@ def _the_one(
     right = readings
     if len(asked.x) == asked.n <= MOST_ASKED:
         order = torch.arange(asked.n, device=asked.x.device)
-        # In another order, which what is shared does not follow.
+        # In another order: shared values do not follow it.
         turned = order.roll(1)
         truth = asked(keywords, asked.x, order)
         right = [

@@ -327,7 +327,7 @@ def _noisy(
         def draw(samples: Rows, keys: Tensor) -> Tensor:
             drawn = noise(keys, x[0].numel(), x.dtype)
             if x.ndim == 3:
-                # Time by time, so that padding at the end moves nothing.
+                # Time axis first, so that padding at the end changes no draw.
                 return drawn.reshape(*keys.shape, *x.shape[:0:-1]).transpose(-1, -2)
             return drawn.reshape(*keys.shape, *x.shape[1:])
 

@@ -192,7 +192,7 @@ def health_report(
         [original, tuned], inputs, y, mask_sampler, masked, n_draws, precision=precision
     )
     before, after = accuracy.tolist()
-    # What answering without looking would reach.
+    # The accuracy of always predicting the most frequent label.
     majority = float(np.unique(np.asarray(torch.as_tensor(y).cpu()), return_counts=True)[1].max())
     return Health(
         fraction=masked,
@@ -261,5 +261,5 @@ def _robust(
 
 def loses_little(accuracy: Sequence[float], tolerance: float) -> bool:
     """Say whether accuracies fall at most ``tolerance`` below the first of them."""
-    # Shares of a hundred are not exact: 1 - .95 is a little more than .05.
+    # Rounding: 1 - .95 is slightly more than .05.
     return accuracy[0] - min(accuracy) <= tolerance + 1e-9

@@ -133,7 +133,7 @@ class FineTuner(ShownByArguments):
         validation_fraction = checks.fraction("validation_fraction", validation_fraction)
         if validation_fraction == 1:
             raise ValueError("validation_fraction must be below 1, is 1")
-        # Gradients in float16 vanish without a scale of their own.
+        # In float16, gradients underflow without loss scaling.
         checks.one_of("precision", precision, ("float32", "bfloat16", "auto"))
         checked_seed = checks.seed(seed)
         self.settings = Settings(

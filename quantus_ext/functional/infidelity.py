@@ -140,7 +140,7 @@ def infidelity(
     masked = MaskedModel(forward, x, y, perturbation, **samples)
     maps = maps_of(a, x)
     factor = InputFactor.of(masked.x, perturbation, inputs_baseline) if multiply_by_inputs else None
-    # Masks treat channels alike, but for those of single channel values.
+    # Only masks of single channel values differ between channels.
     alike = x.ndim > 2 and (elements is None or elements.mask_shape != x.shape[1:])
     predicted = Predicted(masked, maps, factor, alike=alike)
     asking = _Asking(masked, predicted, scheme, list(patch_sizes), subset_fraction, elements)
@@ -222,7 +222,7 @@ class _Asking:
         extreme, asked = sums(slice(None), 0, 1)
         moments = Moments(extreme, torch.ones_like(extreme[..., 0]))
         spread = moments.product(0, 2)
-        # Rescaled, a map of zeros is as good as any other can be bad.
+        # After rescaling, no map can score worse than a map of zeros.
         return spread if rescale else spread.maximum(moments.product(2, 0)), asked
 
     def _sums(self, choose: Sampler, name: str | None) -> SumRows:

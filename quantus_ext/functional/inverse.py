@@ -204,13 +204,13 @@ def _given(
             torch.empty_like(flat).scatter_(1, variables, flat.gather(1, sources)).reshape(a.shape)
         )
     source_of = torch.empty_like(sources).scatter_(1, variables, sources)
-    # Channels that a mask has one of for all go together.
+    # With one mask value for all channels, these move together.
     values = a.reshape(len(a), -1, prod(elements.mask_shape))
     channels = values.shape[1]
     if elements.group is None:
         return values.gather(2, _each_channel(source_of, channels)).reshape(a.shape)
     group = elements.group.expand(len(a), -1)
-    # Values that are in no element are their own source, as one more element.
+    # Values outside every element stay: they form one more element.
     source_of = F.pad(source_of, (0, 1), value=elements.largest)
     members = group.argsort(dim=1, stable=True)
     sizes = torch.zeros_like(source_of).scatter_add_(1, group, torch.ones_like(group))

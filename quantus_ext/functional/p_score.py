@@ -61,7 +61,7 @@ def _unit(maps: Tensor) -> Tensor:
     """Return maps of unit length, however small they were, flat; zeros stay."""
     flat = maps.flatten(1).double()
     largest = flat.abs().amax(1, keepdim=True)
-    # First by the largest value, or the squares of a saturated model's gradients vanish.
+    # Divide by the largest value first: squares of a saturated model's gradients underflow.
     flat = flat / largest.where(largest > 0, 1.0)
     length: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return flat / length.clamp(min=1.0)

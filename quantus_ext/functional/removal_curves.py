@@ -209,7 +209,7 @@ def _score(name: CurveScore, names: list[Curve], answers: Without, fractions: Te
     original = answers.original
     shared = {"fractions": fractions, "original_score": original}
     if name == "abpc":
-        # Drops from the same original: it cancels.
+        # Both drops start from the same original output, which cancels.
         score = sums["lerf"] - sums["morf"]
         details = {
             "morf": original - sums["morf"],

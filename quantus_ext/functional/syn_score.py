@@ -48,7 +48,7 @@ def syn_score(a: Tensor, truth: Tensor, *, measure: Measure = "auroc") -> Scores
     values, order = a.double().sort(dim=1, descending=True)
     planted = truth.gather(1, order).double()
     count = planted.sum(1)
-    # Of each value: how many are above it, and how many at least as high.
+    # For each value: how many are higher, and how many at least as high.
     above, at_least = (torch.searchsorted(-values, -values, right=right) for right in (False, True))
     planted_at_least = planted.cumsum(1).gather(1, at_least - 1)
     precision = planted_at_least / at_least

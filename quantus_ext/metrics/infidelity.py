@@ -164,7 +164,7 @@ class Infidelity(TorchMetric):
         self.inputs_baseline = checked_baseline("inputs_baseline", inputs_baseline)
         self.rescale = rescale
         if rescale:
-            # Declared for the class; only here is it another.
+            # Declared for the class; it differs for this instance.
             self.nan_reason = (  # type: ignore[misc]
                 f"{type(self).nan_reason}, or only one perturbation of them is possible, which any "
                 "map can be rescaled to fit: use a smaller perturb_patch_sizes or subset_fraction"
@@ -207,7 +207,7 @@ class Infidelity(TorchMetric):
     @property
     def evaluations_a_sample(self) -> int | None:
         """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
-        # A grid of patches has as many as the inputs are large; `tolerance` tries an extreme first.
+        # A patch grid depends on the input size; `tolerance` evaluates an extreme first.
         return None if self.scheme == "quantus" else self.n_perturb_samples + 2
 
     def elements(self, batch: Batch) -> Elements:

@@ -149,7 +149,7 @@ class PScore(TorchMetric):
             or (made.answers is not None and known.same(model, content, made.answers))
         ):
             return self._prepared(made.maps.to(batch.x.device), batch.x, batch.features)
-        # A copy, because what was returned may be a buffer that is written again.
+        # A copy, because the explainer may reuse its buffer.
         maps = explain(model, batch.x, batch.y, first).cpu().clone()
         if not asked.unread:
             _maps.put(asked.key, _Made(maps, None if content.closed else known.of(model)))
@@ -172,7 +172,7 @@ class _Answers:
                 model if self._forward.model is None else called_alike(model, self._forward.model)
             )
             device = self._x.device
-            # As explainers do, in turns: the global random states are every thread's.
+            # One thread at a time, like explainers: all threads share the global random states.
             with (
                 seeded(0, device),
                 torch.autocast(device.type, enabled=False),

@@ -151,7 +151,7 @@ class QGE(TorchMetric):
             common.setdefault("normalise", metric.normalise)
         if isinstance(metric, TorchMetric):
             execution = metric.execution
-            # Both say how many rows a pass takes.
+            # Both set the rows per pass.
             if not {"chunk_size", "plan"} & common.keys():
                 common["chunk_size"], common["plan"] = execution.chunk_size, execution.plan
             common.setdefault("precision", execution.precision)
@@ -226,7 +226,7 @@ class QGE(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.for_call`."""
         other = copy.copy(self)
         other.inner = self._adapted.for_call(call)
-        # Maps that it trains on or makes itself are prepared as those that it is given.
+        # Maps that it trains on or computes itself are prepared like the given ones.
         other.inner.abs, other.inner.normalise = self.abs, self.normalise
         other.inner.normalise_func = self.normalise_func
         return other
@@ -299,7 +299,7 @@ class QGE(TorchMetric):
                 try:
                     parts.append(metric.evaluate_batch(forward, stacked))
                 except (TypeError, ValueError):
-                    # The maps by themselves give the error with the shapes that the caller knows.
+                    # The maps alone raise the error with the shapes that the caller knows.
                     metric.evaluate_batch(forward, batch)
                     raise
         return self._gap(parts, len(batch.maps))
@@ -324,7 +324,7 @@ class QGE(TorchMetric):
             return reference(a, elements=elements)
         among = batch.counted.to(a.device).expand(a.shape)
         if a.ndim == 3:
-            # Time by time, so that padding at the end moves nothing.
+            # Time axis first, so that padding at the end changes no draw.
             return reference(a.transpose(1, 2), among=among.transpose(1, 2)).transpose(1, 2)
         return reference(a, among=among)
 
@@ -361,9 +361,9 @@ class QGE(TorchMetric):
         for name, first in parts[0].details.items():
             own = first[:m]
             details[f"score_{name}"] = own
-            # A mean of standard errors is none of the mean.
+            # The mean of standard errors is not the standard error of the mean.
             if self.n_references == 1 or not name.startswith("error"):
-                # Of each part by itself: curves of many references need not be in memory at once.
+                # Part by part, so that the curves of many references are never in memory at once.
                 rest = [first[m:], *(part.details[name] for part in parts[1:])]
                 sums = [each.double().unflatten(0, (-1, m)).sum(0) for each in rest if len(each)]
                 details[f"reference_{name}"] = torch.stack(sums).sum(0) / self.n_references

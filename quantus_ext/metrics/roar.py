@@ -77,7 +77,7 @@ class ROAR(Fidelity):
     """
 
     name = "ROAR"
-    # Of models of their own, so that nothing is the same.
+    # Each part has its own model, so nothing is shared.
     max_difference = 2.0
 
     def __init__(
@@ -194,7 +194,7 @@ def _mean(parts: Sequence[MapScores]) -> MapScores:
         scores=(weights * [part.scores for part in parts]).sum(0),
         standard_errors=np.sqrt(((weights * errors) ** 2).sum(0)),
         details={
-            # Curves side by side, and what is one number a sample averaged.
+            # Curves are concatenated, single numbers averaged.
             name: np.concatenate(values, 2) if values[0].ndim == 3 else (weights * values).sum(0)
             for name in parts[0].details
             for values in [[part.details[name] for part in parts]]
@@ -269,7 +269,7 @@ def _fresh(model: nn.Module) -> nn.Module:
     """Return a copy with all weights drawn anew."""
     fresh = copy_model(model)
     for name, module in fresh.named_modules():
-        # Attention has its own name for it.
+        # nn.MultiheadAttention uses the private name.
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
         own = [weight for weight in module.parameters(recurse=False) if weight.is_floating_point()]
         if callable(reset):
@@ -277,7 +277,7 @@ def _fresh(model: nn.Module) -> nn.Module:
                 for weight in own:
                     weight.fill_(torch.nan)
             reset()
-        # Weights that others are computed from (of a weight norm, say) are not its own to draw.
+        # Weights from which others are computed, as by weight norm, cannot be redrawn.
         if own and (not callable(reset) or any(bool(weight.isnan().any()) for weight in own)):
             raise ValueError(
                 f"build_model must make an untrained model, because the model's part {name!r} "

@@ -61,7 +61,7 @@ class SynScore(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         elements = self.elements(batch)
         truth = _truth(batch.s, (len(batch.x), *elements.mask_shape), batch.x.device)
-        # An element of several positions is planted where any of them is.
+        # An element is planted if any of its positions is.
         planted = elements.scores(truth.reshape(len(truth), *elements.mask_shape).double()) > 0
         each = [
             functional.syn_score(elements.scores(a), planted, measure=self.measure)

@@ -151,7 +151,7 @@ class _Case(NamedTuple):
         if kept.size and kept.all():
             raise ValueError("special must leave a token that can be removed, has all of them")
         x, a = x[[sample]], a[[sample]]
-        # As the metrics do, so that the same of several equal values go.
+        # Ranked as by the metrics, so that the same ties are removed.
         elements = elements_of(x)
         keys = sampling.sample_keys(0, torch.tensor([sample]))
         top = max(1, sampling.snapped_floor(share * (elements.largest - kept.sum())))

@@ -73,7 +73,7 @@ def plot_maps(
             scaled = values[row] / largest if largest > 0 else values[row]
             drawn = axes[row, column].imshow(scaled, cmap=DIVERGING_MAP, vmin=-1, vmax=1)
     for axis, title in zip(axes[0], ("input", *columns), strict=True):
-        # A line a word, or long names run into each other.
+        # One line per word, or long names overlap.
         axis.set_title(title.replace(" ", "\n"), fontsize="medium")
     for axis in axes.flat:
         axis.set_xticks([])
@@ -81,7 +81,7 @@ def plot_maps(
     if columns:
         figure.colorbar(
             drawn,
-            # Under all of them: under the maps alone it would push these out of their rows.
+            # Below all panels: below the maps alone, it would push them out of line.
             ax=axes,
             location="bottom",
             fraction=0.04,

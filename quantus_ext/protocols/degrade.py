@@ -102,7 +102,7 @@ def _levels(
     outside = ~takes_part.flatten(1)
     totals = (~outside).sum(1).tolist()
     last = torch.iinfo(torch.int64).max
-    # The places of a smaller fraction come first in the order of a larger one.
+    # A larger fraction includes the positions of a smaller one.
     places = sampling.distinct(keys, count, Purpose.DEGRADED_PLACE)
     places = places.masked_fill(outside, last).argsort(1)
     lots = sampling.distinct(keys, count, Purpose.DEGRADED_VALUE)
@@ -112,7 +112,7 @@ def _levels(
         moves = (
             torch.arange(count, device=a.device) < torch.tensor(counts, device=a.device)[:, None]
         )
-        # Those that move, ordered by lot; the others stay where they are.
+        # Those that move, in random order; the others stay.
         drawn = lots.gather(1, places).masked_fill(~moves, last).argsort(1)
         sources = torch.where(moves, places.gather(1, drawn), places)
         return flat.scatter(1, places, flat.gather(1, sources)).reshape(a.shape)

@@ -174,7 +174,7 @@ def explanation_size(
     clean = forward.clean(x)
     elements = masks.elements(x)
     totals = elements.totals()
-    # What is really removed, a share of few elements being none or that of one more.
+    # The fraction actually removed, which rounding changes for few elements.
     sizes = [fmean(sampling.snapped_floor(share * t) / t for t in totals) for share in shares]
     places, first = np.unique(sizes, return_index=True)
     caps = {beta: [max(sampling.snapped_floor(beta * t), 1) for t in totals] for beta in tried}
@@ -193,7 +193,7 @@ def explanation_size(
             sparsity=[shares[place] for place in first],
             elements=elements,
             perturbation=perturbation,
-            # Fid⁻ is not looked at, so nothing is removed for it.
+            # Fid⁻ is not used, so nothing is removed for it.
             alpha=(alpha, 0.0),
             beta=beta,
             n_draws=n_samples,
@@ -251,7 +251,7 @@ def size_from_curves(
     for alpha, beta in sorted(distinct, key=lambda pair: shares[pair[1]] / pair[0]):
         begin, end = shares[beta] / alpha, ends[alpha, beta]
         if sizes and begin >= np.median(sizes):
-            # From here on the level part ends at β/α, wherever the explanation does.
+            # From here on, the plateau ends at β/α, wherever the explanation ends.
             break
         if end is not None and end >= _LONGER * begin:
             kept.append((alpha, beta))
@@ -265,7 +265,7 @@ def _plateau_end(curve: NDArray[np.float64], places: NDArray[np.float64]) -> flo
         raise ValueError(
             f"curves must have shape (n, {len(places)}) with n at least 2, one has {curve.shape}"
         )
-    # Differences sample by sample: how much samples differ from each other does not blur them.
+    # Paired differences remove the variation between samples.
     below = curve[:, [curve.mean(0).argmax()]] - curve
     mean, error = below.mean(0), below.std(0, ddof=1) / np.sqrt(len(curve))
     rounding = ROUNDING * np.abs(curve).max()
