@@ -340,7 +340,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         )
         if custom_batch is not None and metric.custom_is_index:
             if index_batch is not None:
-                raise ValueError("index_batch and custom_batch are one argument, both are given")
+                raise ValueError("index_batch and custom_batch mean the same: pass one of them")
             index_batch = custom_batch
         samples = Samples.of_call(
             model,
@@ -771,7 +771,7 @@ def _answers_by_chance(model: nn.Module, forward: Forward, x: Tensor) -> bool:
     except Exception as error:
         # A model may take batches of one size alone, and all that it is asked for scores have it.
         warnings.warn(
-            f"whether rows influence each other in model is not known: it fails for a few: {error}",
+            f"could not check whether rows influence each other: model fails for a few: {error}",
             UserWarning,
             stacklevel=3,
         )

@@ -466,7 +466,7 @@ def _convention(perturb_func: Callable[..., Any], keywords: Keywords) -> Convent
     if unknown and not takes_any:
         raise ValueError(
             f"perturb_func {name} takes no {', '.join(unknown)}, only {sorted(by_name)}: leave "
-            "it out, of perturb_baseline and perturb_func_kwargs"
+            "it out of perturb_baseline and perturb_func_kwargs"
         )
     convention: Convention = "whole"
     for each, its in _PASSED.items():

@@ -225,8 +225,8 @@ def _check_alike(scores: np.ndarray, expected: np.ndarray) -> None:
         raise ValueError(
             f"predict must answer as reference does, differs in {int(differs.sum())} of "
             f"{len(scores)} rows, most in row {row}: {checks.shown(scores[row].tolist())} for "
-            f"{checks.shown(expected[row].tolist())}. It is another model: mend the export, or "
-            "explain the reference itself"
+            f"{checks.shown(expected[row].tolist())}. They are different models: fix the export, "
+            "or explain the reference itself"
         )
 
 

@@ -29,7 +29,7 @@ class _OneNumber(Adapter):
             output = output.unsqueeze(1)
         if output.ndim != 2 or output.shape[1] != 1:
             raise ValueError(
-                f"{adapter}'s model must give one number a sample, gives shape "
+                f"{adapter}'s model must give one number per sample, gives shape "
                 f"{tuple(output.shape)}"
             )
         return output
@@ -132,8 +132,8 @@ class MultiOutput(Adapter):
         softmax = checks.flag("softmax", softmax)
         if softmax and self.shape[-1] == 1:
             raise ValueError(
-                f"softmax must be False for heads of one output, shape is {self.shape}: of one "
-                "number it is 1"
+                f"softmax must be False for heads of one output, shape is {self.shape}: the "
+                "softmax of one number is 1"
             )
         self.softmax = self.own_softmax = softmax
 

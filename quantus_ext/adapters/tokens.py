@@ -150,8 +150,8 @@ class TokenIds(Adapter):
             )
         if removal == "delete" and not self.takes_positions and _alibi_from_attention(model):
             raise ValueError(
-                "removal='delete' would move tokens: the model counts places in its attention mask "
-                "(ALiBi); take 'mask', 'pad' or 'zero'"
+                "removal='delete' would move tokens: the model derives positions from its "
+                "attention mask (ALiBi); take 'mask', 'pad' or 'zero'"
             )
         self.embedding_name = _embedding_name(model, embedding)
         if removal == "zero":

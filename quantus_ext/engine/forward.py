@@ -297,7 +297,7 @@ class Forward:
         if self.plan is not None:
             self.plan = replace(self.plan, chunk_size=min(self.plan.chunk_size, half))
         warnings.warn(
-            f"memory ran out at {len(rows)} rows a forward pass; going on with {half}",
+            f"memory ran out at {len(rows)} rows per forward pass; continuing with {half}",
             ResourceWarning,
             stacklevel=2,
         )
@@ -367,7 +367,7 @@ class Forward:
         if isinstance(given, Plan):
             if given.memory_format == "channels_last" and x.ndim != 4:
                 raise ValueError(
-                    "plan.memory_format must be 'contiguous' for inputs that are no images, is "
+                    "plan.memory_format must be 'contiguous' for inputs that are not images, is "
                     f"'channels_last' for samples of shape {tuple(x.shape[1:])}"
                 )
             self.plan = given

@@ -55,20 +55,20 @@ class Influence(NamedTuple):
         """Return what must be said of the model, None if nothing."""
         if self.is_random:
             return (
-                "model answers by chance: asked the same rows again, its outputs change by "
-                f"{self.chance:.1%} of the largest, so that scores differ from call to call and "
+                "model is random: for the same rows its outputs change by "
+                f"{self.chance:.1%} of the largest, so scores differ from call to call and "
                 "standard errors are unknown (NaN)"
                 + _named(model, _may_draw)
-                + ". Have it draw nothing in evaluation mode (dropout only where self.training), "
-                "or explain a module that averages its answers"
+                + ". Switch its randomness off in evaluation mode (dropout only if self.training), "
+                "or explain a module that averages its outputs"
             )
         if self.is_shared:
             return (
-                "rows influence each other in model: asked apart from the others, a row's outputs "
-                f"change by {self.company:.1%} of the largest, so that scores depend on batch_size "
-                "and chunk_size" + _named(model, _shares) + ". Pass chunk_size=1, so that every "
-                "row is alone, or give the module statistics of its own (BatchNorm with "
-                "track_running_stats=True, static quantisation in place of dynamic)"
+                "rows influence each other in model: evaluated on their own, their outputs change "
+                f"by {self.company:.1%} of the largest, so scores depend on batch_size and "
+                "chunk_size" + _named(model, _shares) + ". Pass chunk_size=1 to evaluate each row "
+                "on its own, or give the module fixed statistics (BatchNorm with "
+                "track_running_stats=True, static instead of dynamic quantisation)"
             )
         return None
 

@@ -180,9 +180,8 @@ def check_shared(keywords: Mapping[str, Any] | None) -> None:
     if is_marked(keywords, (PerSample,)):
         raise ValueError(
             "model_predict_kwargs must be shared by all samples for a metric of another package, "
-            "which asks the model about rows without saying whose they are: put what belongs to "
-            "single samples into x_batch, as further features or channels that a module around "
-            "the model takes off again"
+            "which evaluates rows without their sample numbers: append per-sample values to "
+            "x_batch as extra features or channels, and remove them in a module around the model"
         )
 
 
@@ -244,8 +243,8 @@ def _the_one(
     if not right:
         raise ValueError(
             f"model_predict_kwargs: {', '.join(names)} may be shared by all samples or have an "
-            "entry for each, and the model's answers don't tell: pass adapters.Shared(value) or "
-            "adapters.PerSample(value)"
+            "entry for each, and the model's outputs do not tell which: pass "
+            "adapters.Shared(value) or adapters.PerSample(value)"
         )
     return right[0]
 

@@ -132,7 +132,7 @@ class Execution:
             object.__setattr__(self, "chunk_size", size)
             if self.plan is not None:
                 raise ValueError(
-                    f"chunk_size and plan say both how many rows a pass takes: leave one out of "
+                    f"chunk_size and plan both set the rows per pass: leave one out of "
                     f"chunk_size={self.chunk_size} and plan={self.plan!r}"
                 )
         named = isinstance(self.plan, str) and self.plan == "calibrate"

@@ -140,9 +140,8 @@ def of_rows(marked: PerSample | Shared, rows: int) -> Any:
     numbers = _numbers.get()
     if numbers is None or len(numbers) != rows:
         raise ValueError(
-            "model_predict_kwargs must be shared by all samples where the model is asked about "
-            "rows that are none of the call's, as in training: an entry for each sample says "
-            "nothing of them"
+            "model_predict_kwargs must be shared by all samples where the model is evaluated "
+            "on rows from outside the call, as in training: entries of samples do not cover them"
         )
     if isinstance(values, Tensor):
         return values.index_select(0, numbers.to(values.device))

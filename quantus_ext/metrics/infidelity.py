@@ -227,7 +227,7 @@ class Infidelity(TorchMetric):
         if embedded and not by_mask and batch.maps.shape[2] < batch.x.shape[1]:
             raise ValueError(
                 f"a_batch must be over the embeddings, of shape (n, L, {batch.x.shape[1]}), where "
-                "these are perturbed; for attributions a token use multiply_by_inputs=True and "
+                "these are perturbed; for attributions per token use multiply_by_inputs=True and "
                 "leave perturb_func and perturb_baseline out"
             )
         patch_sizes = self._patch_sizes(batch.x)

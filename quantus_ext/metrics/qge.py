@@ -142,7 +142,7 @@ class QGE(TorchMetric):
             )
         if isinstance(metric, ROAR) and metric.retrain != "once":
             raise ValueError(
-                'metric must be asked with one model, so ROAR with retrain="once", has '
+                'metric must use one model, so ROAR needs retrain="once", has '
                 f"retrain={metric.retrain!r}"
             )
         own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
@@ -172,8 +172,8 @@ class QGE(TorchMetric):
         reduce = checks.function("reduce", reduce)
         if reduce is not np.mean and isinstance(metric, TorchMetric):
             raise ValueError(
-                f"reduce is not used around {metric.name}, which gives one number a sample: leave "
-                "it at numpy.mean"
+                f"reduce is not used around {metric.name}, which returns one number per sample: "
+                "leave it at numpy.mean"
             )
         self.metric = metric
         self.inner: TorchMetric | None = None

@@ -112,8 +112,8 @@ class RemovalMetric(TorchMetric):
         baseline = self.perturb_func.keywords.get("perturb_baseline")
         if adapter.takes_ids and isinstance(baseline, Real) and baseline == adapter.removed:
             raise ValueError(
-                f"perturb_baseline must be left out to remove tokens, is {baseline}: what is given "
-                "acts on the embeddings"
+                f"perturb_baseline must be left out to remove tokens, is {baseline}: a given value "
+                "applies to the embeddings"
             )
         number = {"perturb_baseline": _number(baseline)} if isinstance(baseline, Real) else {}
         return sparing(perturbation.resolve(self.perturb_func, number), model)

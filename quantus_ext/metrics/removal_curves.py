@@ -88,7 +88,7 @@ class RemovalCurve(RemovalMetric):
             checks.one_of("baseline", baseline, tuple(_BASELINES))
             for name in ("perturb_func", "perturb_baseline", "perturb_func_kwargs"):
                 if name in removal:
-                    raise ValueError(f"baseline={baseline!r} stands in for {name}: give one")
+                    raise ValueError(f"baseline={baseline!r} replaces {name}: pass one of them")
             removal["perturb_func"], removal["perturb_baseline"] = _BASELINES[baseline]
         super().__init__(**removal)
         self.fractions = checks.grid("steps", STEPS if steps is None else steps)
@@ -96,13 +96,13 @@ class RemovalCurve(RemovalMetric):
         if features_in_step is not None:
             if steps is not None:
                 raise ValueError(
-                    "features_in_step stands in for steps: leave one out of "
+                    "features_in_step replaces steps: leave one out of "
                     f"features_in_step={checks.shown(features_in_step)} and "
                     f"steps={checks.shown(steps)}"
                 )
             if self.element == "segment":
                 raise ValueError(
-                    'features_in_step needs samples with as many elements, not element="segment"'
+                    'features_in_step needs equal numbers of elements, unlike element="segment"'
                 )
             self.features_in_step = checks.positive_integer("features_in_step", features_in_step)
         self.n_samples = checks.positive_integer("n_samples", n_samples)
@@ -129,8 +129,8 @@ class RemovalCurve(RemovalMetric):
             t = elements.largest
             if not isinstance(adapter_of(batch.model).feature_mask, (GroupedColumns, type(None))):
                 raise ValueError(
-                    "features_in_step needs samples with as many elements, which texts and padded "
-                    "series have not: use steps"
+                    "features_in_step needs equal numbers of elements per sample, unlike texts "
+                    "and padded series: use steps"
                 )
             fractions = [*(k / t for k in range(0, t, self.features_in_step)), 1.0]
         return functional.removal_curves(

@@ -87,7 +87,7 @@ def plot_case(
     lines = [_score_line(f"metrics[{place}]", m, sample) for place, m in enumerate(metrics)]
     if names is not None and (case.x.ndim > 1 or len(names) != len(case.x)):
         raise ValueError(
-            f"names must have one entry a feature of a table; got {len(names)} and inputs of the "
+            f"names must have one entry per feature of a table; got {len(names)} and inputs of the "
             f"shape {case.x.shape}"
         )
     if tokens is None:

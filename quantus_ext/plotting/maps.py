@@ -59,7 +59,7 @@ def plot_maps(
                 f"maps[{name!r}] must have the shape of images, {images.shape}; got {values.shape}"
             )
     if labels is not None and len(labels) != len(images):
-        raise ValueError(f"labels must have one entry an image, {len(images)}; got {len(labels)}")
+        raise ValueError(f"labels must have one entry per image, {len(images)}; got {len(labels)}")
 
     if figure is None:
         figure = new_figure(1.3 * (1 + len(columns)), 1.3 * len(images) + 0.6)

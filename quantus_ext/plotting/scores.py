@@ -141,7 +141,7 @@ def plot_agreement(
     Raises
     ------
     ValueError
-        If there is not one row and one column a name, or a value is outside [-1, 1].
+        If there is not one row and one column per name, or a value is outside [-1, 1].
 
     Examples
     --------
@@ -153,7 +153,7 @@ def plot_agreement(
     k = len(names)
     if k == 0 or values.shape != (k, k):
         raise ValueError(
-            f"correlation must have one row and one column a name, {k}; got the shape "
+            f"correlation must have one row and one column per name, {k}; got the shape "
             f"{values.shape}"
         )
     if (np.abs(values) > 1 + _ROUNDING).any():

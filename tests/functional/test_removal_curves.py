@@ -375,7 +375,7 @@ def test_baselines_by_name():
         (
             {"baseline": "blur", "perturb_baseline": 1.0},
             ValueError,
-            "baseline='blur' stands in for perturb_baseline: give one",
+            "baseline='blur' replaces perturb_baseline: pass one of them",
         ),
         ({"n_samples": 0}, ValueError, "n_samples must be at least 1, is 0"),
         ({"features_in_step": 0}, ValueError, "features_in_step must be at least 1, is 0"),

@@ -825,7 +825,7 @@ def test_reduce():
         QGE(inner, reduce=lambda curves, axis: 1.0)(**problem.arguments())
     for one_number in (Fidelity(), QGE(inner)):
         with pytest.raises(
-            ValueError, match=r"reduce is not used around .*, which gives one number"
+            ValueError, match=r"reduce is not used around .*, which returns one number"
         ):
             QGE(one_number, reduce=np.max)
 
