@@ -1,6 +1,7 @@
 """Faithfulness metrics for Quantus that are the papers', fast, and carry a standard error."""
 
 from quantus_ext import functional, metaquantus
+from quantus_ext.draws import AutoDraws
 from quantus_ext.engine.plan import Plan
 from quantus_ext.engine.shared import answers_shared, clean_outputs_shared
 from quantus_ext.evaluation import Evaluation, evaluate
@@ -28,6 +29,7 @@ __all__ = [
     "ABPC",
     "QGE",
     "ROAR",
+    "AutoDraws",
     "Deletion",
     "Evaluation",
     "FFidelity",

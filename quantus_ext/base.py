@@ -8,7 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import inf, isfinite
 from typing import Any, ClassVar
 
@@ -21,14 +21,17 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks
+from quantus_ext import draws as draws_of
 from quantus_ext.adapters.base import Adapter
 from quantus_ext.batch import Batch, Call, Explainer, counted, features_of_rows
+from quantus_ext.draws import AutoDraws, Draws
 from quantus_ext.engine import influence, sampling, shared
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import NoModel, without_keywords
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.engine.progress import progress_bar
+from quantus_ext.engine.sampling import Purpose
 from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.explanations import ExplainCall, Explanation, alike
 from quantus_ext.functional.scores import Scores
@@ -105,6 +108,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
     plan : Plan or None
         After a call: the rows per forward pass and the layout that were used, to be stored and
         passed again.
+    draws : Draws or None
+        After a call: how many draws a pilot found to be enough, and why, if it was asked for.
     """
 
     data_applicability = set(DataType)  # noqa: RUF012 - as Quantus declares it
@@ -122,6 +127,10 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
     max_difference: float = inf
     """How far apart the scores of two maps of one sample can be, in that range, where that is less
     than its width: what the scores have in common does not differ."""
+    draws_argument: ClassVar[str] = "n_samples"
+    """The attribute that says how many draws a sample has."""
+    auto_draws: AutoDraws | None = None
+    """How a pilot finds the number of draws; None where the caller gives it."""
     reads_labels: ClassVar[bool] = True
     """Whether scores depend on the explained classes."""
     custom_is_index: bool = True
@@ -161,8 +170,11 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         self.details: dict[str, np.ndarray] = {}
         self.n_evaluations = 0
         self.plan: Plan | None = None
+        self.draws: Draws | None = None
 
     def _shown_argument(self, name: str) -> Any:
+        if name == self.draws_argument and self.auto_draws is not None:
+            return "auto" if self.auto_draws == AutoDraws() else self.auto_draws
         return getattr(self.execution if name in _EXECUTION else self, name)
 
     def __call__(
@@ -248,6 +260,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         self.details = {name: values[0] for name, values in found.details.items()}
         self.n_evaluations = int(found.n_evaluations[0])
         self.plan = found.plan
+        self.draws = found.draws
         scores = [float(value) for value in found.scores[0]]
         if self.return_aggregate:
             scores = [self.aggregate_func(scores)]
@@ -363,14 +376,14 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         explanations = Explanation.of_call(maps, made_by, carry_inputs, samples, batch_size)
         samples = samples.with_keywords_read(batch_size, carries_entries=metric.carries_entries)
         groups = alike(explanations)
-        with nullcontext() if len(groups) == 1 or shared.current() else shared.answers_shared():
-            parts = []
-            for places in groups:
-                some = [explanations[place] for place in places]
-                reading = metric.reading(some[0].carries_input)
-                parts.append(reading._score(samples, some, softmax, batch_size))
+        draws = None
+        alone = len(groups) == 1 and metric.auto_draws is None
+        with nullcontext() if alone or shared.current() else shared.answers_shared():
+            if metric.auto_draws is not None:
+                draws = metric._draws_of_pilot(samples, explanations, softmax, batch_size)
+                metric = metric.with_draws(draws.n)
+            found = metric._scored(samples, explanations, softmax, batch_size)
         self.keep_of(metric)
-        found = MapScores.of_groups(parts, groups)
         unknown = np.flatnonzero(~np.isfinite(found.scores).all(0))
         if len(unknown):
             warnings.warn(
@@ -378,7 +391,53 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 RuntimeWarning,
                 stacklevel=4,
             )
-        return found
+        return replace(found, draws=draws)
+
+    def _scored(
+        self,
+        samples: Samples,
+        explanations: Sequence[Explanation],
+        softmax: bool | None,
+        batch_size: int,
+    ) -> MapScores:
+        """Score maps of any shapes and readings."""
+        groups = alike(explanations)
+        parts = []
+        for places in groups:
+            some = [explanations[place] for place in places]
+            reading = self.reading(some[0].carries_input)
+            parts.append(reading._score(samples, some, softmax, batch_size))
+        return MapScores.of_groups(parts, groups)
+
+    def _draws_of_pilot(
+        self,
+        samples: Samples,
+        explanations: Sequence[Explanation],
+        softmax: bool | None,
+        batch_size: int,
+    ) -> Draws:
+        """Return how many draws the samples need, from scoring some of them twice."""
+        auto = self.auto_draws
+        assert auto is not None
+        n_draws = draws_of.pilot_draws(self.most_draws)
+        few = self.with_draws(n_draws)
+        if self.trains:
+            labels = samples.labels()
+            few = few.settled(samples.answering, samples.x, labels)
+        places = draws_of.pilot_samples(auto, len(samples.x))
+        part, maps = samples.part(places), [each.part(places) for each in explanations]
+        seed = sampling.fresh_seed() if self.seed is None else self.seed
+        found = []
+        for own in (seed, sampling.other_seed(seed, Purpose.PILOT)):
+            replicate = copy.copy(few)
+            replicate.seed = own
+            found.append(replicate._scored(part, maps, softmax, batch_size))
+        rows = float(found[0].n_evaluations.mean()) / len(places) - 1
+        return auto.decide(
+            *(each.scores for each in found),
+            most=self.most_draws,
+            rows_a_draw=rows / n_draws,
+        )
 
     def _model(self, model: nn.Module | None, maps: Sequence[object]) -> nn.Module:
         """Return the model of a call, or what stands for it where none is needed."""
@@ -421,7 +480,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         if y is None and not self.reads_labels and all(a is not None for a in given):
             y = np.zeros(n, dtype=np.int64)
         if y is None:
-            known = forward.clean(samples.x, torch.arange(n, device=samples.device))
+            known = forward.clean(samples.x, samples.numbers)
             y = known.argmax(1).cpu().numpy()
         labels = torch.from_numpy(y).to(samples.device)
         asked = self.model_to_ask(samples.answering, samples.x, labels)
@@ -432,8 +491,10 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         results = []
         for start in progress_bar(range(0, n, batch_size), shown=self.display_progressbar):
             rows = slice(start, min(start + batch_size, n))
-            numbers = torch.arange(rows.start, rows.stop, device=samples.device)
-            clean = self._clean(forward, samples.x[rows], numbers, known)
+            numbers = samples.numbers[rows]
+            clean = known[rows] if known is not None else None
+            if clean is None:
+                clean = self._clean(forward, samples.x[rows], numbers)
             if self.clean_rows != 0:
                 checks.labels_below(y, clean.shape[1])
                 if start == 0 and self.asks_model:
@@ -464,10 +525,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         # The draws do not show all randomness: the model is random too.
         return found.without_errors() if answers_by_chance else found
 
-    def _clean(self, forward: Forward, x: Tensor, numbers: Tensor, known: Tensor | None) -> Tensor:
+    def _clean(self, forward: Forward, x: Tensor, numbers: Tensor) -> Tensor:
         """Return the clean outputs of a batch, as many as the metric needs."""
-        if known is not None:
-            return known[numbers]
         if self.clean_rows == 0:
             return x.new_empty(len(x), 0)
         return forward.clean(x[: self.clean_rows], numbers[: self.clean_rows])
@@ -520,6 +579,24 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             not self.reads_values or adapter.own_softmax or self._takes_softmax(adapter, softmax)
         )
         return self.score_range if known and all(map(isfinite, self.score_range)) else None
+
+    @property
+    def most_draws(self) -> int:
+        """The draws of a sample, or the most of them."""
+        return int(getattr(self, self.draws_argument))
+
+    def with_draws(self, n: int) -> TorchMetric:
+        """Return a copy that makes so many draws, in place of asking a pilot."""
+        other = copy.copy(self)
+        setattr(other, self.draws_argument, n)
+        other.auto_draws = None
+        return other
+
+    def with_auto_draws(self, auto: AutoDraws) -> TorchMetric:
+        """Return a copy whose number of draws is found so."""
+        other = copy.copy(self)
+        other.auto_draws = auto
+        return other
 
     def for_call(self, call: Call) -> TorchMetric:
         """Return the metric that scores a call, by default a copy.

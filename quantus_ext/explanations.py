@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quantus_ext import checks
@@ -70,6 +71,13 @@ class Explanation:
             ]
             checks.evaluation_mode(samples.model)
         return taken
+
+    def part(self, places: NDArray[np.int64]) -> Explanation:
+        """Return the explanation of some samples."""
+        values = self.map
+        if values is not None:
+            values = values[torch.from_numpy(places).to(values.device)]
+        return replace(self, map=values, first=None)
 
     def of_rows(self, samples: Samples, rows: slice, labels: Tensor) -> Tensor:
         """Return the map of some samples, which the explainer makes, over what is perturbed."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from quantus_ext.draws import Draws
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import Plan
 from quantus_ext.functional.scores import Scores
@@ -29,6 +30,8 @@ class MapScores(ShownByArguments):
         Rows that were really sent.
     plan : Plan or None
         How they went through the model.
+    draws : Draws or None
+        How many a pilot has found to be enough.
     """
 
     scores: np.ndarray
@@ -37,6 +40,7 @@ class MapScores(ShownByArguments):
     n_evaluations: np.ndarray
     n_rows: int
     plan: Plan | None
+    draws: Draws | None = None
 
     @classmethod
     def of_batches(cls, results: Sequence[tuple[Scores, int, int]], forward: Forward) -> MapScores:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
@@ -20,6 +21,7 @@ from quantus_ext.batch import (
     segmentations_of,
     tensor_of,
 )
+from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.keywords import check_shared, told_apart
 from quantus_ext.engine.modules import keywords_of, parts_with_mode, with_keywords
 from quantus_ext.engine.rows import belonging_to
@@ -46,6 +48,8 @@ class Samples:
     s : array or tensor, optional
     index : Tensor, int64, shape (n,)
         Global indices.
+    numbers : Tensor, int64, shape (n,)
+        Which samples of the call these are.
     features : Tensor, int64, shape (n or 1, \\*spatial), or None
         What the adapter says of the inputs.
     embedded : Adapter or None
@@ -65,6 +69,7 @@ class Samples:
     y: np.ndarray | None
     s: np.ndarray | Tensor | None
     index: Tensor
+    numbers: Tensor
     features: Tensor | None
     embedded: Adapter | None
     channels_last: tuple[int, ...] | None
@@ -120,11 +125,36 @@ class Samples:
             y=None if y_batch is None else checks.labels(y_batch, n),
             s=s,
             index=torch.from_numpy(checks.sample_indices(given, n)).to(torch_device),
+            numbers=torch.arange(n, device=torch_device),
             features=features_of(adapter, x),
             embedded=None,
             channels_last=tuple(inputs.shape) if last else None,
             is_told=is_told,
         )
+
+    def part(self, places: NDArray[np.int64]) -> Samples:
+        """Return some of the samples."""
+        rows = torch.from_numpy(places).to(self.device)
+        features, s = self.features, self.s
+        if s is not None:
+            s = s[rows.to(s.device)] if isinstance(s, Tensor) else s[places]
+        return replace(
+            self,
+            explained=self.explained[rows],
+            x=self.x[rows],
+            y=None if self.y is None else self.y[places],
+            s=s,
+            index=self.index[rows],
+            numbers=self.numbers[rows],
+            features=features if features is None or len(features) == 1 else features[rows],
+        )
+
+    def labels(self) -> Tensor:
+        """Return the explained classes, by default the model's predictions."""
+        if self.y is not None:
+            return torch.from_numpy(self.y).to(self.device)
+        forward = Forward.of_module(self.answering, self.device, softmax=None)
+        return forward.clean(self.x, self.numbers).argmax(1)
 
     def map_of(self, a: object) -> Tensor:
         """Return attributions as a tensor, channels first."""

@@ -16,6 +16,7 @@ from torch import nn
 from quantus_ext import (
     ABPC,
     QGE,
+    AutoDraws,
     Deletion,
     FineTuner,
     Infidelity,
@@ -89,6 +90,11 @@ COMMON = ("abs=True, ", "return_aggregate=True, ", "precision='bfloat16', ", "se
             "RFidelity(sparsity=[0.2], alpha=0.3, n_samples=4, normalise=True)",
         ),
         (RFidelity(alpha=(0.3, 0.4)), "RFidelity(alpha=(0.3, 0.4))"),
+        (RFidelity(n_samples="auto"), "RFidelity(n_samples='auto')"),
+        (
+            Infidelity(n_perturb_samples=AutoDraws(widening=0.1)),
+            "Infidelity(n_perturb_samples=AutoDraws(widening=0.1))",
+        ),
         (
             Deletion(plan=Plan(64), abs=True),
             "Deletion(plan=Plan(chunk_size=64, memory_format='contiguous'), abs=True)",

@@ -55,6 +55,12 @@ def fresh_seed() -> int:
     return secrets.randbits(62)
 
 
+def other_seed(seed: int, purpose: Purpose) -> int:
+    """Return a seed whose draws are independent of those of ``seed``."""
+    key = sample_keys(seed, torch.zeros(1, dtype=torch.int64))
+    return int(bits(key, 1, purpose)) & (2**62 - 1)
+
+
 def _shift_right(z: Tensor, bits: int) -> Tensor:
     """Shift right filling with zeros (torch's own shift copies the sign bit)."""
     shifted = z >> bits

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantus_ext.draws import Draws
 from quantus_ext.evaluation.plan import Plan
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
 from quantus_ext.evaluation.rows import Data, Rows
@@ -32,6 +33,7 @@ class Collected:
         self.n_evaluations = np.zeros(shape, dtype=np.int64)
         self.n_rows = 0
         self.seconds = np.zeros(shape)
+        self.draws: dict[str, Draws] = {}
         self._unfinished: dict[Key, Record] = {}
         self._maps: dict[tuple[int, int], np.ndarray] = {}
         self._places = {cell.name: place for place, cell in enumerate(plan.cells)}
@@ -88,6 +90,11 @@ class Collected:
                     traceback=str(scored.traceback),
                 )
 
+    def _pilots(self) -> dict[str, Any]:
+        """Return what pilots have found, if any was asked."""
+        found = {name: asdict(draws) for name, draws in self.draws.items()}
+        return {"draws": found} if found else {}
+
     def cases(self, x: Rows, y: Rows) -> Iterator[Case]:
         """Yield the samples to show, with the maps that there are."""
         for case in self.plan.cases:
@@ -122,7 +129,7 @@ class Collected:
             carry_inputs=tuple(method.carries_input for method in plan.methods),
             seconds=self.seconds,
             failures=tuple(self.failures()),
-            settings=settings,
+            settings={**settings, **self._pilots()},
             confidence=confidence,
             cases=tuple(self.cases(data.x, data.y)),
             columns=tuple(cell.names for cell in plan.cells),

@@ -365,6 +365,14 @@ def cells_of(
     return cells
 
 
+def for_a_ranking(cell: Cell) -> Cell:
+    """Return a cell whose metric, if it asks a pilot, makes the draws that a ranking needs."""
+    metric = cell.metric
+    if not isinstance(metric, TorchMetric) or metric.auto_draws is None:
+        return cell
+    return replace(cell, metric=metric.with_auto_draws(replace(metric.auto_draws, goal="ranking")))
+
+
 def _distinct(argument: str, named: Mapping[Any, Any]) -> dict[str, Any]:
     """Return what has names, which are texts; ValueError where two read the same."""
     found: dict[str, Any] = {}

@@ -105,7 +105,13 @@ class Rows:
 
     def in_order(self, order: NDArray[np.int64]) -> Rows:
         """Return all of them in another order, that of their numbers."""
-        return Rows(self.source, 0, len(self), order + self.start)
+        return Rows(self.source, 0, len(order), self._numbers()[order])
+
+    def _numbers(self) -> NDArray[np.int64]:
+        """Return which rows of the source these are."""
+        if self.order is None:
+            return np.arange(self.start, self.stop)
+        return self.order[self.start : self.stop]
 
     def _rows(self, source: Any, start: int, stop: int) -> Any:
         """Return rows of what the source holds."""

@@ -23,6 +23,7 @@ from torch import nn
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
+from quantus_ext.draws import Draws
 from quantus_ext.engine import sampling
 from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
@@ -34,6 +35,7 @@ from quantus_ext.evaluation.plan import (
     Metrics,
     Plan,
     cells_of,
+    for_a_ranking,
     identity,
     known_models,
     methods_of,
@@ -310,6 +312,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         ),
         shuffled=until is not None,
     )
+    if plan.shuffled:
+        plan = replace(plan, cells=tuple(map(for_a_ranking, plan.cells)))
     rule = _rule(plan, model, confidence, smallest_difference, score_bounds)
     plan = with_calls_read(plan, model, data.x)
     n_tasks = len(plan.shards(len(data)))
@@ -441,7 +445,9 @@ def _score(
             bar.update(len(some) - len(todo.tasks))
             if todo.tasks:
                 if payload is None:
-                    ready = _ready(plan, wanted if looks else todo.unknown, model, data)
+                    needed = wanted if looks else todo.unknown
+                    ready, draws = _ready(plan, needed, model, data, kept)
+                    result.draws.update(draws)
                     payload = Payload(Worker(model, ready), crew.devices)
                 left.update(_finish(result, kept, todo, payload, data, crew.n_jobs, bar))
             if looks is not None:
@@ -502,14 +508,59 @@ def _missing(
     return todo
 
 
-def _ready(plan: Plan, wanted: Mapping[Any, Sequence[str]], model: nn.Module, data: Data) -> Plan:
-    """Return the plan for workers, with the cells that are needed, trained and measured."""
+def _ready(
+    plan: Plan,
+    wanted: Mapping[Any, Sequence[str]],
+    model: nn.Module,
+    data: Data,
+    kept: Store | None,
+) -> tuple[Plan, dict[str, Draws]]:
+    """Return the plan for workers, with the cells that are needed, trained and measured.
+
+    And how many draws pilots call for, by the names of cells.
+    """
     needed = {name for names in wanted.values() for name in names}
     plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.name in needed))
     plan = replace(plan, cells=_settled(plan, model, data.x, data.y))
     plan = replace(plan, cells=tuple(planned(cell, plan, model, data.x) for cell in plan.cells))
+    plan, draws = _with_draws(plan, model, data, kept)
     # What is read from or cut out for each shard does not travel with the model.
-    return replace(plan, methods=tuple(replace(method, maps=None) for method in plan.methods))
+    methods = tuple(replace(method, maps=None) for method in plan.methods)
+    return replace(plan, methods=methods), draws
+
+
+def _with_draws(
+    plan: Plan, model: nn.Module, data: Data, kept: Store | None
+) -> tuple[Plan, dict[str, Draws]]:
+    """Return the plan with as many draws as a pilot calls for, the same for all shards."""
+    pilots = {
+        cell.name: cell.metric.auto_draws.n_pilot
+        for cell in plan.cells
+        if isinstance(cell.metric, TorchMetric) and cell.metric.auto_draws is not None
+    }
+    if not pilots:
+        return plan, {}
+    found: dict[str, Draws | tuple[str, str]] = {} if kept is None else {**kept.draws()}
+    if not found.keys() >= pilots.keys():
+        n = min(len(data), max(pilots.values()))
+        order = plan.order(len(data))
+        # Of a random order the first ones.
+        places = np.arange(n) if plan.shuffled else np.linspace(0, len(data) - 1, n).round()
+        places = places.astype(np.int64)
+        methods = tuple(method.in_order(places) for method in plan.methods)
+        shard = Shard.of(data.in_order(places), order[places], dict(enumerate(methods)), 0, n)
+        made = Worker(model, replace(plan, cases=())).draws(shard)
+        found = made if kept is None else {**made, **kept.draws(made)}
+    cells = []
+    for cell in plan.cells:
+        draws = found.get(cell.name)
+        if isinstance(draws, Draws):
+            assert isinstance(cell.metric, TorchMetric)
+            cells.append(replace(cell, metric=cell.metric.with_draws(draws.n)))
+        else:
+            cells.append(replace(cell, failure=draws or cell.failure))
+    known = {name: draws for name, draws in found.items() if isinstance(draws, Draws)}
+    return replace(plan, cells=tuple(cells)), known
 
 
 def _finish(

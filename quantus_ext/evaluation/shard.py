@@ -18,12 +18,14 @@ from quantus_ext import checks
 from quantus_ext.arrays import array_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.batch import Explainer
+from quantus_ext.draws import Draws
 from quantus_ext.engine.fence import Fence, listening
 from quantus_ext.engine.keywords import part_of
 from quantus_ext.engine.shared import SharedAnswers, answers_shared
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.foreign import Foreign
+from quantus_ext.map_scores import MapScores
 
 _TRACEBACK = 4000
 """Characters of a traceback that are kept, its end."""
@@ -190,6 +192,49 @@ class Worker:
             for place, method in enumerate(wanted)
         ]
 
+    def draws(self, shard: Shard) -> dict[str, Draws | tuple[str, str]]:
+        """Return how many draws these samples say are enough, by the name of the cell.
+
+        Of cells whose metrics ask a pilot; of one that fails what was raised, and its traceback.
+        """
+        asking = [
+            cell
+            for cell in self.plan.cells
+            if isinstance(cell.metric, TorchMetric)
+            and cell.metric.auto_draws is not None
+            and cell.failure is None
+        ]
+        if not asking:
+            return {}
+        x, y = shard.x.read(), shard.y.read()
+        s = None if shard.s is None else shard.s.read()
+        found: dict[str, Draws | tuple[str, str]] = {}
+        with answers_shared(self._shared):
+            explained = {
+                method: made.maps
+                for method in range(len(self.plan.methods))
+                if (made := self._explained(method, shard, x, y)).maps is not None
+            }
+            for cell in asking if explained else []:
+                found[cell.name] = self._draws(cell, explained, shard.index, x, y, s)
+        return found
+
+    def _draws(
+        self,
+        cell: Cell,
+        maps: Mapping[int, np.ndarray],
+        index: NDArray[np.int64],
+        x: np.ndarray,
+        y: np.ndarray,
+        s: np.ndarray | None,
+    ) -> Draws | tuple[str, str]:
+        try:
+            draws = self._found(cell, maps, index, x, y, s).draws
+        except (Exception, SystemExit) as error:
+            return told("finding the number of draws failed: ", error)
+        assert draws is not None
+        return draws
+
     @property
     def _device(self) -> torch.device:
         return checks.resolve_device(self.model, self.plan.device)
@@ -287,6 +332,33 @@ class Worker:
     ) -> list[Scored]:
         """Score the maps of some explainers, by their places, all at once."""
         start = time.perf_counter()
+        found = self._found(cell, maps, index, x, y, s)
+        took = (time.perf_counter() - start) / len(maps)
+        # Another package's metric asks the model in its own way.
+        chunks = found.plan if isinstance(cell.metric, TorchMetric) else None
+        return [
+            Scored(
+                score=found.scores[place],
+                error=found.standard_errors[place],
+                n_evaluations=int(found.n_evaluations[place]),
+                # Of all maps, as they were asked about together.
+                n_rows=found.n_rows if place == 0 else 0,
+                seconds=took,
+                plan=None if chunks is None else (chunks.chunk_size, chunks.memory_format),
+            )
+            for place in range(len(maps))
+        ]
+
+    def _found(
+        self,
+        cell: Cell,
+        maps: Mapping[int, np.ndarray],
+        index: NDArray[np.int64],
+        x: np.ndarray,
+        y: np.ndarray,
+        s: np.ndarray | None,
+    ) -> MapScores:
+        """Call a metric with the maps of some explainers, by their places."""
         call = dict(cell.call)
         if checks.is_rows(call.get("custom_batch")):
             custom = call["custom_batch"]
@@ -298,7 +370,7 @@ class Worker:
         if not isinstance(metric, TorchMetric):
             metric = Foreign(metric, seed=self.plan.seed)
         methods = [self.plan.methods[method] for method in maps]
-        found = metric.score_maps(
+        return metric.score_maps(
             self.model,
             x,
             y,
@@ -314,21 +386,6 @@ class Worker:
             carry_inputs=[each.carries_input for each in methods],
             **call,
         )
-        took = (time.perf_counter() - start) / len(maps)
-        # Another package's metric asks the model in its own way.
-        chunks = found.plan if metric is cell.metric else None
-        return [
-            Scored(
-                score=found.scores[place],
-                error=found.standard_errors[place],
-                n_evaluations=int(found.n_evaluations[place]),
-                # Of all maps, as they were asked about together.
-                n_rows=found.n_rows if place == 0 else 0,
-                seconds=took,
-                plan=None if chunks is None else (chunks.chunk_size, chunks.memory_format),
-            )
-            for place in range(len(maps))
-        ]
 
 
 @dataclass(frozen=True)

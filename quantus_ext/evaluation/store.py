@@ -7,7 +7,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quantus_ext.draws import Draws
 from quantus_ext.evaluation.packing import expected, packed, unpacked
 from quantus_ext.evaluation.plan import UNREADABLE, differences, shown_name
 from quantus_ext.evaluation.shard import Record
@@ -224,6 +225,61 @@ class Store:
                 f"store {self.address} cannot be written ({error}). The shards that it holds are "
                 "kept: when that is mended, the same call goes on from them",
             ) from error
+
+    def draws(self, made: Mapping[str, object] | None = None) -> dict[str, Draws]:
+        """Return the numbers of draws that pilots have found, by the names of cells.
+
+        Parameters
+        ----------
+        made : mapping of str to Draws, optional
+            What a pilot has found now, kept where nothing is kept yet: all runs use the same.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read or written.
+        """
+        found = {}
+        try:
+            for place, cell in enumerate(self._cells):
+                name = f"draws-{place:04d}.json"
+                new = (made or {}).get(cell)
+                known = self._draws(name, cell)
+                if known is None and isinstance(new, Draws):
+                    content = {"format": _FORMAT, "key": self.key, "cell": cell, **asdict(new)}
+                    self._folder.create(name, sealed_json(content).encode())
+                    known = self._draws(name, cell)
+                    if known is None:
+                        # It was damaged, which has been told.
+                        self._folder.write(name, sealed_json(content).encode())
+                        known = new
+                if known is not None:
+                    found[cell] = known
+        except OSError as error:
+            raise StoreError(
+                error.errno,
+                f"store {self.address} cannot be used ({error}). What it holds is kept: when that "
+                "is mended, the same call goes on from it",
+            ) from error
+        return found
+
+    def _draws(self, name: str, cell: str) -> Draws | None:
+        content = self._folder.read(name)
+        if content is None:
+            return None
+        try:
+            about = unsealed_json(content, format=_FORMAT)
+            expected(about.get("key") == self.key, "it belongs to another evaluation")
+            expected(about.get("cell") == cell, f"it is of {about.get('cell')}, not {cell}")
+            expected(type(about.get("n")) is int and about["n"] > 0, "n must be a count")
+            return Draws(about["n"], str(about["reason"]))
+        except (DamagedError, OtherFormatError, KeyError) as error:
+            warnings.warn(
+                f"{self._folder.path(name)} is left out and found again: it is damaged, {error}",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return None
 
     def _put_aside(self, name: str, content: bytes) -> str:
         """Keep the content of a damaged file; in its place comes what is computed again."""

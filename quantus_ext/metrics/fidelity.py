@@ -12,10 +12,11 @@ from quantus.helpers.enums import ScoreDirection
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from quantus_ext import checks, functional
+from quantus_ext import checks, draws, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.batch import Batch
+from quantus_ext.draws import AutoDraws
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import without_keywords
 from quantus_ext.finetune import (
@@ -36,7 +37,9 @@ from quantus_ext.metrics.removal import RemovalArguments, RemovalMetric
 SPARSITY = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Explanation sizes of the paper: 5 % to 95 % in steps of 5 %."""
 
-_AUTO_TOLERANCE, _AUTO_DRAWS = 0.02, 1000
+_MOST_DRAWS = 50
+"""The paper's, which is also the most that a pilot calls for."""
+
 _REPORTED = 5
 """Numbers of removed elements, at most, for which the health report measures the models."""
 
@@ -154,10 +157,10 @@ class RFidelity(Fidelity):
         See :class:`Fidelity`.
     alpha : float or (float, float), default 0.5
         The fraction that a draw removes, or (α⁺, α⁻). 1 is Fidelity.
-    n_samples : int or "auto", default 50
+    n_samples : int, "auto" or AutoDraws, default 50
         Largest number of draws per sample, size and sign. Up to 1,024 subsets are drawn without
-        replacement; if there are no more subsets than draws, all are used. ``"auto"``: as many as a
-        standard error of 0.02 needs, at most 1,000.
+        replacement; if there are no more subsets than draws, all are used. ``"auto"``: as few as
+        the means over samples need, found by a pilot; see :class:`quantus_ext.AutoDraws`.
     tolerance : float, optional
         Target standard error of a sample's score: drawing stops when it is reached, checked at
         fixed counts from 8 per size on.
@@ -177,7 +180,7 @@ class RFidelity(Fidelity):
         sparsity: float | Sequence[float] = SPARSITY,
         *,
         alpha: float | tuple[float, float] = 0.5,
-        n_samples: int | Literal["auto"] = 50,
+        n_samples: int | Literal["auto"] | AutoDraws = _MOST_DRAWS,
         tolerance: float | None = None,
         **fidelity: Unpack[FidelityArguments],
     ) -> None:
@@ -186,11 +189,9 @@ class RFidelity(Fidelity):
         if len(pair) > 2:
             raise ValueError(f"alpha must be one number or two, has {len(pair)}")
         self.alpha = (pair[0], pair[-1])
-        if isinstance(n_samples, str) and n_samples == "auto":
-            n_samples = _AUTO_DRAWS
-            tolerance = _AUTO_TOLERANCE if tolerance is None else tolerance
-        self.n_samples = checks.positive_integer("n_samples", n_samples)
+        self.n_samples, self.auto_draws = draws.read("n_samples", n_samples, _MOST_DRAWS)
         self.tolerance = checks.optional(checks.positive_number, "tolerance", tolerance)
+        draws.refuse_both("n_samples", self.auto_draws, self.tolerance)
 
 
 class FFidelity(RFidelity):
@@ -233,7 +234,7 @@ class FFidelity(RFidelity):
         fine_tune: FineTuner | nn.Module | Callable[..., nn.Module] | None = None,
         beta: float = 0.1,
         alpha: float | tuple[float, float] = 0.5,
-        n_samples: int | Literal["auto"] = 50,
+        n_samples: int | Literal["auto"] | AutoDraws = _MOST_DRAWS,
         tolerance: float | None = None,
         **fidelity: Unpack[FidelityArguments],
     ) -> None:

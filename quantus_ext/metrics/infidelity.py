@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
+from numbers import Integral
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,10 +15,11 @@ from quantus.helpers.enums import DataType, EvaluationCategory, ScoreDirection
 from torch import Tensor
 from typing_extensions import Unpack
 
-from quantus_ext import checks, functional, perturbation
+from quantus_ext import checks, draws, functional, perturbation
 from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
+from quantus_ext.draws import AutoDraws
 from quantus_ext.engine.bridges import name_of
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
@@ -29,6 +31,7 @@ Scheme = Literal["patch", "subset", "all", "quantus"]
 
 _DEFAULT_PATCH_SIZE = 4
 _DEFAULT_FRACTION = 0.1
+_MOST_DRAWS = 200
 
 
 class Infidelity(TorchMetric):
@@ -43,9 +46,10 @@ class Infidelity(TorchMetric):
     perturb_patch_sizes : int or list of int, optional
         For ``scheme="patch"`` and ``"quantus"``: the sides of patches, from which each draw chooses
         one at random. By default 4, or the shortest axis if that is less.
-    n_perturb_samples : int, default 200
+    n_perturb_samples : int, "auto" or AutoDraws, default 200
         Largest number of draws per sample. Up to 1,024 equally likely masks (one patch size) are
-        drawn without replacement; if there are no more masks than draws, all are used. For
+        drawn without replacement; if there are no more masks than draws, all are used.
+        ``"auto"``: as few as the means over samples need; see :class:`quantus_ext.AutoDraws`. For
         ``scheme="quantus"``: the number of repeats, computed only if they differ.
     scheme : {"patch", "subset", "all", "quantus"}, default "patch"
         What a draw perturbs: a random window over the spatial axes (a time window for series, as
@@ -98,6 +102,7 @@ class Infidelity(TorchMetric):
     name = "Infidelity"
     score_direction = ScoreDirection.LOWER
     score_range = (0.0, inf)
+    draws_argument = "n_perturb_samples"
     evaluation_category = EvaluationCategory.FAITHFULNESS
     _shown_defaults: ClassVar[Mapping[str, Any]] = {
         "loss_func": mse,
@@ -110,7 +115,7 @@ class Infidelity(TorchMetric):
         self,
         loss_func: str | Callable[..., Any] = "mse",
         perturb_patch_sizes: int | Sequence[int] | None = None,
-        n_perturb_samples: int = 200,
+        n_perturb_samples: int | Literal["auto"] | AutoDraws = _MOST_DRAWS,
         *,
         scheme: Scheme = "patch",
         subset_fraction: float | None = None,
@@ -137,6 +142,7 @@ class Infidelity(TorchMetric):
                 ("rescale", rescale),
                 ("multiply_by_inputs", multiply_by_inputs),
                 ("tolerance", tolerance is not None),
+                ("n_perturb_samples without a number", not isinstance(n_perturb_samples, Integral)),
             ):
                 if value:
                     raise ValueError(f'{name} is not defined for scheme="quantus"')
@@ -146,7 +152,9 @@ class Infidelity(TorchMetric):
         self.perturb_patch_sizes = checks.optional(
             checks.positive_integers, "perturb_patch_sizes", perturb_patch_sizes
         )
-        self.n_perturb_samples = checks.positive_integer("n_perturb_samples", n_perturb_samples)
+        self.n_perturb_samples, self.auto_draws = draws.read(
+            "n_perturb_samples", n_perturb_samples, _MOST_DRAWS
+        )
         self.scheme = scheme
         self.subset_fraction = (
             _DEFAULT_FRACTION

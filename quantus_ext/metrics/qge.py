@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch, Call
+from quantus_ext.draws import AutoDraws
 from quantus_ext.engine import sampling, shared
 from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.elements import Elements
@@ -260,16 +261,40 @@ class QGE(TorchMetric):
         return None if once is None else once * (1 + self.n_references)
 
     @property
+    def auto_draws(self) -> AutoDraws | None:  # type: ignore[override]
+        """See :class:`quantus_ext.base.TorchMetric`; it is the metric's own."""
+        return (self.inner or self._adapted).auto_draws
+
+    @property
+    def most_draws(self) -> int:
+        """See :attr:`quantus_ext.base.TorchMetric.most_draws`; it is the metric's own."""
+        return (self.inner or self._adapted).most_draws
+
+    def with_draws(self, n: int) -> QGE:
+        """See :meth:`quantus_ext.base.TorchMetric.with_draws`; it is the metric's own."""
+        return self._around(lambda metric: metric.with_draws(n))
+
+    def with_auto_draws(self, auto: AutoDraws) -> QGE:
+        """See :meth:`quantus_ext.base.TorchMetric.with_auto_draws`; it is the metric's own."""
+        return self._around(lambda metric: metric.with_auto_draws(auto))
+
+    def _around(self, changed: Callable[[TorchMetric], TorchMetric]) -> QGE:
+        """Return a copy around the metric as a function changes it."""
+        other = copy.copy(self)
+        if isinstance(self.metric, TorchMetric):
+            other.metric = changed(self.metric)
+        if self.inner is not None:
+            other.inner = changed(self.inner)
+        return other
+
+    @property
     def trains(self) -> bool:
         """See :attr:`quantus_ext.base.TorchMetric.trains`; it is the metric's own."""
         return isinstance(self.metric, TorchMetric) and self.metric.trains
 
     def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> QGE:
         """See :meth:`quantus_ext.base.TorchMetric.settled`; it is the metric's own."""
-        ready = copy.copy(self)
-        if isinstance(self.metric, TorchMetric):
-            ready.metric = self.metric.settled(model, x, y, train=train)
-        return ready
+        return self._around(lambda metric: metric.settled(model, x, y, train=train))
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`.

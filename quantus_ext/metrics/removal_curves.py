@@ -9,10 +9,11 @@ from quantus.functions.perturb_func import baseline_replacement_by_indices
 from quantus.helpers.enums import ScoreDirection
 from typing_extensions import Unpack
 
-from quantus_ext import checks, functional
+from quantus_ext import checks, draws, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.columns import GroupedColumns
 from quantus_ext.batch import Batch
+from quantus_ext.draws import AutoDraws
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.removal_curves import CurveScore
 from quantus_ext.functional.scores import Scores
@@ -27,6 +28,9 @@ Baseline = Literal["black", "mean", "blur", "gaussian_blur"]
 STEPS = 20
 """By default."""
 
+_MOST_DRAWS = 50
+"""That a pilot calls for."""
+
 _BASELINES: dict[Baseline, tuple[Callable[..., Any], float | str | None]] = {
     "black": (baseline_replacement_by_indices, 0.0),
     "mean": (baseline_replacement_by_indices, "mean"),
@@ -40,7 +44,7 @@ class CurveArguments(RemovalArguments, total=False):
 
     baseline: Baseline | None
     features_in_step: int | None
-    n_samples: int
+    n_samples: int | Literal["auto"] | AutoDraws
 
 
 class RemovalCurve(RemovalMetric):
@@ -60,7 +64,7 @@ class RemovalCurve(RemovalMetric):
         Elements removed per step, instead of ``steps``; the last step removes the rest. Not for
         ``element="segment"``, texts and padded series, whose samples differ in their numbers of
         elements.
-    n_samples : int, default 1
+    n_samples : int, "auto" or AutoDraws, default 1
         Draws per state if ``perturb_func`` is random; with one draw, the standard error is unknown
         (NaN).
     **removal
@@ -81,7 +85,7 @@ class RemovalCurve(RemovalMetric):
         *,
         baseline: Baseline | None = None,
         features_in_step: int | None = None,
-        n_samples: int = 1,
+        n_samples: int | Literal["auto"] | AutoDraws = 1,
         **removal: Unpack[RemovalArguments],
     ) -> None:
         if baseline is not None:
@@ -105,7 +109,7 @@ class RemovalCurve(RemovalMetric):
                     'features_in_step needs equal numbers of elements, unlike element="segment"'
                 )
             self.features_in_step = checks.positive_integer("features_in_step", features_in_step)
-        self.n_samples = checks.positive_integer("n_samples", n_samples)
+        self.n_samples, self.auto_draws = draws.read("n_samples", n_samples, _MOST_DRAWS)
 
     def _shown_argument(self, name: str) -> Any:
         if name == "steps":

@@ -1,0 +1,249 @@
+"""How many draws an answer needs, found from a pilot of a few samples.
+
+A score is a mean over draws, and what is wanted is most often a mean over samples, or the
+difference between two explainers. Samples differ much more than draws do, so few draws each are
+enough. With ``b²`` the variance of true scores between samples, ``w²`` that of one draw, and d
+draws, a mean over n samples has the variance ``(b² + w² / d) / n``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from quantus_ext import checks
+from quantus_ext.shown import ShownByArguments
+
+FEWEST = 2
+"""Draws below which standard errors are not known."""
+
+_PILOT_SHARE = 10
+"""A pilot's sets have one in so many of the most draws: enough where a few tell next to nothing."""
+
+_FEWEST_SAMPLES = 8
+"""Samples of a pilot below which it says nothing."""
+
+_CONFIDENCE = 0.9
+"""With which the pilot bounds how much draws differ, beside how much samples do."""
+
+
+@dataclass(frozen=True, repr=False)
+class AutoDraws(ShownByArguments):
+    """As many draws as a mean over samples needs, in place of a number of draws.
+
+    The interval of the mean score of each map, and of each difference between two maps, is at most
+    ``widening`` wider than infinitely many draws would make it. A pilot scores some samples twice,
+    with independent draws, which tells how much draws differ and how much samples do.
+
+    Parameters
+    ----------
+    widening : float, default 0.05
+        Share by which intervals may be wider.
+    n_pilot : int, default 32
+        Samples of the pilot, at least 8, spread evenly over those of the call.
+    at_most : int, optional
+        Draws, at most; by default as many as the metric makes without this.
+    goal : {"intervals", "ranking"}, default "intervals"
+        ``"ranking"``: as many as make a ranking known from the fewest rows, where more samples can
+        be scored in place of more draws. ``evaluate(until="ranked")`` uses it.
+
+    Examples
+    --------
+    >>> from quantus_ext import AutoDraws, RFidelity
+    >>> RFidelity(n_samples=AutoDraws(widening=0.1)).n_samples
+    50
+    """
+
+    widening: float = 0.05
+    n_pilot: int = 32
+    at_most: int | None = None
+    goal: Literal["intervals", "ranking"] = "intervals"
+
+    def __post_init__(self) -> None:
+        checks.positive_number("widening", self.widening)
+        if checks.positive_integer("n_pilot", self.n_pilot) < _FEWEST_SAMPLES:
+            raise ValueError(
+                f"n_pilot must be at least {_FEWEST_SAMPLES} samples, is {self.n_pilot}"
+            )
+        if self.at_most is not None and checks.positive_integer("at_most", self.at_most) < FEWEST:
+            raise ValueError(f"at_most must be at least {FEWEST} draws, is {self.at_most}")
+        checks.one_of("goal", self.goal, ("intervals", "ranking"))
+
+    def decide(
+        self,
+        first: NDArray[np.float64],
+        second: NDArray[np.float64],
+        *,
+        most: int,
+        rows_a_draw: float,
+    ) -> Draws:
+        """Return how many draws the pilot's scores call for.
+
+        Parameters
+        ----------
+        first, second : array, shape (m, n)
+            Scores of m maps of n samples, from two independent sets of :func:`pilot_draws` draws.
+        most : int
+            Draws, at most.
+        rows_a_draw : float
+            Rows through the model.
+        """
+        if self.goal == "ranking":
+            return draws_for_a_ranking(first, second, rows_a_draw, most)
+        return draws_for_intervals(first, second, self.widening, most)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How many draws there are to be, and why.
+
+    Attributes
+    ----------
+    n : int
+    reason : str
+    """
+
+    n: int
+    reason: str
+
+
+def read(name: str, value: int | str | AutoDraws, default: int) -> tuple[int, AutoDraws | None]:
+    """Return the most draws that an argument allows, and how fewer are found.
+
+    Parameters
+    ----------
+    name : str
+    value : int, "auto" or AutoDraws
+    default : int
+        Draws without a number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none of these.
+    """
+    if isinstance(value, str) and value == "auto":
+        value = AutoDraws()
+    if isinstance(value, AutoDraws):
+        return value.at_most or default, value
+    if isinstance(value, str):
+        raise ValueError(f'{name} must be a number of draws, "auto" or AutoDraws, is {value!r}')
+    return checks.positive_integer(name, value), None
+
+
+def refuse_both(name: str, auto: AutoDraws | None, tolerance: float | None) -> None:
+    """Raise ValueError where draws are found by a pilot and by a tolerance."""
+    if auto is not None and tolerance is not None:
+        raise ValueError(
+            f"{name} must be a number where tolerance is given, is automatic: a pilot finds draws "
+            "for means over samples, a tolerance for each sample"
+        )
+
+
+def pilot_draws(most: int) -> int:
+    """Return the draws of each of a pilot's two sets."""
+    return max(FEWEST, most // _PILOT_SHARE)
+
+
+def pilot_samples(auto: AutoDraws, n: int) -> NDArray[np.int64]:
+    """Return the places of the pilot's samples among n, spread evenly."""
+    places: NDArray[np.int64] = np.linspace(0, n - 1, min(n, auto.n_pilot)).round().astype(np.int64)
+    return places
+
+
+def draws_for_intervals(
+    first: NDArray[np.float64], second: NDArray[np.float64], widening: float, most: int
+) -> Draws:
+    """Return how many draws keep the intervals of all means and differences as narrow as said.
+
+    The one-way analysis of variance bounds, with 90 % confidence, how large ``w² / b²`` may be:
+    ``F = MSB / MSW`` divided by that quantile of its distribution. An interval is wider by
+    ``sqrt(1 + w² / (d b²))``.
+
+    Parameters
+    ----------
+    first, second : array, shape (m, n)
+        Scores of m maps of n samples, from two independent sets of :func:`pilot_draws` draws.
+    widening : float
+        See :class:`AutoDraws`.
+    most : int
+        Draws, at most.
+    """
+
+    def needed(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+        between, within = _mean_squares(one, other)
+        if within == 0:
+            return 0
+        bound = between / within / stats.f.ppf(_CONFIDENCE, len(one) - 1, len(one))
+        share = (bound - 1) / 2
+        return math.inf if share <= 0 else pilot_draws(most) / share / ((1 + widening) ** 2 - 1)
+
+    wanted = f"intervals at most {widening:.0%} wider than with infinitely many"
+    return _largest(first, second, most, needed, wanted, single=True)
+
+
+def draws_for_a_ranking(
+    first: NDArray[np.float64], second: NDArray[np.float64], rows_a_draw: float, most: int
+) -> Draws:
+    """Return how many draws tell explainers apart from the fewest rows, where samples can be added.
+
+    With one row for the clean sample and c for a draw, the variance of a mean is least for its
+    cost with ``d = sqrt(w² / b² / c)`` draws a sample, the textbook's two-stage allocation
+    (Cochran, 1977, "Sampling Techniques").
+
+    Parameters
+    ----------
+    first, second : array, shape (m, n)
+        See :func:`draws_for_intervals`.
+    rows_a_draw : float
+    most : int
+    """
+
+    def needed(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+        between, within = _mean_squares(one, other)
+        if within == 0:
+            return 0
+        share = (between / within - 1) / 2
+        return math.inf if share <= 0 else math.sqrt(pilot_draws(most) / share / rows_a_draw)
+
+    return _largest(first, second, most, needed, "the fewest rows for a ranking", single=False)
+
+
+def _mean_squares(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean squares between and within samples that have two values each."""
+    within = float(np.square(one - other).mean() / 2)
+    between = float(2 * ((one + other) / 2).var(ddof=1))
+    return between, within
+
+
+def _largest(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    most: int,
+    needed: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
+    wanted: str,
+    *,
+    single: bool,
+) -> Draws:
+    """Return the largest need of any map or pair of maps, between the fewest draws and the most."""
+    known = np.isfinite(first).all(0) & np.isfinite(second).all(0)
+    if known.sum() < _FEWEST_SAMPLES:
+        return Draws(most, f"{int(known.sum())} samples are too few for a pilot")
+    first, second = first[:, known], second[:, known]
+    needs: dict[tuple[int, ...], float] = {}
+    if single or len(first) == 1:
+        needs.update({(i,): needed(first[i], second[i]) for i in range(len(first))})
+    for i, j in itertools.combinations(range(len(first)), 2):
+        needs[i, j] = needed(first[i] - first[j], second[i] - second[j])
+    places, need = max(needs.items(), key=lambda item: item[1])
+    n = most if need >= most else max(FEWEST, math.ceil(need))
+    of = f"map {places[0]}" if len(places) == 1 else f"maps {places[0]} and {places[1]}"
+    asked = "more than any number" if math.isinf(need) else f"{need:.3g}"
+    return Draws(n, f"{wanted}: {of} of {len(first)} need {asked}, from {known.sum()} samples")
