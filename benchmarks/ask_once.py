@@ -106,7 +106,7 @@ def main() -> None:
             [f"{first} / {second}", str(own), str(before), f"≤ {most}", verdict(own.median <= most)]
         )
     page.text(
-        f"Medians of {rounds} rounds in which the builds take turns, with the lowest and the "
+        f"Medians of {rounds} rounds in which the builds alternate, with the lowest and the "
         "highest ratio of a round.\n\n"
         f"{markdown_table(header, rows)}\n\n"
         f"{markdown_table(['', 'this build', 'the other', 'aim', ''], within)}"

@@ -481,7 +481,7 @@ def main() -> None:
             for title, (kind, places) in kinds.items()
         ]
         page.add(
-            "A bit turned",
+            "One bit flipped",
             "Told: a warning (of a baseline an error) names the file and says that it is damaged; "
             "its bytes are kept under another name, and what it held is computed again. The same: "
             "the bit does not matter, what is read is equal.",

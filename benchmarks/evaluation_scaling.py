@@ -174,7 +174,7 @@ def on_paper(overhead: float) -> str:
         f"{IMAGES:,} images × {EXPLAINERS} explainers in shards of {SHARD} are {tasks:,} tasks. "
         f"With {ROWS:,} evaluations a sample, and {ROWS_A_SECOND:,} a second on a GPU (an "
         f"assumption, about a ResNet-50 at 224 × 224), a task is {work:.0f} s of work and the "
-        f"whole **{hours:.0f} hours on {GPUS} GPUs**, explainers' own passes left out.\n\n"
+        f"whole **{hours:.0f} hours on {GPUS} GPUs**, excluding the explainers' own passes.\n\n"
         f"One process hands out the tasks and writes what comes back, at the worst overhead above "
         f"({1e3 * overhead:.1f} ms) {serial / 60:.0f} minutes for all of them, "
         f"{serial / hours / 36:.1f} % of the time and beside the work. It would stop scaling at "
@@ -235,13 +235,13 @@ def main() -> None:
     page.add("Two processes against one", processes(64 if quick else 256, 2 if quick else 5))
     rows, worst = overheads(20 if quick else 200)
     page.add(
-        "Overhead a task",
+        "Overhead per task",
         "Wall time a task beyond its work, with tasks that hold next to none (one sample, three "
         "evaluations), hashing and set-up of the run included; with a store each is written and "
         "synced to the disk.",
         markdown_table(["backend", "ms", "ms, with a store"], rows),
     )
-    page.add("One million images, on paper", on_paper(worst))
+    page.add("One million images, estimated", on_paper(worst))
     page.add("Memory", memory((256, 2_000) if quick else (256, 5_000, 50_000)))
 
 

@@ -162,8 +162,8 @@ def comparison(
     page.add(
         f"{name}, noise {', '.join(f'{r:g}' for r in NOISE)}",
         f"{len(scored.x)} samples, {accuracy(scored.model, scored.x, scored.y):.3f} of them "
-        f"answered rightly; N = {n_samples}, {len(SPARSITY)} sparsities."
-        + (f" ROAR's seconds hold {len(NOISE)} trainings from scratch." if trainer else ""),
+        f"predicted correctly; N = {n_samples}, {len(SPARSITY)} sparsities."
+        + (f" ROAR's seconds include {len(NOISE)} trainings from scratch." if trainer else ""),
         agreement_table(results),
         areas_table(results),
         cost_table(results),
@@ -184,8 +184,8 @@ def robustness(
     result = mask_robustness(model, x, y, masked, tuned=tuned, n_draws=4)
     page.add(
         title,
-        f"{len(x):,} samples that nothing was trained on, 4 masks each; tuned with β = 0.1: "
-        f"{tuner.report.epochs} epochs, the weights of number {tuner.report.kept_epoch} kept, "
+        f"{len(x):,} held-out samples, 4 masks each; tuned with β = 0.1: "
+        f"{tuner.report.epochs} epochs, weights of epoch {tuner.report.kept_epoch} kept, "
         f"{tuner.report.seconds:.0f} s.",
         result.to_markdown(),
         f"The plain metric would do: {'yes' if result.plain_would_do() else 'no'}.",

@@ -76,8 +76,8 @@ def settings(
 
     page.add(
         "Draws, α and β (D.9)",
-        f"{len(scored.x)} digits; N = 5, α = 0.5, β = 0.1 where not said otherwise. Every β has a "
-        "network tuned with it.",
+        f"{len(scored.x)} digits; N = 5, α = 0.5, β = 0.1 unless stated otherwise. A network was "
+        "fine-tuned for every β.",
         short_table({f"N = {n}": score(n_samples=n) for n in draws}),
         short_table({f"α = {alpha}": score(alpha=alpha) for alpha in ALPHAS}),
         short_table({f"β = {beta}": score(beta=beta) for beta in BETAS}),
@@ -96,8 +96,8 @@ def boundaries(page: Page, model: nn.Module, data: Digits, tuner: FineTuner) -> 
     masked = [f"{share:.0%}" for share in MASKED]
     page.add(
         "Accuracy and agreement with the original, by β (D.3, Fig. 1)",
-        f"{len(data.x_test):,} digits that nothing was trained on; agreement is with the "
-        "original's answers for whole inputs.",
+        f"{len(data.x_test):,} held-out digits; agreement is with the original's predictions for "
+        "complete inputs.",
         markdown_table(["accuracy, masked", *masked], accuracies),
         markdown_table(["agreement, masked", *masked], agreements),
     )

@@ -44,7 +44,7 @@ def main() -> None:
         print(agreement(found).to_markdown(), flush=True)
     page.add(
         "Accuracy of the copies under random masks",
-        f"{len(data.x_test):,} digits that nothing was trained on.",
+        f"{len(data.x_test):,} held-out digits.",
         markdown_table(["tuned by", *(f"{share:.0%}" for share in MASKED)], robust),
     )
     page.add(

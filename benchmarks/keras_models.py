@@ -196,7 +196,7 @@ def main() -> None:
     page.text(
         f"A convolution, a pooling and a dense layer in Keras, trained on {n_train:,} pairs of 8×8 "
         f"digits in colour; right on {accuracy:.1%} of 1,000 held-out pairs. Mean over {n} of them "
-        "± standard error. Random: the values of occlusion in a random order. Evaluations: rows "
+        "± standard error. Random: the values of occlusion in random order. Evaluations: rows "
         "sent through the scored model for one explainer. Torch: the largest difference from the "
         "scores of a torch module with the same weights, as a share of the largest score."
     )

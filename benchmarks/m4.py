@@ -272,7 +272,8 @@ def section(data: Data, *, quick: bool) -> str:
             f"## {data.name}",
             (
                 f"{n} inputs, {len(facts)} networks, {len(names)} explainers. Agreement of metrics "
-                "(Spearman, turned so that higher is better): over networks × explainers above the "
+                "(Spearman, signs flipped so that higher is better): over networks × explainers "
+                "above the "
                 "diagonal, within networks below."
             ),
             agreement.to_markdown(),

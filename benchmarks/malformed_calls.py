@@ -906,7 +906,7 @@ def main() -> None:
         rows.append([target.name, str(count.total()), *(str(count[each]) for each in OUTCOMES)])
     rows.append(["all", str(total.total()), *(str(total[each]) for each in OUTCOMES)])
     page.add("Outcomes", NOTE, table(["", "calls", *OUTCOMES], rows))
-    page.add("Not as it should be", "\n".join(f"- {line}" for line in wrong) or "Nothing.")
+    page.add("Failures", "\n".join(f"- {line}" for line in wrong) or "Nothing.")
     if wrong:
         sys.exit(1)
 

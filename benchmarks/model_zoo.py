@@ -435,7 +435,7 @@ def main() -> None:
     page.add(
         f"{len(rows)} models of transformers",
         "Largest difference of a curve, as a share of its range, or of Infidelity over embeddings, "
-        f"as a share of the largest score, from answers by hand; {', '.join(REMOVALS)} and "
+        f"as a share of the largest score, from a computation by hand; {', '.join(REMOVALS)} and "
         "embeddings together. The curve's last token goes first.",
         markdown_table(["model", "padded right", "padded left"], rows),
     )
@@ -444,7 +444,7 @@ def main() -> None:
     assert all(each <= LARGEST for cells in found.values() for each in cells), found
     page.add(
         f"{len(names)} models of timm",
-        "Differences likewise.",
+        "Differences as above.",
         markdown_table(
             ["model", "Deletion", "Infidelity", "Fidelity"],
             [[name, *(f"{each:.0e}" for each in cells)] for name, cells in found.items()],

@@ -60,8 +60,8 @@ def main() -> None:
         [row(name, metric, case, repeats) for name, metric in metrics().items()],
     )
     text = (
-        f"{case.name}, default arguments; medians of {repeats} rounds in which the two take "
-        f"turns, with the lowest and the highest ratio.\n\n{table}"
+        f"{case.name}, default arguments; medians of {repeats} rounds in which the two "
+        f"alternate, with the lowest and the highest ratio.\n\n{table}"
     )
     Page("qge_cost", (), quick=chosen.quick).text(text)
 

@@ -232,9 +232,10 @@ def main() -> None:
     rows = [(*place, str(total[place]), str(wrong[place])) for place in sorted(total)]
     table = markdown_table(("Task", "Where", "Times", "Other than alone"), rows)
     told = (
-        f"{THREADS} threads do all tasks at once, each in an order of its own; in every other run "
-        f"{CHILDREN} children are forked meanwhile, which do one each. What differs in one bit "
-        "from a sequential run counts, and so do errors and children that hang. One of the "
+        f"{THREADS} threads do all tasks at once, each in its own order; in every other run, "
+        f"{CHILDREN} children are forked meanwhile, and each does one task. A difference of one "
+        "bit "
+        "from a sequential run counts, and so do errors and hanging children. One of the "
         "explainers within `evaluate`, and that of MoRF, changes weights in between, and leaves "
         "training mode, buffers, a hook and a setting of torch."
     )

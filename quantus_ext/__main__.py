@@ -18,6 +18,42 @@ from quantus_ext.plotting import save_figure
 GOOD, BAD, NOT_DECIDED = 0, 1, 2
 """Exit codes: the verdict, and whatever leaves it open."""
 
+EXAMPLE = """\
+model = {call = "my_project.models:load"}        # the value that this function returns
+
+[data]                                           # paths are relative to this file
+x_batch = "x.npy"
+y_batch = "y.npy"
+
+[metrics.Deletion]                               # a class of quantus_ext or quantus
+steps = 20
+
+[xai_methods]
+Saliency = {xai_lib = "captum"}                  # arguments of quantus.explain
+mine = {import = "my_project.explainers:explain"}
+maps = {file = "maps.npy"}
+
+# Optional:
+[explain_func_kwargs]                            # for functions of your own
+[multiply_by_inputs]                             # do maps include the input?
+maps = true
+[call_kwargs]                                    # for the calls of the metrics
+logits = {softmax = false}
+[run]                                            # arguments of quantus_ext.evaluate
+n_jobs = 4
+store = "store"                                  # to resume an interrupted run
+[report]
+html = "evaluation.html"
+json = "evaluation.json"
+[[thresholds]]                                   # for mean scores
+metric = "Deletion"
+explainer = "mine"
+at_most = 0.2
+[drift]                                          # compared with an earlier report
+baseline = "baseline.json"
+"""
+"""A file for ``evaluate``, which its ``--help`` shows."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """
@@ -37,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # What a terminal's encoding has no sign for is no reason to say nothing.
+            # Escape characters that the terminal's encoding lacks.
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _run(arguments)
@@ -62,9 +98,19 @@ def _run(arguments: list[str] | None) -> int:
     command.add_argument(
         "--seed", type=_seed, default=0, help="of the training and the metrics (0)"
     )
-    command = commands.add_parser("evaluate", help="evaluate what a TOML file describes")
-    command.add_argument("config", type=Path, metavar="CONFIG.toml", help="see docs/evaluation.md")
-    command.add_argument("--dry-run", action="store_true", help="say only what it would cost")
+    command = commands.add_parser(
+        "evaluate",
+        help="evaluate what a TOML file describes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "exit codes: 0 all is well; 1 a score, threshold or drift check fails; 2 no verdict\n\n"
+            f"An example of CONFIG.toml:\n\n{EXAMPLE}"
+        ),
+    )
+    command.add_argument(
+        "config", type=Path, metavar="CONFIG.toml", help="what to evaluate; an example is below"
+    )
+    command.add_argument("--dry-run", action="store_true", help="only estimate the cost")
     try:
         options = parser.parse_args(arguments)
     except SystemExit as exit_:
@@ -77,12 +123,12 @@ def _run(arguments: list[str] | None) -> int:
     except OSError:
         raise
     except Exception:
-        # An uncaught one would exit with 1, which is a verdict.
+        # Uncaught, it would exit with 1, which is a verdict.
         return _not_decided(traceback.format_exc().rstrip())
 
 
 def _evaluate(path: Path, *, dry_run: bool) -> int:
-    # Here because the demo has no need of it.
+    # Imported here, because the demo does not need it.
     from quantus_ext.evaluation import WorkerError
     from quantus_ext.evaluation.config import Config, Outcome
 
@@ -101,10 +147,10 @@ def _evaluate(path: Path, *, dry_run: bool) -> int:
     except (OSError, TypeError, ValueError, ImportError, AttributeError, WorkerError) as error:
         return _not_decided(f"{path}: {type(error).__name__}: {error}")
     except BaseException:
-        # Of the code that the file names. An uncaught one would exit with 1, which is a verdict.
+        # Raised by code that the file names. Uncaught, it would exit with 1, which is a verdict.
         return _not_decided(f"{path}: {traceback.format_exc().rstrip()}")
     if not isinstance(outcome, Outcome):
-        # It has been printed where it was made.
+        # It was printed when it was computed.
         return BAD if outcome.failures else GOOD
     print(outcome.evaluation.to_markdown())
     if outcome.drift is not None:
@@ -120,7 +166,7 @@ def _evaluate(path: Path, *, dry_run: bool) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     try:
-        # Here because it needs the packages of the extra `demo`.
+        # Imported here, because it needs the packages of the extra `demo`.
         from quantus_ext import demo
     except ModuleNotFoundError as error:
         if error.name not in {"captum", "mlxtend"}:

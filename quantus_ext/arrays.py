@@ -99,7 +99,7 @@ def native(array: np.ndarray) -> np.ndarray:
     if kind == "f" and width > 8:
         return array.astype(np.float64)
     if kind == "u" and width > 1:
-        # torch can do little with these.
+        # torch supports few operations on these.
         return array.astype(np.float64 if width > 4 else np.int64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 

@@ -8,12 +8,13 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import inf, isfinite
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from quantus.functions.normalise_func import normalise_by_max
 from quantus.helpers.enums import DataType, ModelType
 from quantus.metrics.base import Metric
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
 from quantus_ext.samples import Samples
+from quantus_ext.shown import ShownByArguments
 
 
 class CommonArguments(ExecutionArguments, total=False):
@@ -54,25 +56,25 @@ class CommonArguments(ExecutionArguments, total=False):
     seed: int | None
 
 
-class TorchMetric(Metric[list[float]]):
-    """A Quantus metric that runs on whole batches of draws, on the device of the model.
+class TorchMetric(ShownByArguments, Metric[list[float]]):
+    """A Quantus metric that evaluates whole batches of draws on the model's device.
 
-    Threads may share one: each call returns its own scores. The attributes that it leaves are those
-    of the call that ended last.
+    Threads may share a metric: each call returns its own scores. The attributes set by calls are
+    those of the call that ended last.
 
     Parameters
     ----------
     abs : bool, default False
         Take absolute attributions.
     normalise : bool, optional
-        Normalise the attributions, each sample by itself, before ``abs``; a map of zeros stays.
-        By default only where it is said how, by one of the next two.
+        Normalise the attributions of each sample separately, before ``abs``; a map of zeros stays.
+        By default only if one of the next two is given.
     normalise_func : callable, optional
         Quantus's ``normalise_by_max`` by default.
     normalise_func_kwargs : dict, optional
-        Its keywords.
+        Keyword arguments for ``normalise_func``.
     return_aggregate : bool, default False
-        Return one aggregated score in place of one a sample.
+        Return one aggregated score instead of one per sample.
     aggregate_func : callable, optional
         ``numpy.mean`` by default.
     default_plot_func : callable, optional
@@ -80,35 +82,34 @@ class TorchMetric(Metric[list[float]]):
     disable_warnings, display_progressbar : bool, default False
         As in Quantus.
     seed : int or None, default 0
-        Every draw is a function of the seed and of the sample's index. None: fresh randomness.
+        Every draw is a function of the seed and the sample's index. None draws anew in each call.
     chunk_size : int, optional
-        Rows a forward pass. By default chosen from the widest activation of the model.
+        Rows per forward pass. By default chosen from the widest activation of the model.
     plan : Plan or "calibrate", optional
-        How many rows a forward pass takes and in which layout: a
-        :class:`~quantus_ext.engine.plan.Plan`, or measured once for each model and shape of inputs,
-        which takes a few seconds. The rule used by default does not look at the clock, so that the
-        same call gives the same bits.
+        Rows per forward pass and memory layout: a :class:`~quantus_ext.engine.plan.Plan`, or
+        measured once per model and input shape, in a few seconds. The default rule does not measure
+        time, so the same call gives the same bits.
     precision : {"float32", "bfloat16", "float16", "auto"}, default "float32"
-        Of the forward passes, by autocast; auto is bfloat16 where the device computes in it.
-        Scores then differ by its rounding, also with the number of rows a pass.
+        Precision of the forward passes, by autocast; ``"auto"`` is bfloat16 if the device computes
+        in it. In low precision, scores differ by rounding, also with the number of rows per pass.
     compile : bool, default False
-        Compile the model, its weights frozen, for long runs; a warning says beforehand where it
-        will not pay. Needs a C++ compiler on a processor.
+        Compile the model with frozen weights, for long runs; a warning says if it does not pay.
+        Needs a C++ compiler on a CPU.
 
     Attributes
     ----------
     standard_errors : numpy.ndarray, shape (n,)
-        After a call: the Monte-Carlo standard error of each score, 0 where nothing is random, NaN
-        where the model itself is.
+        After a call: the Monte-Carlo standard error of each score; 0 if nothing is random, NaN if
+        the model itself is.
     details : dict of numpy.ndarray
-        After a call: what else the same evaluations gave.
+        After a call: further results of the same evaluations.
     n_evaluations : int
         After a call: rows sent through the model for the scores.
     plan : Plan or None
-        After a call: how many rows a forward pass took at most, and in which layout; to be stored
-        and given again.
+        After a call: the rows per forward pass and the layout that were used, to be stored and
+        passed again.
     draws : Draws or None
-        After a call: how many draws a pilot has found to be enough, and why, where it was asked.
+        After a call: how many draws a pilot found to be enough, and why, if it was asked for.
     """
 
     data_applicability = set(DataType)  # noqa: RUF012 - as Quantus declares it
@@ -139,6 +140,18 @@ class TorchMetric(Metric[list[float]]):
     carries_entries: ClassVar[bool] = True
     """Whether what a model's keywords have for each sample goes along with its rows."""
     nan_reason: ClassVar[str] = "the model's outputs for them are not all finite"
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {
+        **asdict(Execution()),
+        "seed": 0,
+        "abs": False,
+        "normalise": False,
+        "normalise_func": normalise_by_max,
+        "normalise_func_kwargs": {},
+        "return_aggregate": False,
+        "aggregate_func": np.mean,
+        "default_plot_func": None,
+        "display_progressbar": False,
+    }
 
     def __init__(self, **common: Unpack[CommonArguments]) -> None:
         settings = dict(common)
@@ -149,7 +162,7 @@ class TorchMetric(Metric[list[float]]):
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}")
         _check_common(settings)
-        # Who says how to normalise wants it, as with Quantus's own default.
+        # A normalise_func implies normalise=True, as in Quantus.
         says_how = {"normalise_func", "normalise_func_kwargs"} & settings.keys()
         settings.setdefault("normalise", any(settings[name] is not None for name in says_how))
         super().__init__(**{**_QUANTUS_DEFAULTS, **settings})
@@ -158,6 +171,11 @@ class TorchMetric(Metric[list[float]]):
         self.n_evaluations = 0
         self.plan: Plan | None = None
         self.draws: Draws | None = None
+
+    def _shown_argument(self, name: str) -> Any:
+        if name == self.draws_argument and self.auto_draws is not None:
+            return "auto" if self.auto_draws == AutoDraws() else self.auto_draws
+        return getattr(self.execution if name in _EXECUTION else self, name)
 
     def __call__(
         self,
@@ -181,37 +199,37 @@ class TorchMetric(Metric[list[float]]):
         Parameters
         ----------
         model : torch.nn.Module
-            In evaluation mode, at the latest when ``explain_func`` has made the first
-            attributions; its output has shape (n, classes). See :mod:`quantus_ext.adapters` for
-            other models. None where neither the metric nor the rest of the call asks one.
+            Returns outputs of shape (n, classes); see :mod:`quantus_ext.adapters` for other models.
+            It must be in evaluation mode, at the latest when ``explain_func`` has computed the
+            first attributions. None if neither the metric nor the rest of the call evaluates it.
         x_batch : array, tensor, data frame or list, shape (n, F), (n, C, T) or (n, C, H, W)
-            Inputs; or token ids (n, L) of a :class:`quantus_ext.adapters.TokenIds`.
+            Inputs; or token ids (n, L) for a :class:`quantus_ext.adapters.TokenIds`.
         y_batch : array or tensor of int, shape (n,) or (n, 1)
-            Explained classes, whole floats as well; None for the model's predictions.
+            Explained classes, also as whole-number floats; None for the model's predictions.
         a_batch : array or tensor, optional
-            Attributions, of ``x_batch``'s shape or with one channel or none.
+            Attributions, in the shape of ``x_batch`` or with one channel or none.
         s_batch : array or tensor, optional
-            Segmentations, for the metrics that use them.
+            Segmentations, for metrics that use them.
         channel_first : bool, optional
-            False for (n, H, W, C) and (n, T, C). True by default; shapes that look otherwise are
-            an error then, see the page on modalities.
+            False for (n, H, W, C) and (n, T, C). By default True, and ambiguous shapes are an
+            error; see the page on modalities.
         explain_func : callable, optional
-            Makes the attributions, batch by batch, where ``a_batch`` is None.
+            Computes the attributions, batch by batch, if ``a_batch`` is None.
         explain_func_kwargs, model_predict_kwargs : mapping, optional
-            Keywords of ``explain_func`` and of the model. The model's are shared by all samples,
-            or have an entry for each along the first axis, which goes along with its rows; see
+            Keyword arguments of ``explain_func`` and of the model. Those of the model are shared by
+            all samples, or have one entry per sample along the first axis; see
             :class:`quantus_ext.adapters.PerSample`.
         softmax : bool, optional
-            Probabilities rather than logits; the metric's own default if None.
+            Use probabilities instead of logits; None for the metric's default.
         device : str or torch.device, optional
             Must be the model's.
         batch_size : int, default 64
             Samples evaluated together. No draw depends on it.
         custom_batch : array of int, optional
-            Another name of ``index_batch``, for Quantus's own batching.
+            Another name of ``index_batch``, for Quantus's batching.
         index_batch : array of int, shape (n,), optional
-            Global indices of the samples, by default 0, …, n - 1. A part of a data set scores
-            as within the whole when it is given its indices there.
+            Global indices of the samples, by default 0, …, n - 1. With its indices, a part of a
+            data set gets the same scores as in the whole.
 
         Returns
         -------
@@ -221,7 +239,7 @@ class TorchMetric(Metric[list[float]]):
         Raises
         ------
         ValueError, TypeError
-            If an argument breaks a rule; the metric's last results stay.
+            If an argument is invalid; the results of the previous call stay.
         """
         found = self.score_maps(
             model,
@@ -269,10 +287,10 @@ class TorchMetric(Metric[list[float]]):
         custom_batch: Any = None,
         index_batch: np.ndarray | Tensor | None = None,
     ) -> MapScores:
-        """Score several explanations of the same predictions, and ask the model once for all.
+        """Score several explanations of the same predictions with shared evaluations.
 
-        Each scores as in a call of its own: draws are the same for all, and what the model has
-        answered about one serves the others.
+        Each gets the same scores as in a call of its own: all use the same draws, and outputs of
+        the model are reused.
 
         Parameters
         ----------
@@ -280,22 +298,22 @@ class TorchMetric(Metric[list[float]]):
         batch_size, custom_batch, index_batch
             As in a call.
         maps : sequence of array or None
-            Attributions, each as ``a_batch``; None where the explainer makes them.
+            Attributions, each as ``a_batch``; None if an explainer computes them.
         explainers : sequence of (callable or None, mapping or None), optional
-            What made each: ``explain_func`` and ``explain_func_kwargs``.
+            The ``explain_func`` and ``explain_func_kwargs`` of each map.
         carry_inputs : sequence of bool or None, optional
-            Whether each carries the input factor, as Integrated Gradients and SHAP do, for
-            metrics with ``multiply_by_inputs``; None for what the metric says.
+            Whether each map includes the input as a factor, as for Integrated Gradients and SHAP,
+            for metrics with ``multiply_by_inputs``; None for the metric's setting.
 
         Returns
         -------
         MapScores
-            The metric itself keeps none of it.
+            Nothing is stored on the metric.
 
         Raises
         ------
         ValueError, TypeError
-            If an argument breaks a rule.
+            If an argument is invalid.
 
         Examples
         --------
@@ -335,7 +353,7 @@ class TorchMetric(Metric[list[float]]):
         )
         if custom_batch is not None and metric.custom_is_index:
             if index_batch is not None:
-                raise ValueError("index_batch and custom_batch are one argument, both are given")
+                raise ValueError("index_batch and custom_batch mean the same: pass one of them")
             index_batch = custom_batch
         samples = Samples.of_call(
             model,
@@ -346,7 +364,7 @@ class TorchMetric(Metric[list[float]]):
             model_predict_kwargs=model_predict_kwargs,
             device=device,
             index_batch=index_batch,
-            # Functions that explain may call eval() themselves, as Quantus's own do.
+            # Explanation functions may call eval() themselves, like those of Quantus.
             may_be_told=y_batch is not None
             and any(
                 a is None and callable(explain.function)
@@ -507,7 +525,7 @@ class TorchMetric(Metric[list[float]]):
         if self.reads_values:
             forward.warn_of_second_softmax(stacklevel=5)
         found = MapScores.of_batches(results, forward)
-        # What draws tell of is not all that is random.
+        # The draws do not show all randomness: the model is random too.
         return found.without_errors() if answers_by_chance else found
 
     def _clean(self, forward: Forward, x: Tensor, numbers: Tensor) -> Tensor:
@@ -533,7 +551,7 @@ class TorchMetric(Metric[list[float]]):
                 one = self._prepared(made, samples.x[rows], features, first=rows.start)
             else:
                 one = self._normalised(a[rows], first=rows.start)
-            # One after the other, so that no map is held twice.
+            # One by one, so that only one map is copied at a time.
             if maps is None:
                 maps = one.new_empty(len(given), *one.shape)
             maps[place] = self.seen(one)
@@ -670,12 +688,12 @@ class TorchMetric(Metric[list[float]]):
         figures.draw(chosen, *args, show=show, path_to_save=path_to_save, **kwargs)
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-        """Return the model that answers the perturbed inputs, by default the explained one.
+        """Return the model that evaluates the perturbed inputs, by default the explained one.
 
         Parameters
         ----------
         model : torch.nn.Module
-            The explained model, with the call's ``model_predict_kwargs`` filled in.
+            The explained model, with ``model_predict_kwargs`` filled in.
         x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
             All inputs of the call.
         y : Tensor, int64, shape (n,)
@@ -840,7 +858,7 @@ def _answers_by_chance(model: nn.Module, forward: Forward, x: Tensor) -> bool:
     except Exception as error:
         # A model may take batches of one size alone, and all that it is asked for scores have it.
         warnings.warn(
-            f"whether rows influence each other in model is not known: it fails for a few: {error}",
+            f"could not check whether rows influence each other: model fails for a few: {error}",
             UserWarning,
             stacklevel=3,
         )

@@ -99,7 +99,7 @@ class Explainer:
         with self.fence.around(model), seeded(self.state(first), device):
             # Copies, because functions may write into what they are given.
             keywords = {name: _own(value) for name, value in self.keywords.items()}
-            # Of explainers this one is known to know tensors only.
+            # This explainer takes tensors only.
             knows_tensors = getattr(function, "func", function) is explain
             with answering_tensors(model) if knows_tensors else nullcontext():
                 return function(model=model, inputs=x.copy(), targets=y.copy(), **keywords)
@@ -286,7 +286,7 @@ def channels_are_first(x: Tensor | np.ndarray, model: nn.Module, name: str = "x_
             f"{told} series (n, C, T), or (n, T, C): {choose}; a model that takes (n, T, C) itself "
             f"goes into adapters.Series(model, time_first=True); {grey}"
         )
-    # A scripted part keeps the name of what it was.
+    # A scripted module keeps its original name.
     kinds = {getattr(part, "original_name", type(part).__name__) for part in model.modules()}
     if "Conv2d" in kinds:
         raise ValueError(
@@ -340,6 +340,6 @@ def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtyp
     if dtype == torch.int64:
         return checks.token_ids(tensor, name).to(device)
     if dtype is None:
-        # In single precision not every integer is itself.
+        # Single precision does not represent every integer.
         dtype = tensor.dtype if tensor.is_floating_point() else torch.float64
     return tensor.to(device, dtype)

@@ -570,8 +570,8 @@ def no_softmax_of_one(softmax: bool, classes: int) -> None:
     """Raise ValueError where probabilities are asked of a model with one output."""
     if softmax and classes == 1:
         raise ValueError(
-            "softmax must be False where the model has one output, of which the softmax is 1 "
-            "whatever it is; adapters.BinaryLogit makes two of a binary logit"
+            "softmax must be False where the model has one output, whose softmax is always 1; for "
+            "a binary logit use adapters.BinaryLogit"
         )
 
 

@@ -121,7 +121,7 @@ def prepare(seed: int) -> Problem:
     images, labels = mnist_data()
     x = torch.as_tensor(images, dtype=torch.float32).reshape(-1, 1, 28, 28) / 255
     y = torch.as_tensor(labels, dtype=torch.int64)
-    # The digits come in the order of their classes.
+    # The digits are sorted by class.
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     train, test = order[:N_TRAIN], order[N_TRAIN : N_TRAIN + N_TEST]
 
@@ -143,7 +143,7 @@ def _train(x: Tensor, y: Tensor, seed: int, batch_size: int = 64) -> nn.Module:
             convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1)
             layers += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
         model = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 3 * 3, 10))
-        # Convolutions run about twice as fast so on a CPU.
+        # This makes convolutions about twice as fast on a CPU.
         model = model.to(memory_format=torch.channels_last)
         optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
         n_steps = EPOCHS * math.ceil(len(x) / batch_size)
@@ -173,7 +173,7 @@ def explain(problem: Problem, n: int) -> dict[str, NDArray[np.float32]]:
     -------
     dict of str to numpy.ndarray, shape (n, 1, 28, 28)
     """
-    # With gradients asked for here, captum has nothing to warn of.
+    # Set here to avoid captum's warning.
     x, y = problem.x_test[:n].clone().requires_grad_(), problem.y_test[:n]
     signed = InputXGradient(problem.model).attribute(x, target=y)
     # The values of a real explanation in random places, so that the control has its scale.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from quantus_ext import checks
+from quantus_ext.shown import ShownByArguments
 
 FEWEST = 2
 """Draws below which standard errors are not known."""
@@ -37,8 +38,8 @@ _CONFIDENCE = 0.9
 """With which the pilot bounds how much draws differ, beside how much samples do."""
 
 
-@dataclass(frozen=True)
-class AutoDraws:
+@dataclass(frozen=True, repr=False)
+class AutoDraws(ShownByArguments):
     """As many draws as a mean over samples needs, in place of a number of draws.
 
     The interval of the mean score of each map, and of each difference between two maps, is at most

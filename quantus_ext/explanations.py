@@ -57,7 +57,7 @@ class Explanation:
         taken = []
         for values, explain, flag in zip(maps, made_by, flags, strict=True):
             if values is None:
-                # Before anything is trained or evaluated.
+                # Checked before anything is trained or evaluated.
                 explain.require()
             taken.append(cls(None if values is None else samples.map_of(values), explain, flag))
         if samples.is_told and samples.y is not None:
@@ -93,7 +93,7 @@ def alike(explanations: Sequence[Explanation]) -> list[list[int]]:
     """Return the places of those that can be scored as one set: of one shape, and read alike."""
     groups: dict[tuple[Hashable, bool | None], list[int]] = {}
     for place, each in enumerate(explanations):
-        # Of maps that are to be made the shape is not known.
+        # The shape of maps that are still to be computed is unknown.
         kind = place if each.map is None else (tuple(each.map.shape), each.map.dtype)
         groups.setdefault((kind, each.carries_input), []).append(place)
     return list(groups.values())

@@ -113,7 +113,7 @@ def sealed_json(content: Mapping[str, Any], *, indent: int | None = None, nan: b
     nan : bool, default True
         Whether NaN and infinity may be written, which not all readers of JSON know.
     """
-    # As it reads when it comes back.
+    # As it will be read back.
     plain = json.loads(json.dumps(content, allow_nan=nan))
     plain.pop(_SEAL, None)
     return json.dumps({**plain, _SEAL: digest_of(plain)}, indent=indent)
@@ -176,7 +176,7 @@ def write_bytes(path: Path, content: Buffer, *, exclusive: bool = False) -> None
     try:
         _write(path, content, exclusive=exclusive)
     except FileNotFoundError:
-        # Before it was locked somebody may have taken its beginning for one that was left.
+        # Before it was locked, another process may have removed it as a leftover.
         _write(path, content, exclusive=exclusive)
 
 
@@ -217,7 +217,7 @@ def remove_partial(folder: Path, name: str = "") -> None:
     for begun in folder.glob(f"{glob.escape(name)}*.partial"):
         if not _PARTIAL.fullmatch(begun.name):
             continue
-        # It may be gone by now, or somebody else's.
+        # It may be gone by now, or belong to another process.
         with suppress(OSError):
             with begun.open("r+b") as file:
                 unused = _locked(file)
@@ -284,7 +284,7 @@ class Folder:
         """
         path = self.path(name)
         if self._is_local:
-            # Somebody may have removed the folder in it, to have all computed again.
+            # The folder may have been removed, to compute everything again.
             Path(path).parent.mkdir(exist_ok=True)
             _repeated(lambda: write_bytes(Path(path), content))
         else:
@@ -295,7 +295,7 @@ class Folder:
         with suppress(FileExistsError):
             _repeated(lambda: self._create(name, content))
         if not self._is_local:
-            # Where it looks first and then writes, another may look in between and write as well.
+            # If it checks before it writes, another process may write in between.
             time.sleep(WAITS[0])
 
     def _read(self, name: str) -> bytes | None:
@@ -306,7 +306,7 @@ class Folder:
         return content
 
     def _create(self, name: str, content: bytes) -> None:
-        # An attempt that seemed to fail may have made it.
+        # An attempt that seemed to fail may have created it.
         if self._read(name) is not None:
             raise FileExistsError(self.path(name))
         path = self.path(name)
@@ -320,7 +320,7 @@ class Folder:
                 with self._fs.open(path, "xb") as file:
                     file.write(content)
         except Exception as error:
-            # Some object stores answer so that they know no conditions.
+            # Some object stores answer like this if they do not support conditions.
             unknown = isinstance(error, (NotImplementedError, ValueError))
             if not unknown and "not implemented" not in str(error):
                 raise

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from quantus.helpers import asserts
+from quantus.helpers import asserts, utils
 from quantus.metrics.base import Metric
 from quantus.metrics.faithfulness.road import ROAD
+from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
 from quantus_ext import checks
@@ -164,12 +165,12 @@ class Foreign(TorchMetric):
         maps = checks.attributions(a, x, first=first)
         call = None if self._copied is None else self._copied.call
         if call is not None and call.has_attributions and not call.is_part:
-            # Whether a part has a map that Quantus takes says nothing of the whole.
+            # A valid part does not make the whole valid.
             check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
         return maps
 
     def _normalised(self, a: Tensor, *, first: int) -> Tensor:
-        # Of the type that it has, as without this package; see `seen`.
+        # In its own type, as in Quantus; see `seen`.
         return a
 
 
@@ -195,7 +196,7 @@ class _Copied:
     """
 
     def __init__(self, metric: Metric[Any], call: Call, prepare: Remake, reduce: Reduce) -> None:
-        # Past results can be long, and the copy has no use for them.
+        # The copy does not need past results, which can be long.
         past = (metric.evaluation_scores, metric.all_evaluation_scores)
         without = {
             id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))
@@ -210,7 +211,7 @@ class _Copied:
         self.metric.abs = self.metric.normalise = self.metric.return_aggregate = False
         self.metric._display_progressbar = False
         if isinstance(metric, ROAD):
-            # It would leave the mean over the samples for each percentage.
+            # It would average over the samples, percentage by percentage.
             self.metric.custom_postprocess = _nothing
         fix_seeds(self.metric)
         self.call = call
@@ -256,6 +257,7 @@ class _Copied:
             self._fence.around(self.call.model),
             isolated_random_state(batch.device),
             _any_values_pass(),
+            _areas_on_any_numpy(),
             _rows_counted(self.call, batch, few) as (model, rows),
         ):
             arguments = self._arguments(model, batch, a, explainer, compare)
@@ -274,7 +276,7 @@ class _Copied:
                 raise
             is_random = before != _global_states(batch.device)
         if isinstance(self.metric, TorchMetric):
-            # It puts the global states back itself; an error that is NaN is no 0 either.
+            # It restores the global states itself; NaN counts as random too.
             is_random |= not (self.metric.standard_errors == 0).all()
         try:
             values = _one_row_a_sample(result, batch.index, type(self.metric).__name__)
@@ -352,8 +354,8 @@ class _Copied:
                     f"explain_func is asked for {len(inputs)} maps within a batch of {n} samples, "
                     "so it isn't known which sample is which: call with batch_size=1"
                 )
-            # What it leaves would be in what the metric asks next. A metric's own threads, which
-            # it waits for, have no turn of theirs.
+            # Its side effects would reach the metric's next evaluation. A metric's own threads,
+            # which it waits for, share its turn.
             is_own = threading.get_ident() == here
             with explainer.fence.around(model) if is_own else nullcontext():
                 maps = explain_func(model=model, inputs=inputs, targets=targets, **keywords)
@@ -430,6 +432,28 @@ def _any_values_pass() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _areas_on_any_numpy() -> Iterator[None]:
+    """Let Quantus compute areas under curves where numpy has no ``trapz``, which 2.4 removed.
+
+    Other threads get the same areas meanwhile, in place of an error.
+    """
+    if hasattr(np, "trapz"):
+        yield
+        return
+    own = utils.calculate_auc
+
+    def calculate_auc(values: Any, dx: int = 1, batched: bool = False) -> Any:
+        return trapezoid(np.array(values), dx=dx, axis=1 if batched else -1)
+
+    def put_back() -> None:
+        utils.calculate_auc = own
+
+    with turns.undoing(put_back):
+        utils.calculate_auc = calculate_auc
+        yield
+
+
 def fix_seeds(metric: Any, seed: int | None = None) -> None:
     """Give nested metrics without a seed one, so that all maps of a call get the same draws.
 
@@ -488,7 +512,7 @@ def _one_row_a_sample(result: Any, index: np.ndarray, name: str) -> np.ndarray:
     lengths = {row.size for row in rows if row.ndim}
     if not lengths:
         return np.array(rows)
-    # A sample without a score may have a NaN in place of a curve.
+    # A sample without a score may have a NaN instead of a curve.
     points = max(lengths)
     rows = [np.full(points, row) if row.ndim == 0 and np.isnan(row) else row for row in rows]
     if any(row.size != points for row in rows):

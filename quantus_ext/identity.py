@@ -230,7 +230,7 @@ class _Digester:
         self.objects = False
         self._aside = aside
         self._open: set[int] = set()
-        # With what they are of, so that nothing else gets its place in memory.
+        # Together with the object, so that its id is not reused.
         self._code: dict[int, tuple[object, bytes]] = {}
 
     def of(self, value: Any) -> bytes:
@@ -331,10 +331,10 @@ class _Digester:
         for name, module in model.named_modules(remove_duplicate=False):
             yield name
             if first_names.setdefault(module, name) != name:
-                # Used again: its content has been told, its place has not.
+                # Seen before: its content is hashed, its position is not.
                 yield first_names[module]
                 continue
-            # Outputs that come from elsewhere: no content of a module shows them.
+            # Outputs from elsewhere: the content of the module does not show them.
             self.objects |= bool(getattr(module, "asks_outside", False))
             if isinstance(module, torch.jit.ScriptModule):
                 if not any(not script or name.startswith(f"{script}.") for script in scripts):
@@ -342,7 +342,7 @@ class _Digester:
                     yield from _archived(module)
                 continue
             if isinstance(module, torch.fx.GraphModule):
-                # It may call functions by their names.
+                # It may look up functions by name.
                 self.objects = True
                 yield str(module.code)
             else:
@@ -425,7 +425,7 @@ def _named(value: object) -> str:
 def _fields_of(array: np.ndarray) -> Iterator[Any]:
     """Yield the bytes of an array, without those between the fields of a record."""
     if array.dtype.names is None:
-        # Times have no form that a buffer can have.
+        # The buffer protocol has no format for times.
         plain = np.ascontiguousarray(array)
         yield plain.view(np.int64) if array.dtype.kind in "mM" else plain
     for name in array.dtype.names or ():
@@ -438,7 +438,7 @@ def _parts_of(tensor: Tensor) -> Iterator[Any]:
     if tensor.is_meta:
         return
     if tensor.is_quantized:
-        # The same integers stand for other numbers on another scale.
+        # Quantised integers mean different numbers on another scale.
         yield str(tensor.qscheme())
         yield from _parts_of(tensor.int_repr())
         yield from _parts_of(tensor.dequantize())
@@ -455,7 +455,7 @@ def _parts_of(tensor: Tensor) -> Iterator[Any]:
         for part in (tensor.ccol_indices(), tensor.row_indices(), tensor.values()):
             yield from _parts_of(part)
     else:
-        # A view as bytes, because numpy does not know every type of torch's.
+        # As bytes, because numpy lacks some of torch's types.
         plain = tensor.resolve_conj().resolve_neg().contiguous()
         yield plain.reshape(-1).view(torch.uint8).numpy()
 

@@ -12,10 +12,11 @@ from quantus_ext.draws import Draws
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import Plan
 from quantus_ext.functional.scores import Scores
+from quantus_ext.shown import ShownByArguments
 
 
-@dataclass(frozen=True)
-class MapScores:
+@dataclass(frozen=True, repr=False)
+class MapScores(ShownByArguments):
     """Scores of m maps of each of n samples.
 
     Attributes

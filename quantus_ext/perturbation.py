@@ -342,6 +342,23 @@ def bind(
     return functools.partial(perturb_func, **bound)
 
 
+def bound_argument(bound: functools.partial[Any], name: str) -> Any:
+    """Return an argument of :func:`bind`, by the name that metrics give it.
+
+    Parameters
+    ----------
+    bound : functools.partial
+        What :func:`bind` returned.
+    name : {"perturb_func", "perturb_baseline", "perturb_func_kwargs"}
+    """
+    if name == "perturb_func":
+        return bound.func
+    if name == "perturb_baseline":
+        return bound.keywords.get(name)
+    others = {key: value for key, value in bound.keywords.items() if key != "perturb_baseline"}
+    return others or None
+
+
 def resolve(
     perturb_func: Callable[..., Any], keywords: Keywords = MappingProxyType({})
 ) -> Perturbation:
@@ -449,7 +466,7 @@ def _convention(perturb_func: Callable[..., Any], keywords: Keywords) -> Convent
     if unknown and not takes_any:
         raise ValueError(
             f"perturb_func {name} takes no {', '.join(unknown)}, only {sorted(by_name)}: leave "
-            "it out, of perturb_baseline and perturb_func_kwargs"
+            "it out of perturb_baseline and perturb_func_kwargs"
         )
     convention: Convention = "whole"
     for each, its in _PASSED.items():

@@ -57,7 +57,7 @@ def register(*, shadow: bool = False) -> None:
     False
     """
     unregister()
-    # Declared read-only, but a dict, of which other modules have the same object.
+    # Declared read-only, but a dict that other modules share.
     listed = cast("Listed", constants.AVAILABLE_METRICS)
     for class_name in CARDS:
         metric = getattr(metrics, class_name)

@@ -212,7 +212,7 @@ def _check_embedded(model: nn.Module, embedded: nn.Module, x: Tensor, rows: Tens
         expected, found, rtol=1e-2, atol=torch.finfo(expected.dtype).eps ** 0.5, equal_nan=True
     ):
         raise ValueError(
-            "model must answer over embeddings as over ids, does not: it embeds tokens elsewhere "
-            "than in what `embedding` names, or looks at ids besides (an end token's, say), so "
-            "only perturbations of ids are possible"
+            "model must give the same outputs for embeddings as for ids, does not: it embeds "
+            "tokens elsewhere than in `embedding`, or uses the ids too (such as an end token's), "
+            "so only perturbations of ids are possible"
         ) from cause

@@ -153,7 +153,7 @@ def test_what_belongs_to_samples_goes_along_with_their_rows(case: Case, modality
         )
 
     if case.trains:
-        with pytest.raises(ValueError, match="rows that are none of the call's, as in training"):
+        with pytest.raises(ValueError, match="rows from outside the call, as in training"):
             call()
         return
     alone = []
@@ -481,7 +481,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Inputs], dict[str, object]], type[Exception
     "index twice": (
         lambda i: {"index_batch": np.arange(5), "custom_batch": np.arange(5)},
         ValueError,
-        "index_batch and custom_batch are one argument",
+        "index_batch and custom_batch mean the same",
     ),
     "explained nan": (
         lambda i: {

@@ -92,7 +92,7 @@ def test_what_another_argument_of_infidelity_would_override(settings, message):
 
 
 def test_steps_and_what_stands_in_for_them():
-    with pytest.raises(ValueError, match="features_in_step stands in for steps: leave one out of"):
+    with pytest.raises(ValueError, match="features_in_step replaces steps: leave one out of"):
         Deletion(20, features_in_step=2)
     assert len(Deletion().fractions) == 21
     with pytest.raises(ValueError, match="steps must be at most 1,000,000, is 100000000"):

@@ -73,8 +73,8 @@ def against_captum(scale: Scale) -> Section:
         entries += _captum_infidelity(load.make(n), scale.repeats, draws, load.captum)
     return Section(
         "captum",
-        "As many draws of the same kind. Captum gives no standard errors; those of the naive "
-        "loop's draws stand in for its own.",
+        "Equal numbers of draws of the same kind. captum gives no standard errors; those of the "
+        "naive loop's draws are used instead.",
         entries,
     )
 

@@ -47,7 +47,8 @@ def overhead(scale: Scale) -> Section:
         "Overhead",
         "Time of an evaluation within a metric (the whole call over the rows that it sent through "
         "the model) against the bare forward pass of a row at the best chunk size (16 to 2,048) "
-        "and layout, found by a search before. Infidelity with 200 draws, R-Fidelity with one size "
+        "and layout, found by a search beforehand. Infidelity with 200 draws, R-Fidelity with "
+        "one size "
         f"and {DRAWS} draws, Deletion with {STEPS} steps; fewer where that is too much for a case.",
         [entry for load in loads for entry in _overheads(load, scale.repeats)],
     )

@@ -18,13 +18,14 @@ from quantus_ext.engine.modules import (
 from quantus_ext.engine.padding import PaddingPreserving
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.replacements import replace_by
+from quantus_ext.shown import ShownByArguments
 
 FeatureMask = Callable[[Tensor], Tensor]
 """Inputs (n, \\*sample) -> int64 ids of the element of each position, shape (n or 1, \\*spatial),
 from 0, and -1 where a position is never removed or counted (padding, special tokens)."""
 
 
-class Adapter(nn.Module):
+class Adapter(ShownByArguments, nn.Module):
     """A model in a form that every metric takes; base of the adapters.
 
     Adapters may be put around each other: what one says nothing of, the one inside it answers.

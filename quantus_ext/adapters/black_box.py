@@ -1,8 +1,8 @@
-"""Any function from arrays to class scores as a module: trees, ONNX, a remote call."""
+"""Any function from arrays to class scores as a module: trees, ONNX, remote services."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,41 +20,43 @@ Corrupt = Callable[[Tensor, int, Tensor], Tensor]
 
 
 class BlackBox(Adapter):
-    """A prediction function as a torch module, for the metrics that need predictions only.
+    """A prediction function as a torch module, for metrics that only need predictions.
 
-    It goes into every metric here, and into those of Quantus that don't ask for gradients.
+    It works with every metric of this package that does not train, and with those of Quantus that
+    do not use gradients.
 
     Parameters
     ----------
     predict : callable, estimator or session
-        From an array of rows, in the inputs' own type and shape, to an array (rows, classes): a
-        function, as around a remote call; a fitted estimator with ``predict_proba``, as of
-        scikit-learn, XGBoost, LightGBM or CatBoost, or, a regressor, with ``predict``; or a
-        session of ONNX Runtime, which gets rows in the type that it takes.
+        A function from an array of rows, in the type and shape of the inputs, to an array (rows,
+        classes); a fitted estimator with ``predict_proba``, as in scikit-learn, XGBoost, LightGBM
+        and CatBoost, or, for regression, with ``predict``; or an ONNX Runtime session, which gets
+        rows in the type that it accepts.
     classes : int, optional
-        How many scores a row has; of one, ``predict`` may return shape (rows,). By default as
-        many as the first answer has.
+        Number of scores per row; for one, ``predict`` may return shape (rows,). By default that of
+        the first answer.
     probabilities : bool, optional
-        Whether the scores are probabilities. Metrics then take no softmax of them, and rows that
-        are none are an error. True by default for ``predict_proba`` of an estimator.
+        Whether the scores are probabilities: metrics then apply no softmax, and rows that are not
+        probabilities are an error. By default True for ``predict_proba`` of an estimator.
     output : str, optional
-        Of a session, the output that holds the scores; by default the one of floating-point
+        For a session: the output with the scores; by default the only one of floating-point
         numbers.
     reference : callable, estimator or session, optional
-        What must answer alike, as the estimator that a session was exported from. The first 64
-        rows go to both, and answers that differ by more than a thousandth of the largest are an
-        error.
+        A model with the same answers, such as the estimator that a session was exported from. The
+        first 64 rows are sent to both; answers that differ by more than a thousandth of the largest
+        are an error.
     max_rows_per_call : int, optional
-        More rows than that go out in several calls.
+        Largest number of rows per call.
     display_progressbar : bool, default False
-        Count rows as they are answered, for functions that are slow.
+        Count the rows that were answered, for slow functions.
     key : str, optional
-        A name of what ``predict`` answers, as ``"model-2026-11"``, by which stores and caches know
-        it in place of its code and what that holds; to be changed whenever the answers do.
+        A name for the version of ``predict``, such as ``"model-2026-11"``, by which stores and
+        caches identify it, instead of by its code and the objects it holds. Change it whenever the
+        answers change.
     check_rows : bool, default False
-        Ask up to 12 rows more, once for each metric and kind of input at most, to find out whether
-        answers depend on chance or on the other rows of a call. Not unless asked, for calls may
-        have a price.
+        Send up to 12 extra rows, at most once per metric and kind of input, to find out whether
+        answers are random or depend on the other rows of a call. Off by default, because calls may
+        cost money.
 
     Attributes
     ----------
@@ -63,8 +65,8 @@ class BlackBox(Adapter):
 
     Notes
     -----
-    The outputs are taken as they are. Of a function that gives probabilities say so, by
-    ``probabilities=True``: removal metrics take a softmax by default, and warn of it there.
+    Outputs are used as they are. If a function returns probabilities, pass ``probabilities=True``:
+    otherwise removal metrics apply a softmax, with a warning.
 
     Examples
     --------
@@ -87,6 +89,8 @@ class BlackBox(Adapter):
     )
     asks_outside: ClassVar[bool] = True
     """Whether the answers may come from elsewhere, so that no content shows what they depend on."""
+
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {"probabilities": False}
 
     def __init__(
         self,
@@ -221,8 +225,8 @@ def _check_alike(scores: np.ndarray, expected: np.ndarray) -> None:
         raise ValueError(
             f"predict must answer as reference does, differs in {int(differs.sum())} of "
             f"{len(scores)} rows, most in row {row}: {checks.shown(scores[row].tolist())} for "
-            f"{checks.shown(expected[row].tolist())}. It is another model: mend the export, or "
-            "explain the reference itself"
+            f"{checks.shown(expected[row].tolist())}. They are different models: fix the export, "
+            "or explain the reference itself"
         )
 
 
@@ -234,28 +238,28 @@ def refit(
     copies: int = 5,
     classes: int | None = None,
 ) -> Callable[[nn.Module, Corrupt], BlackBox]:
-    """Return a ``fine_tune`` for F-Fidelity that trains a fresh estimator on masked copies.
+    r"""Return a ``fine_tune`` for F-Fidelity that trains a new estimator on masked copies.
 
-    What cannot be tuned further can be trained again: on the training data once as they are and
-    ``copies`` times under random masks, as the metric asks for them.
+    For models that cannot be fine-tuned. The estimator is trained on the training data, and on
+    ``copies`` randomly masked versions of it.
 
     Parameters
     ----------
     make_estimator : callable
-        Makes an untrained estimator with ``fit`` and ``predict_proba``, as scikit-learn's.
-    x : array, shape (n, \\*sample)
+        Returns an untrained estimator with ``fit`` and ``predict_proba``, as in scikit-learn.
+    x : array, shape (n, \*sample)
         Training inputs.
     y : array of int, shape (n,)
         Their labels.
     copies : int, default 5
         Masked copies of each sample.
     classes : int, optional
-        By default one more than the largest label. The estimator must give a score for each.
+        By default one more than the largest label. The estimator must return a score for each.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument breaks one of these rules.
+        If an argument is invalid.
 
     Examples
     --------

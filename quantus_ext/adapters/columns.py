@@ -1,4 +1,4 @@
-"""Models of tables in which several columns are one variable."""
+"""Models of tables in which several columns form one variable."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class GroupedColumns:
 
 
 class Columns(Adapter):
-    """A model of a table whose variables may have several columns, as a one-hot block has.
+    """A model of a table with groups of columns, such as one-hot encodings.
 
-    A variable is one element: its columns go together, and its score is the sum of theirs.
+    A variable is one element: its columns are removed together, and its score is the sum of theirs.
 
     Parameters
     ----------
     model : torch.nn.Module
         From rows (n, F) to scores (n, classes).
     groups : sequence of sequence of int
-        Columns that make one variable; every other column is a variable by itself.
+        Columns that form one variable; every other column is a variable.
     n_columns : int
         F.
     kept : sequence of int
@@ -91,6 +91,7 @@ class Columns(Adapter):
             raise ValueError(f"kept must leave a column to remove, holds all {n_columns}")
         variable = {column: group[0] for group in self.groups for column in group}
         variable |= dict.fromkeys(still, -1)
+        self.kept = still
         self.feature_mask = GroupedColumns(tuple(variable.get(c, c) for c in range(n_columns)))
 
     def check_inputs(self, x: Tensor) -> None:
@@ -107,14 +108,14 @@ class Columns(Adapter):
         return outputs
 
     def baseline(self, background: ArrayLike) -> np.ndarray:
-        """Return one value a column, shape (F,): the mean, or the commonest level of a group.
+        """Return one value per column, shape (F,): the mean, or the most common level of a group.
 
-        As ``perturb_baseline`` it makes a removed variable an ordinary one.
+        Use it as ``perturb_baseline`` to replace a variable by a typical value.
 
         Parameters
         ----------
         background : array, shape (n, F)
-            Rows such as those that the model was trained on.
+            Rows such as the training data.
         """
         rows = checks.float64("background", background)
         if rows.ndim != 2 or rows.shape[1] != self.n_columns or not len(rows):

@@ -29,18 +29,18 @@ class _OneNumber(Adapter):
             output = output.unsqueeze(1)
         if output.ndim != 2 or output.shape[1] != 1:
             raise ValueError(
-                f"{adapter}'s model must give one number a sample, gives shape "
+                f"{adapter}'s model must give one number per sample, gives shape "
                 f"{tuple(output.shape)}"
             )
         return output
 
 
 class BinaryLogit(_OneNumber):
-    """A classifier with one logit z for class 1, as one with two: ``-z/2`` and ``z/2``.
+    """A classifier with one logit z for class 1, as two classes: ``-z/2`` and ``z/2``.
 
-    Their softmax is the logit's sigmoid, and each class has an output that changes with the input.
-    A map of z itself is twice that of class 1: explain the adapter, or halve the map; what is free
-    of the map's scale, ranks and ``rescale=True``, is the same.
+    Their softmax is the sigmoid of the logit. A map of z is twice that of class 1: explain the
+    adapter instead, or halve the map. Scores that do not depend on the scale of the map (ranks,
+    ``rescale=True``) are not affected.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class BinaryLogit(_OneNumber):
 
 
 class Regression(_OneNumber):
-    """A model with one number a sample, explained as its class 0.
+    """A model with one number per sample, explained as class 0.
 
-    Call metrics with ``softmax=False``, for a softmax of one number is 1, and ``y_batch`` of
-    zeros. Metrics that ask whether the label stays (Fidelity and its kin with
-    ``output="label"``) have no meaning for it.
+    Call metrics with ``softmax=False``, because the softmax of one number is 1, and with zeros as
+    ``y_batch``. Metrics that compare labels (the Fidelity family with ``output="label"``) are not
+    defined for it.
 
     Parameters
     ----------
@@ -91,9 +91,9 @@ class Regression(_OneNumber):
 class MultiOutput(Adapter):
     r"""A model with several heads, outputs (n, \*heads, classes), explained at one of them.
 
-    Labels are tuples (\*head, class), which :meth:`target` makes into the column that
-    ``y_batch`` holds. Each head's softmax is its own and taken here; metrics take no other. Metrics
-    that ask whether the label stays have no meaning for it.
+    Labels are tuples (\*head, class); :meth:`target` converts them to the column for ``y_batch``.
+    The softmax is applied per head by the adapter, not by metrics. Metrics that compare labels are
+    not defined for it.
 
     Parameters
     ----------
@@ -102,13 +102,13 @@ class MultiOutput(Adapter):
     shape : tuple of int
         (\*heads, classes).
     softmax : bool, default True
-        Give probabilities of each head; False for outputs as they are. Heads of one output have
-        none, their softmax is 1.
+        Return probabilities per head; False for the outputs themselves. For heads with one output
+        it must be False, because their softmax is 1.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules; on a call, if outputs have another shape.
+        If an argument is invalid; in a call, if outputs have another shape.
 
     Examples
     --------
@@ -132,13 +132,13 @@ class MultiOutput(Adapter):
         softmax = checks.flag("softmax", softmax)
         if softmax and self.shape[-1] == 1:
             raise ValueError(
-                f"softmax must be False for heads of one output, shape is {self.shape}: of one "
-                "number it is 1"
+                f"softmax must be False for heads of one output, shape is {self.shape}: the "
+                "softmax of one number is 1"
             )
         self.softmax = self.own_softmax = softmax
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
-        """Return all heads' outputs side by side, shape (n, heads · classes)."""
+        """Return the outputs of all heads side by side, shape (n, heads · classes)."""
         outputs: Tensor = scores_in(self.model, self.model(x, **keywords), len(x))
         if tuple(outputs.shape[1:]) != self.shape:
             raise ValueError(
@@ -148,7 +148,7 @@ class MultiOutput(Adapter):
         return (outputs.softmax(-1) if self.softmax else outputs).flatten(1)
 
     def target(self, labels: ArrayLike) -> np.ndarray:
-        """Return the columns, int64, shape (n,), of labels, shape (n, axes).
+        """Return the columns, int64, shape (n,), for labels, shape (n, axes).
 
         Raises
         ------

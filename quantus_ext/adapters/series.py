@@ -1,4 +1,4 @@
-"""Models of series: another order of axes, and lengths that differ."""
+"""Models of series with another order of axes, or with series of different lengths."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ def lengths_of(x: Tensor, padding: float) -> Tensor:
 
 
 class Series(Adapter):
-    """A model of series whose axes or lengths are not those that metrics know.
+    """A model of series with another order of axes, or with series of different lengths.
 
-    Metrics take series as (n, C, T). Steps of padding at the end are never removed or counted.
+    Metrics use series of shape (n, C, T). Padding at the end is never removed or counted.
 
     Parameters
     ----------
     model : torch.nn.Module
         From series to scores (n, classes).
     time_first : bool, default False
-        The model wants (n, T, C), as recurrent networks and transformers with
-        ``batch_first=True`` do.
+        The model expects (n, T, C), like recurrent networks and transformers with
+        ``batch_first=True``.
     padding : float, optional
-        The value, in every channel, of steps after a series' end. Choose one that neither data
-        nor replacements have (not 0 where removed values become 0): where a series ends is read
-        off the rows, and a removal that makes padding is an error. The model sees 0 there.
+        The value of every channel after the end of a series. Choose one that occurs neither in the
+        data nor as a replacement (not 0 if removed values become 0): the end is read from the
+        rows, and a removal that creates padding is an error. The model sees 0 there.
     lengths_argument : str, optional
-        The model is told the lengths, int64 of shape (n,), by this keyword.
+        The keyword argument by which the model receives the lengths, int64 of shape (n,).
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules.
+        If an argument is invalid.
 
     Examples
     --------

@@ -68,9 +68,9 @@ def _check_words(model: TokenIds, ids: Tensor, keywords: _Keywords) -> None:
         again, cause = torch.full_like(found, torch.inf), error
     if not _alike(found, again) and _steady(model, ids, keywords):
         raise ValueError(
-            f"removal={model.removal!r} needs a model that reads nothing off the ids of words but "
-            "their embeddings; this one does (an end token's place, or another embedding): name "
-            "such ids in special_ids, or take removal='mask' with a mask token of its own"
+            f"removal={model.removal!r} needs a model that uses the ids of words for embeddings "
+            "only; this one uses them otherwise (to find the end token, or in another embedding): "
+            "name such ids in special_ids, or use removal='mask' with a separate mask token"
         ) from cause
 
 
@@ -108,8 +108,8 @@ def _check_deletion(model: TokenIds, x: Tensor, keywords: _Keywords) -> None:
     ids[:, place] = model.REMOVED
     if not _alike(model.forward(ids, **keywords), again) and _steady(model, ids, keywords):
         raise ValueError(
-            "removal='delete' needs a model that sees tokens only where attention_mask is 1; what "
-            "stands elsewhere changes this one's answers: take 'mask', 'pad' or 'zero'"
+            "removal='delete' needs a model that sees tokens only where attention_mask is 1; other "
+            "tokens change the outputs of this one: use 'mask', 'pad' or 'zero'"
         )
 
 
@@ -126,28 +126,28 @@ def _check_alone(model: TokenIds, x: Tensor, row: int, before: bool, keywords: _
         return
     if not _alike(model.forward(words, **keywords), alone):
         raise ValueError(
-            "model must answer alike without position_ids and with those that count from 0, does "
+            "model must give the same outputs without position_ids and with positions from 0, does "
             "not: wrap it in a module whose forward has no parameter position_ids"
         )
     config = getattr(model.model, "config", None)
     known = getattr(config, "pad_token_id", model.pad_id)
     if known != model.pad_id:
         raise ValueError(
-            f"pad_id must be the padding's id of the model too, whose config.pad_token_id is "
-            f"{known}, is {model.pad_id}: sample {row} is answered otherwise than without its "
-            f"padding; set config.pad_token_id = {model.pad_id}"
+            f"pad_id must be that of the model, whose config.pad_token_id is {known}, is "
+            f"{model.pad_id}: the outputs for sample {row} depend on its padding; set "
+            f"config.pad_token_id = {model.pad_id}"
         )
     other = "right" if before else "left"
     gap = ids.new_full((1, ids.shape[1] - words.shape[1]), model.pad_id)
     moved = torch.cat([words, gap] if before else [gap, words], 1)
     if model.padding_side is None and (before or _alike(model.forward(moved, **keywords), alone)):
         raise ValueError(
-            f"padding_side must be {other!r} for this model and x_batch: it answers sample {row}, "
-            "with padding on the other side, otherwise than without"
+            f"padding_side must be {other!r} for this model and x_batch: with padding on the other "
+            f"side, the outputs for sample {row} differ from those without"
         )
     warnings.warn(
-        f"sample {row} is answered otherwise than without its padding, so that scores depend on "
-        "how far texts are padded: give texts of equal length together",
+        f"outputs for sample {row} depend on its padding, so scores depend on how far texts are "
+        "padded: pass texts of equal length together",
         UserWarning,
         stacklevel=5,
     )

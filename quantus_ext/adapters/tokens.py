@@ -41,52 +41,50 @@ class RemovableTokens:
 
 
 class TokenIds(Adapter):
-    r"""A model over token ids, shape (n, L), as every metric takes it.
+    r"""A model over token ids, shape (n, L).
 
     Ids stay integers. An element is a token; padding and special tokens are never removed or
     counted. Attributions have the shape (n, L), or (n, L, D) over embeddings.
 
-    By default metrics remove tokens as ``removal`` says. A ``perturb_func`` or
-    ``perturb_baseline`` of one's own (noise, a blur, a mean) acts on the embeddings, as does
-    Infidelity unless its attributions carry the input factor (``multiply_by_inputs=True``);
-    Infidelity on embeddings needs attributions over them. In Quantus's own metrics, which know
-    no tokens, ``perturb_baseline=TokenIds.REMOVED`` removes as here.
+    By default, metrics remove tokens as ``removal`` says. Your own ``perturb_func`` or
+    ``perturb_baseline`` (noise, blur, a mean) applies to the embeddings, and so does Infidelity
+    unless its attributions include the input (``multiply_by_inputs=True``); on embeddings, it needs
+    attributions over them. With Quantus's own metrics, which know no tokens,
+    ``perturb_baseline=TokenIds.REMOVED`` removes in the same way.
 
-    What a model reads off ids besides embeddings is that of the whole text: a removed token keeps
-    its position, and a decoder is asked where the whole text ends, padded left or right. Metrics
-    ask for a text or two first, and refuse a model that does otherwise, or that answers a text
-    padded otherwise than alone because of the side or the id of the padding.
+    Everything that a model derives from ids, other than embeddings, comes from the complete text: a
+    removed token keeps its position, and a decoder classifies at the end of the complete text,
+    padded left or right. Metrics first send one or two texts, and refuse a model that behaves
+    differently, or whose answer depends on the side or the id of the padding.
 
     Parameters
     ----------
     model : torch.nn.Module
-        From ids (n, L), and a mask of the tokens to attend to where its ``forward`` has a
-        parameter ``attention_mask``, to scores (n, classes), or something with ``logits``. Where
-        it has ``position_ids`` too, it is told places in the text, from 0, that do not count
-        padding, unless it makes its own from the ids, as RoBERTa does.
+        From ids (n, L), and an ``attention_mask`` if its ``forward`` has this parameter, to scores
+        (n, classes), or an object with ``logits``. If it has ``position_ids``, it gets positions
+        from 0 that do not count padding, unless it derives its own from the ids, like RoBERTa.
     mask_id : int or None
-        The mask token's id; None only with another ``removal`` than "mask".
+        Id of the mask token; None only if ``removal`` is not "mask".
     pad_id : int
-        The padding's id.
+        Id of the padding token.
     special_ids : sequence of int
-        Other ids that are never removed, as those of start and end tokens.
+        Other ids that are never removed, such as those of start and end tokens.
     removal : {"mask", "pad", "delete", "zero"}, default "mask"
-        A removed token becomes the mask token; the padding token, but is attended to; is not
-        attended to, as padding; or has a zero embedding.
+        A removed token becomes the mask token; the padding token, still attended to; a position
+        that is not attended to; or a zero embedding.
     embedding : torch.nn.Embedding, optional
-        The part of ``model`` that embeds tokens; by default what its ``get_input_embeddings``
-        returns, or else its only ``nn.Embedding``. A model without any gets the padding's id for
-        a token removed by "pad" or "delete".
+        The token embedding in ``model``; by default that of ``get_input_embeddings``, or its only
+        ``nn.Embedding``. In a model without any, "pad" and "delete" use the padding id.
     padding_side : {"left", "right"}, optional
-        Where the model has padding: what stands elsewhere is moved there before it is asked, as
-        for encoders, whose first token answers, where texts are padded on the left. By default
-        it stays where it is.
+        Where the model has its padding: padding on the other side is moved before each call, for
+        example for left-padded texts of an encoder, which classifies from its first token. By
+        default it stays.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules, or the model must be asked without attention
-        to padding or by embeddings and cannot.
+        If an argument is invalid, or ``removal`` needs an attention mask or embeddings that the
+        model does not have.
 
     Examples
     --------
@@ -152,8 +150,8 @@ class TokenIds(Adapter):
             )
         if removal == "delete" and not self.takes_positions and _alibi_from_attention(model):
             raise ValueError(
-                "removal='delete' would move tokens: the model counts places in its attention mask "
-                "(ALiBi); take 'mask', 'pad' or 'zero'"
+                "removal='delete' would move tokens: the model derives positions from its "
+                "attention mask (ALiBi); take 'mask', 'pad' or 'zero'"
             )
         self.embedding_name = _embedding_name(model, embedding)
         if removal == "zero":
@@ -191,7 +189,7 @@ class TokenIds(Adapter):
 
     @property
     def vocabulary(self) -> int | None:
-        """How many tokens the model embeds, None where that is not known."""
+        """The number of tokens that the model embeds; None if unknown."""
         if self.embedding_name is None:
             return None
         known: int | None = getattr(self.require_embedding(), "num_embeddings", None)
@@ -215,7 +213,7 @@ class TokenIds(Adapter):
             stand_in = self.mask_id if self.removal == "mask" else self.pad_id
             assert stand_in is not None
             return self.ask(ids.masked_fill(removed, stand_in), text, attended, **keywords)
-        # An id that is neither padding nor any other token, for what is read off ids besides.
+        # A normal token's id, for whatever the model derives from ids.
         tokens, model = ids.masked_fill(removed, _FIRST_CODE), self.model
         for path, part in self._places():
             filled = part(ids.new_tensor([self.pad_id]))
@@ -254,7 +252,7 @@ class TokenIds(Adapter):
                 )
             keywords["attention_mask"] = attended.long()
         if self.takes_decoder_attention:
-            # Decoders of classifiers read the text one place later, after a start token.
+            # Classifying decoders see the text one position later, after a start token.
             keywords.setdefault(
                 "decoder_attention_mask",
                 nn.functional.pad(attended[:, :-1], (1, 0), value=1).long(),
@@ -271,7 +269,7 @@ class TokenIds(Adapter):
         """Ask the model with other embeddings (n, L, D) of the tokens that are ``given`` (n, L)."""
         codes = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
         rows, model = embeddings.reshape(-1, embeddings.shape[-1]), self.model
-        # Shallow twins, so that nothing hangs on the caller's model, in any thread.
+        # Shallow copies, so that the caller's model is never modified, in any thread.
         for path, part in self._places():
             model = with_submodule(model, path, _Given(part, rows, self.pad_id))
         text = tokens != self.pad_id
@@ -294,7 +292,7 @@ class TokenIds(Adapter):
         """Whether removed tokens are asked for by embeddings, not by the id of another token."""
         if self.embedding_name is None:
             return False
-        # Of these ids models read where a text ends, so that no text may gain one.
+        # Models find the end of a text by these ids, so no text may gain one.
         ends = (self.pad_id, getattr(getattr(self.model, "config", None), "eos_token_id", None))
         return self.removal != "mask" or self.mask_id in ends
 
@@ -304,7 +302,7 @@ class TokenIds(Adapter):
         Raises
         ------
         ValueError
-            If it is not known which part of the model embeds tokens.
+            If the token embedding is unknown.
         """
         return EmbeddedTokens(self)
 
@@ -313,7 +311,7 @@ class TokenIds(Adapter):
         return self.over_embeddings().embed(x)
 
     def require_embedding(self) -> nn.Module:
-        """Return the part of the model that embeds tokens, or raise ValueError."""
+        """Return the token embedding of the model, or raise ValueError."""
         if self.embedding_name is None:
             raise ValueError(
                 "embedding must name the part of the model that embeds tokens: it has neither "
@@ -363,7 +361,7 @@ class EmbeddedTokens(Adapter):
         with torch.no_grad():
             embeddings: Tensor = self.tokens.require_embedding()(x)
         padding = (x == self.tokens.pad_id).unsqueeze(-1)
-        # No embedding, and as good as 0 in every sum.
+        # Not a real embedding, and negligible in every sum.
         return embeddings.masked_fill(padding, _mark(embeddings)).movedim(-1, 1).contiguous()
 
     def forward(self, rows: Tensor, **keywords: Any) -> Tensor:
@@ -392,7 +390,7 @@ class TextClassifier(TokenIds):
     model : torch.nn.Module
         See :class:`TokenIds`.
     tokenizer : transformers.PreTrainedTokenizerBase
-        Names the ids of mask, padding and special tokens. An unknown word counts as a word.
+        Provides the ids of mask, padding and special tokens. An unknown word counts as a word.
     removal : {"mask", "pad", "delete", "zero"}, default "mask"
     padding_side : {"left", "right"}, optional
         See :class:`TokenIds`.
@@ -403,7 +401,7 @@ class TextClassifier(TokenIds):
         If the tokenizer has no padding token, or no mask token with ``removal="mask"``.
     """
 
-    # Encoding texts leaves traces in it.
+    # Encoding texts changes the tokenizer's state.
     unread = frozenset({"tokenizer"})
 
     def __init__(
@@ -439,9 +437,9 @@ class TextClassifier(TokenIds):
         return np.asarray(self._encoded(texts, max_length)["input_ids"], dtype=np.int64)
 
     def words(self, texts: Sequence[str], max_length: int | None = None) -> np.ndarray:
-        """Return the word of each token, int64, shape (n, L), -1 where it is in none.
+        """Return the number of each token's word, int64, shape (n, L), -1 if it is in none.
 
-        As ``s_batch`` with ``element="segment"`` it makes words the elements.
+        As ``s_batch`` with ``element="segment"``, it makes words the elements.
 
         Parameters
         ----------
@@ -460,7 +458,7 @@ class TextClassifier(TokenIds):
         return np.array([[-1 if word is None else word for word in row] for row in rows])
 
     def tokens(self, ids: np.ndarray) -> list[list[str]]:
-        """Return the tokens' texts, for figures."""
+        """Return the text of each token, for figures."""
         return [list(self.tokenizer.convert_ids_to_tokens(row)) for row in np.asarray(ids).tolist()]
 
     def _encoded(self, texts: Sequence[str], max_length: int | None) -> Any:
@@ -525,14 +523,14 @@ def _parameters(model: nn.Module) -> frozenset[str]:
         if isinstance(model, torch.jit.ScriptModule):
             script: Any = model.forward
             return frozenset(names.union(each.name for each in script.schema.arguments))
-        # Where it is exchanged on the instance, the class may know more.
+        # If the instance overrides it, the class may know more.
         given = [
             each
             for forward in (model.forward, type(model).forward)
             for each in inspect.signature(forward).parameters.values()
         ]
         names |= {each.name for each in given}
-        # One at two places is one.
+        # A module in two places is one module.
         parts = list(dict.fromkeys(model._modules.values()))
         if isinstance(model, Adapter):
             parts = [model._modules.get("model")]

@@ -31,7 +31,7 @@ def answers_of(outputs: Tensor, y: Tensor) -> Tensor:
     labels = y.expand(outputs.shape[:-1]).unsqueeze(-1)
     output = outputs.gather(-1, labels).double()
     right = (outputs.argmax(-1, keepdim=True) == labels).double()
-    # The largest of numbers one of which is none is not known.
+    # The maximum is unknown if one of the numbers is.
     return torch.cat([output, right.masked_fill(outputs.isnan().any(-1, True), torch.nan)], -1)
 
 

@@ -89,7 +89,7 @@ class Bridge:
             raise ValueError(
                 f"perturb_func {name} failed on a sample of shape {arr.shape}: {error}"
             ) from error
-        # Not only the size: a turned image has the same, and reshaping would scramble it.
+        # Compare shapes, not sizes: a transposed image would be scrambled by reshaping.
         if result.shape != arguments["arr"].shape:
             raise ValueError(
                 f"perturb_func {name} must keep the shape {arguments['arr'].shape}, "
@@ -97,7 +97,7 @@ class Bridge:
             )
         if not np.isfinite(result).all():
             raise ValueError(f"perturb_func {name} must return finite values, returned {result}")
-        # A reversed view is none that torch takes.
+        # torch does not accept reversed views.
         return np.ascontiguousarray(result.reshape(arr.shape), dtype=arr.dtype)
 
     def _arguments(self, arr: np.ndarray, mask: np.ndarray) -> dict[str, Any]:

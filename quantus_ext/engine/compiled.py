@@ -54,10 +54,10 @@ def find(model: nn.Module, like: Tensor) -> tuple[str, Callable[[Tensor], Tensor
         return key, known
     some = like[probe_rows(len(like))]
     with torch.no_grad():
-        # Copies, for a model may write to its inputs.
+        # Copies, because a model may write to its inputs.
         now, then = model(some.clone()), known(some.clone())
     if autocast is not None:
-        # Their rounding is that of the passes.
+        # In the precision of the passes, for the same rounding.
         now, then = now.to(autocast), then.to(autocast)
     return key, known if same_answers(now, then) else None
 
@@ -97,7 +97,7 @@ def compile_frozen(model: nn.Module, rows: Tensor, key: str) -> Callable[[Tensor
     fast = torch.compile(own, fullgraph=True, options={"freezing": True})
 
     def run(inputs: Tensor) -> Tensor:
-        # One row would be a case of its own for the compiler.
+        # The compiler specialises on a batch of one row.
         if len(inputs) == 1:
             return run(inputs.repeat_interleave(2, 0))[:1]
         outputs: Tensor = fast(inputs)

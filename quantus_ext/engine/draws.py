@@ -151,7 +151,7 @@ def sum_until_known(
     halves = 1 if target is None else target.halves
     sums = torch.zeros(n, columns, halves, k, dtype=torch.float64, device=spread.device)
     counts, limits, sizes = (torch.zeros_like(sums[..., 0]) for _ in range(3))
-    # Where nothing is random one answer says all.
+    # Without randomness, one draw is enough.
     for numbers in (counts, limits, sizes):
         numbers[:, :, 0].fill_(1)
 
@@ -207,7 +207,7 @@ def sum_until_known(
     made = counts.sum(2)
     if halves == 1:
         return Drawn(sums[:, :, 0], made, error, asked)
-    # A half counts by how many draws it could have had, whatever decided how many it has.
+    # Halves count equally, whatever decided how many draws each has.
     means = (sums * (_share(limits) / counts.clamp(min=1)).unsqueeze(3)).sum(2)
     return Drawn(means * made.unsqueeze(2), made, error, asked)
 
@@ -235,7 +235,7 @@ def _judged(counts: Tensor, variance: Tensor, spread: Tensor, target: Target) ->
     Where there is one half only it is its own. Otherwise it is the other's, or what that and those
     beside say together, if this is more.
     """
-    # Of a single draw, or of none where nothing is random, there is no variance.
+    # A single draw, or none without randomness, has no variance.
     known = counts > 1
     draws = torch.where(known, counts, 0.0)
     total = torch.where(known, counts * variance, 0.0)
@@ -247,7 +247,7 @@ def _judged(counts: Tensor, variance: Tensor, spread: Tensor, target: Target) ->
     n, columns, halves = draws.shape
     places = target.beside.expand(n, -1, -1).flatten(1).unsqueeze(2).expand(-1, -1, halves)
     nearby = [
-        # One column more, for none.
+        # One more column, for no draws.
         F.pad(numbers, (0, 0, 0, 1)).gather(1, places).unflatten(1, (columns, -1)).sum(2)
         for numbers in (draws, total)
     ]
@@ -266,7 +266,7 @@ def _wanted(judged: Tensor, found: Tensor, gained: Tensor, target: Target) -> Te
     for pool in set(target.pools):
         columns = [column for column, its in enumerate(target.pools) if its == pool]
         error, gain = judged[:, columns], gained[:, columns]
-        # Both halves together are to be known.
+        # The error of both halves together must reach the target.
         chosen = torch.stack(
             [
                 _worth_drawing(error[..., half], gain[..., half], most / target.halves)

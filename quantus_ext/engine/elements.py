@@ -73,7 +73,7 @@ class Elements:
         values = a.flatten(1)
         if self.group is not None:
             group = self.group.expand(len(a), -1)
-            # One more for the values that are in no element.
+            # One more for values outside every element.
             sums = values.new_zeros(len(a), self.largest + 1).scatter_add_(1, group, values)
             if self.averages:
                 sizes = torch.zeros_like(sums).scatter_add_(1, group, torch.ones_like(values))
@@ -153,12 +153,12 @@ def _order_on_processor(scores: Tensor, keys: Tensor) -> Tensor:
     begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     tied = np.flatnonzero(~begins.all(1))
     if len(tied):
-        # One number says which run of equal scores first, and then at random.
+        # One key: first the run of equal scores, then a random number.
         width = np.uint64(order.shape[1].bit_length())
         run = begins[tied].cumsum(1, dtype=np.uint64)
         elements = order[tied]
         numbers = sampling.bits_of(torch.from_numpy(elements), keys[tied], Purpose.TIE).numpy()
-        # Signed numbers in their order as unsigned ones.
+        # Map signed integers to unsigned ones in the same order.
         numbers = numbers.view(np.uint64) ^ np.uint64(2**63)
         at_random = np.argsort(run << (np.uint64(64) - width) | numbers >> width, axis=1)
         order[tied] = np.take_along_axis(elements, at_random, axis=1)

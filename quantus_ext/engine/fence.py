@@ -161,7 +161,7 @@ class _Kept:
         """Put back what differs, and note it."""
         for name in self._settings.put_back():
             self.left[name] = []
-        # Before what modules hold is put back: what counts is what the model would compute with.
+        # Before modules are restored: what matters is what the model would compute with.
         for values in self._tensors:
             if not values.are_as_before():
                 for what in values.put_back():
@@ -193,7 +193,7 @@ class _Part:
         self.kind = type(module)
         self.own = dict(vars(module))
         self.held: list[_Held] = []
-        # Most hold nothing, which is seen at once.
+        # Most are empty.
         self.empty: list[dict[str, Any]] = []
         for field in _HELD:
             held: Any = self.own.get(field)
@@ -203,13 +203,13 @@ class _Part:
                     self.empty.append(held)
         self.filled = [(held, kept) for _, held, kept in self.held if kept]
         self.is_layer = self.kind.__module__.startswith("torch.nn.modules")
-        # Those of recurrent layers hold their weights once more.
+        # Recurrent layers hold their weights a second time.
         self.lists = [
             (name, value, list(value))
             for name, value in self.own.items()
             if self.is_layer and type(value) is list
         ]
-        # A script keeps its mode elsewhere; a frozen one has none.
+        # A scripted module stores its mode elsewhere; a frozen one has none.
         is_script = isinstance(module, torch.jit.ScriptModule)
         self.training = getattr(module, "training", None) if is_script else None
 
@@ -249,7 +249,7 @@ class _Part:
             own[field] = held
             held.clear()
             held.update(kept)
-            # Tensors in the same places are told by their values.
+            # The same tensor objects: compare values.
             if not (is_filled_alike and field in ("_parameters", "_buffers")):
                 yield _HELD[field]
         hidden = [
@@ -260,10 +260,10 @@ class _Part:
             if key in own and key not in before
         ]
         for key in hidden:
-            # It would be found before what is registered by this name.
+            # An instance attribute would hide the registered one of the same name.
             del own[key]
             yield f"an attribute {key}"
-        # Set by a backward hook, which is told already.
+        # Set by a backward hook, which is reported already.
         self._restore("_is_full_backward_hook")
         if own.get("_compiled_call_impl") is not before.get("_compiled_call_impl"):
             self._restore("_compiled_call_impl")
@@ -340,10 +340,10 @@ class _Values:
         self.requires_grad = tensor.requires_grad
         self.grad = tensor.grad if tensor.is_leaf else None
         self.hooks = [_hooks_of(tensor, name) for name in _TENSOR_HOOKS]
-        # It keeps the memory that the tensor has now, whatever that is told to use.
+        # It keeps the current memory alive, whatever the tensor is assigned later.
         self.alias = tensor.detach()
         self.form = _form(tensor)
-        # What tensors of other libraries hold is not known.
+        # The content of tensors of other libraries is unknown.
         is_known = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
         self.known = _known(self.alias, copy=copy) if is_known else None
         self.known_grad = None if self.grad is None else _known(self.grad, copy=True)
@@ -450,7 +450,7 @@ def _bits(tensor: Tensor) -> Tensor | None:
 def _checksum(bits: Tensor) -> list[int]:
     """Return a number for each million of values, which any change of one of them changes."""
     flat = bits.reshape(-1)
-    # Odd factors, so that none loses a bit, and different ones, so that no exchange goes unseen.
+    # Odd factors lose no bit; different factors detect exchanged values.
     places = torch.arange(min(len(flat), _CHUNK), device=flat.device) * _FACTOR + 1
     sums = [
         (part.long() * (places[: len(part)] | 1)).sum() for part in flat.split(_CHUNK) if len(part)

@@ -230,7 +230,7 @@ class Forward:
         clean = None if sharing is None or key is None else sharing.clean.get(key)
         if sharing is None or clean is None or fixed is None:
             return None
-        # What goes with these very outputs: a model that no longer gives them is asked anew.
+        # Keyed by the outputs: a model with different outputs is evaluated again.
         key = content_key(clean.token, y, fixed)
         answers = sharing.answers.get(key)
         if answers is None:
@@ -282,7 +282,7 @@ class Forward:
         with _of_samples(numbers):
             if self.plan is not None and len(rows) > self.plan.chunk_size:
                 parts = -(-len(rows) // self.plan.chunk_size)
-                # Of near-equal size, for a short last one costs as much as a longer.
+                # Of nearly equal size, because a short last chunk costs as much as a long one.
                 return torch.cat([self(*part) for part in _evenly(rows, numbers, parts)])
             try:
                 outputs = self._checked(rows)
@@ -297,7 +297,7 @@ class Forward:
         if self.plan is not None:
             self.plan = replace(self.plan, chunk_size=min(self.plan.chunk_size, half))
         warnings.warn(
-            f"memory ran out at {len(rows)} rows a forward pass; going on with {half}",
+            f"memory ran out at {len(rows)} rows per forward pass; continuing with {half}",
             ResourceWarning,
             stacklevel=2,
         )
@@ -367,7 +367,7 @@ class Forward:
         if isinstance(given, Plan):
             if given.memory_format == "channels_last" and x.ndim != 4:
                 raise ValueError(
-                    "plan.memory_format must be 'contiguous' for inputs that are no images, is "
+                    "plan.memory_format must be 'contiguous' for inputs that are not images, is "
                     f"'channels_last' for samples of shape {tuple(x.shape[1:])}"
                 )
             self.plan = given
@@ -447,7 +447,7 @@ class Forward:
 
     def _precision(self, rows: Tensor) -> torch.autocast | nullcontext[None]:
         dtype = self.execution.autocast_dtype(rows.device)
-        # Without one, whatever the caller has on stays on.
+        # Without one, the caller's autocast stays on.
         return nullcontext() if dtype is None else torch.autocast(rows.device.type, dtype)
 
     @contextmanager
@@ -466,7 +466,7 @@ class Forward:
             ) from error
 
     def _checked(self, rows: Tensor) -> Tensor:
-        # In inference mode tensors don't tell whether they were changed.
+        # In inference mode, tensors have no version counter.
         self._writes_to_input |= rows.is_inference()
         version = 0 if self._writes_to_input else rows._version
         predict = self._compiled or self.predict
@@ -500,7 +500,7 @@ class Forward:
             return outputs.double()
         if self.execution.precision == "float32":
             return outputs
-        # Sums and differences of outputs are no place to lose digits.
+        # At least single precision, because differences of outputs lose digits.
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 

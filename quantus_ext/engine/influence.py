@@ -55,20 +55,20 @@ class Influence(NamedTuple):
         """Return what must be said of the model, None if nothing."""
         if self.is_random:
             return (
-                "model answers by chance: asked the same rows again, its outputs change by "
-                f"{self.chance:.1%} of the largest, so that scores differ from call to call and "
+                "model is random: for the same rows its outputs change by "
+                f"{self.chance:.1%} of the largest, so scores differ from call to call and "
                 "standard errors are unknown (NaN)"
                 + _named(model, _may_draw)
-                + ". Have it draw nothing in evaluation mode (dropout only where self.training), "
-                "or explain a module that averages its answers"
+                + ". Switch its randomness off in evaluation mode (dropout only if self.training), "
+                "or explain a module that averages its outputs"
             )
         if self.is_shared:
             return (
-                "rows influence each other in model: asked apart from the others, a row's outputs "
-                f"change by {self.company:.1%} of the largest, so that scores depend on batch_size "
-                "and chunk_size" + _named(model, _shares) + ". Pass chunk_size=1, so that every "
-                "row is alone, or give the module statistics of its own (BatchNorm with "
-                "track_running_stats=True, static quantisation in place of dynamic)"
+                "rows influence each other in model: evaluated on their own, their outputs change "
+                f"by {self.company:.1%} of the largest, so scores depend on batch_size and "
+                "chunk_size" + _named(model, _shares) + ". Pass chunk_size=1 to evaluate each row "
+                "on its own, or give the module fixed statistics (BatchNorm with "
+                "track_running_stats=True, static instead of dynamic quantisation)"
             )
         return None
 
@@ -105,7 +105,7 @@ def measure(ask: Ask, x: Tensor, together: int) -> Tensor:
     some = slice(0, _FEW * max(len(x) // _FEW, 1), max(len(x) // _FEW, 1))
     rows, numbers = x[some], torch.arange(len(x), device=x.device)[some]
     if len(x) == 1 and x.is_floating_point():
-        # The company of a single sample: what it is with everything removed.
+        # A single sample is paired with its empty version.
         rows, numbers = torch.cat([x, torch.zeros_like(x)]), numbers.repeat(2)
     parts = list(zip(rows.split(together), numbers.split(together), strict=True))
     outputs, again = (torch.cat([ask(*part) for part in parts]) for _ in range(2))
@@ -151,10 +151,10 @@ def examine(
         found = Influence(chance, company, rounding)
         for _ in range(_DOUBTS):
             if found.is_shared:
-                # Two answers by chance may have been equal.
+                # Two random answers may be equal.
                 chance = float(measure(ask, x, together)[0])
                 found = found._replace(chance=max(found.chance, chance))
-    # A model may be mended in place, so what was found to do harm is always asked.
+    # A model may be fixed in place, so harmful ones are always checked again.
     if not (found.is_random or found.is_shared):
         _harmless[model] = state
     return found
@@ -184,7 +184,7 @@ def _change(changed: Tensor, outputs: Tensor) -> Tensor:
     changed, outputs = changed.to(least), outputs.to(least)
     before = outputs[: len(changed)]
     same = (changed == before) | (changed.isnan() & before.isnan())
-    # NaN in one of them alone is no rounding.
+    # NaN in only one of them is not rounding.
     change = (changed - before).abs().masked_fill(same, 0).nan_to_num(nan=torch.inf)
     largest = outputs.nan_to_num(0, 0, 0).abs().amax()
     return change.amax() / largest.clamp_min(torch.finfo(least).tiny)

@@ -51,7 +51,7 @@ class _Asked:
 
     def __call__(self, keywords: Mapping[str, Any], rows: Tensor, numbers: Tensor) -> Any:
         with torch.no_grad(), belonging_to(numbers):
-            # A copy, for a model may write to its inputs.
+            # A copy, because a model may write to its inputs.
             return ScoresOf(with_keywords(self.model, keywords))(rows.clone())
 
     def of_copies(self, keywords: Mapping[str, Any], sample: int = 0) -> Any:
@@ -130,7 +130,7 @@ def told_apart(
         try:
             what = _what_is_wrong(asked, reading)
         except TypeError:
-            # Of names rather than entries: soon an error of the model's own.
+            # Fields instead of entries: the model itself will raise an error.
             return keywords
         if what is None:
             readings.append(reading)
@@ -180,9 +180,8 @@ def check_shared(keywords: Mapping[str, Any] | None) -> None:
     if is_marked(keywords, (PerSample,)):
         raise ValueError(
             "model_predict_kwargs must be shared by all samples for a metric of another package, "
-            "which asks the model about rows without saying whose they are: put what belongs to "
-            "single samples into x_batch, as further features or channels that a module around "
-            "the model takes off again"
+            "which evaluates rows without their sample numbers: append per-sample values to "
+            "x_batch as extra features or channels, and remove them in a module around the model"
         )
 
 
@@ -204,11 +203,11 @@ def _what_is_wrong(asked: _Asked, keywords: Mapping[str, Any]) -> str | None:
     except Exception as error:
         return f"fails ({error})"
     if not isinstance(outputs, Tensor):
-        # Soon an error, where outputs are checked.
+        # The check of outputs raises the error.
         return None
     if len(outputs) != asked.copies:
         return f"gives {len(outputs)} outputs"
-    # A model that answers by chance doesn't answer the same rows alike.
+    # A random model answers the same rows differently.
     first = outputs[:1].expand_as(outputs)
     if not _alike(outputs, first) and _alike(outputs, asked.of_copies(keywords)):
         return "gives different outputs"
@@ -230,7 +229,7 @@ def _the_one(
     right = readings
     if len(asked.x) == asked.n <= MOST_ASKED:
         order = torch.arange(asked.n, device=asked.x.device)
-        # In another order, which what is shared does not follow.
+        # In another order: shared values do not follow it.
         turned = order.roll(1)
         truth = asked(keywords, asked.x, order)
         right = [
@@ -244,8 +243,8 @@ def _the_one(
     if not right:
         raise ValueError(
             f"model_predict_kwargs: {', '.join(names)} may be shared by all samples or have an "
-            "entry for each, and the model's answers don't tell: pass adapters.Shared(value) or "
-            "adapters.PerSample(value)"
+            "entry for each, and the model's outputs do not tell which: pass "
+            "adapters.Shared(value) or adapters.PerSample(value)"
         )
     return right[0]
 

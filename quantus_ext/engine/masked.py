@@ -140,7 +140,7 @@ class MaskedModel:
         **samples: Unpack[SampleArguments],
     ) -> None:
         self.forward = forward if isinstance(forward, Forward) else Forward(forward)
-        # Without its graph, which autograd would keep for as long as sums of draws live.
+        # Detached: otherwise autograd would keep the graph for as long as the sums of draws live.
         self.x = x = x.detach()
         self.y = y
         self.perturbation = replace_by(0.0) if perturbation is None else perturbation
@@ -210,7 +210,7 @@ class MaskedModel:
         numbers = torch.arange(len(self.x), device=self.x.device)[rows]
         sums, asked = [], []
         for first_row, last_row, draw_ranges in _blocks(len(numbers), stop - start, self._at_once):
-            # Slices where they will do: they copy nothing.
+            # Slices if possible, which copy nothing.
             part = slice(first_row, last_row)
             samples = part if isinstance(rows, slice) and rows == slice(None) else numbers[part]
             total: Tensor | None = None
@@ -221,7 +221,7 @@ class MaskedModel:
                 mask = sampler(samples, draws, block_keys)
                 changed = self._changed(mask, samples)
                 answers = None if known is None else known.get(samples, draws)
-                # What is left of the block before goes first.
+                # The rest of the previous block goes first.
                 made = perturbed = own = None
                 if answers is None or needs_perturbed:
                     made = self._perturbed(samples, mask, block_keys)
@@ -335,7 +335,7 @@ class MaskedModel:
         count = keys.numel()
         if len(self._buffer) < count:
             self._buffer = self.forward.buffer(self.x, count)
-        # Not flattened again afterwards: images of one channel would lose their layout.
+        # Not flattened afterwards: single-channel images would lose their memory layout.
         rows = self._buffer[:count]
         self._apply(samples, mask, keys, rows.unflatten(0, tuple(keys.shape)))
         return rows
@@ -347,7 +347,7 @@ class MaskedModel:
         differs = self._differs[samples]
         if differs.ndim > 2 and mask.shape[2] == 1:
             differs = differs.any(1, keepdim=True)
-        # The largest byte is found many times as fast as whether any truth value is true.
+        # The maximum of bytes is many times as fast as `any` of booleans.
         return (mask & differs.unsqueeze(1)).flatten(2).view(torch.int8).amax(2).bool()
 
     def _ask(self, samples: Rows, rows: Tensor, changed: Tensor | None) -> Tensor:
@@ -378,7 +378,7 @@ class _States:
         self._ranks = ranks
         first, past = [r.first for r in regions], [r.past for r in regions]
         self._first, self._past = (torch.tensor(b, device=x.device).T for b in (first, past))
-        # Comparing ranks costs as much as a small network, so they are narrow.
+        # Narrow integers: comparing ranks can cost as much as a small network.
         self._narrow = torch.int16 if elements.largest < 2**15 else torch.int32
         self._short = ranks.to(self._narrow)
         self._from_the_top = not any(map(any, first))

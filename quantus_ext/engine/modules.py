@@ -100,7 +100,7 @@ def _ending(model: nn.Module, rows: Tensor | None) -> _Ending:
     if rows is None:
         return _Ending(True, logits)
     with torch.no_grad():
-        # Copies, for a model may write to its inputs.
+        # Copies, because a model may write to its inputs.
         expected, outputs = model(rows.clone()), logits(rows.clone())
     if not isinstance(expected, Tensor) or not expected.is_floating_point():
         return _Ending(False)
@@ -110,7 +110,7 @@ def _ending(model: nn.Module, rows: Tensor | None) -> _Ending:
     if not bool(are_probabilities(expected)):
         return _Ending(False)
     if torch.equal(outputs, expected):
-        # The exchange is without effect: something holds on to the module itself.
+        # The replacement has no effect: something else holds the module itself.
         return _Ending(True)
     recorded = _BeforeSoftmax(model, names, last)
     return _Ending(True, recorded) if recorded.ends(rows.clone()) else _Ending(False)
@@ -499,7 +499,7 @@ def _twin(module: nn.Module) -> nn.Module:
             "don't allow: pass the model that it was made from"
         )
     state = dict(vars(module))
-    # Of a model that was compiled in place; it asks that one.
+    # For a model compiled in place; it calls that model.
     state.pop("_compiled_call_impl", None)
     kind = type(module)
     if _is_compiled(module):

@@ -59,7 +59,7 @@ class PaddingPreserving:
             found = self.padding(rows.flatten(0, 1)).reshape(*keys.shape, *beyond.shape[3:])
             if not bool((found == beyond.squeeze(2)).all()):
                 raise ValueError(
-                    "perturb_baseline or perturb_func makes steps that read as padding: choose "
+                    "perturb_baseline or perturb_func creates steps that look like padding: choose "
                     "another value for the padding"
                 )
             return rows

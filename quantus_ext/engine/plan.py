@@ -132,7 +132,7 @@ class Execution:
             object.__setattr__(self, "chunk_size", size)
             if self.plan is not None:
                 raise ValueError(
-                    f"chunk_size and plan say both how many rows a pass takes: leave one out of "
+                    f"chunk_size and plan both set the rows per pass: leave one out of "
                     f"chunk_size={self.chunk_size} and plan={self.plan!r}"
                 )
         named = isinstance(self.plan, str) and self.plan == "calibrate"
@@ -209,7 +209,7 @@ def calibrate(
     """
 
     def seconds_a_row(plan: Plan) -> float:
-        # As large tensors come: written before, so that no first touch of memory is measured.
+        # Written before, so that the first access to memory is not measured.
         rows = plan.laid_out(x[torch.arange(plan.chunk_size, device=x.device) % len(x)])
         _wait(x.device)
         begin = time.perf_counter()
@@ -225,7 +225,7 @@ def calibrate(
     begin = time.perf_counter()
     sizes = sorted(
         {max(int(start.chunk_size * 2.0**power), 1) for power in range(-2, 3)},
-        # The rule's size first: what follows may be too long to be tried.
+        # The rule's size first: there may be no time for the others.
         key=lambda size: abs(math.log2(size / start.chunk_size)),
     )
     known: dict[Plan, float] = {}
@@ -245,7 +245,7 @@ def calibrate(
             if least <= limit:
                 known[plan] = min(least, seconds_a_row(plan))
     best = min(known, key=lambda plan: known[plan])
-    # Where memory never sufficed the engine halves chunks until it does.
+    # If memory never sufficed, the engine halves chunks until it does.
     return best if known[best] < math.inf else start
 
 

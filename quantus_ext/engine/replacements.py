@@ -289,7 +289,7 @@ def baseline_values(
     if x.ndim > 2 and values.shape == x.shape[1:2]:
         return values.reshape(1, -1, *ones[1:])
     raise ValueError(
-        f"{name} must be one number, one a channel {tuple(x.shape[1:2])} or of a "
+        f"{name} must be one number, one per channel {tuple(x.shape[1:2])} or of a "
         f"sample's shape {tuple(x.shape[1:])}, has shape {tuple(values.shape)}"
     )
 
@@ -327,7 +327,7 @@ def _noisy(
         def draw(samples: Rows, keys: Tensor) -> Tensor:
             drawn = noise(keys, x[0].numel(), x.dtype)
             if x.ndim == 3:
-                # Time by time, so that padding at the end moves nothing.
+                # Time axis first, so that padding at the end changes no draw.
                 return drawn.reshape(*keys.shape, *x.shape[:0:-1]).transpose(-1, -2)
             return drawn.reshape(*keys.shape, *x.shape[1:])
 

@@ -1,4 +1,4 @@
-"""Which sample each row belongs to that a model is asked about."""
+"""Which sample each evaluated row belongs to."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ _numbers: ContextVar[Tensor | None] = ContextVar("samples of rows", default=None
 
 
 def samples_of_rows() -> Tensor | None:
-    """Return which sample of the metric's call each row belongs to that the model is asked about.
+    """Return the sample number of each row that the model is evaluated on.
 
-    For the ``forward`` of a model or adapter that holds something for each sample, such as a
-    second input: many perturbed rows of one sample go through the model in one pass, beside those
-    of others.
+    For the ``forward`` of a model or adapter that holds per-sample data, such as a second input:
+    many perturbed rows of one sample go through the model in one pass, beside those of others.
 
     Returns
     -------
     Tensor, int64, shape (rows,), or None
-        Numbers in the order of ``x_batch``; None where the model is not asked about samples of a
-        metric's call, as in training.
+        Numbers in the order of ``x_batch``; None outside the call of a metric, as in training.
 
     Examples
     --------
@@ -67,10 +65,10 @@ def only_first(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PerSample:
-    """What has an entry for each sample, in a call's ``model_predict_kwargs``.
+    """A value in ``model_predict_kwargs`` with one entry per sample.
 
-    Entries go along with the rows of their samples. Only where a model's answers don't tell does
-    that have to be said.
+    Needed only if the answers of the model do not tell: entries are sent along with the rows of
+    their samples.
 
     Parameters
     ----------
@@ -95,15 +93,15 @@ class PerSample:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all samples share, in a call's ``model_predict_kwargs``.
+    """A value in ``model_predict_kwargs`` that all samples share.
 
-    Only where a model's answers don't tell, of a value with as many entries as there are samples,
-    does that have to be said.
+    Needed only if the answers of the model do not tell, for a value with as many entries as
+    samples.
 
     Parameters
     ----------
     values : object
-        Passed to the model as it is.
+        Passed to the model unchanged.
     """
 
     values: Any
@@ -142,9 +140,8 @@ def of_rows(marked: PerSample | Shared, rows: int) -> Any:
     numbers = _numbers.get()
     if numbers is None or len(numbers) != rows:
         raise ValueError(
-            "model_predict_kwargs must be shared by all samples where the model is asked about "
-            "rows that are none of the call's, as in training: an entry for each sample says "
-            "nothing of them"
+            "model_predict_kwargs must be shared by all samples where the model is evaluated "
+            "on rows from outside the call, as in training: entries of samples do not cover them"
         )
     if isinstance(values, Tensor):
         return values.index_select(0, numbers.to(values.device))

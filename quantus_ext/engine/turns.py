@@ -70,7 +70,7 @@ class Turns:
             try:
                 self._changed.wait_for(lambda: self._owner in (None, me))
                 self._owner = me
-                # From here on nobody begins to ask it.
+                # From here on, no thread starts to evaluate it.
                 self._had.append(parts)
                 try:
                     self._changed.wait_for(lambda: not _meet([parts], self._asked_by_others()))
@@ -117,7 +117,7 @@ class Turns:
         try:
             yield
         finally:
-            # In this order, for a child may be forked in between: to undo twice does no harm.
+            # In this order, because a child may be forked in between; undoing twice is harmless.
             try:
                 undo()
             finally:
@@ -146,7 +146,7 @@ class Turns:
             return
         self._owner, self._had = None, []
         while self._undo:
-            # The child must come up, whatever it can't undo.
+            # The child must start, even if it cannot undo everything.
             with suppress(Exception):
                 self._undo.pop()()
 

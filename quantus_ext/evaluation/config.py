@@ -89,7 +89,7 @@ class Threshold:
         lines = []
         for explainer in named:
             scores = evaluation.scores_asked(explainer, self.metric)
-            # A mean without the samples that failed would be that of others.
+            # Leaving out failed samples would give the mean of different samples.
             mean = float(scores.mean())
             low = -np.inf if self.at_least is None else self.at_least
             high = np.inf if self.at_most is None else self.at_most
@@ -203,7 +203,7 @@ class Config:
         if folder not in sys.path:
             sys.path.insert(0, folder)
         drift = content.get("drift", {})
-        # Before the work, not after it.
+        # Checked before the work.
         baseline = None
         if drift:
             with self._within("baseline of [drift]"):
@@ -217,7 +217,7 @@ class Config:
         metrics = {name: self._metric(name, value) for name, value in content["metrics"].items()}
         methods = {name: self._method(name, each) for name, each in content["xai_methods"].items()}
         calls = self._made("call_kwargs", content.get("call_kwargs"))
-        # What would else be found out after the work.
+        # Otherwise this would be found out after the work.
         cells = cells_of(metrics, calls, run.get("softmax"))
         columns = [cell.name for cell in cells]
         for threshold in self.thresholds:

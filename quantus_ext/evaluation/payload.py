@@ -236,7 +236,7 @@ def _folder_of_locks(run: str) -> Path:
 def _clear_left() -> None:
     """Remove the locks of runs that were killed, and of those whose workers were elsewhere."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_LOCKS}*"):
-        # It may be gone by now, or somebody else's.
+        # It may be gone by now, or belong to another process.
         with suppress(OSError):
             unused = time.time() - folder.stat().st_mtime > _LEFT
             if unused and all(map(_is_free, folder.glob("*.lock"))):

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,9 @@ from quantus_ext.evaluation.statistics import (
     paired_test,
 )
 from quantus_ext.evaluation.stopping import Stopping, Verdict
-from quantus_ext.evaluation.tables import markdown, number, plain
+from quantus_ext.evaluation.tables import html, markdown, number, plain
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
+from quantus_ext.shown import ShownByArguments, short
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
@@ -54,8 +56,8 @@ class Failure:
     traceback: str
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, repr=False)
+class Case(ShownByArguments):
     """A sample to show.
 
     Attributes
@@ -144,20 +146,25 @@ class Ranking:
 
     def to_markdown(self) -> str:
         """Return a table; ``=`` beside a rank says that it is tied with another."""
-        return markdown(
-            ["metric", "explainer", "rank", "mean", f"{self.confidence:.0%} interval", "tied with"],
+        return markdown(*self._table(plain))
+
+    def _repr_html_(self) -> str:
+        return html(*self._table(str))
+
+    def _table(self, text: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the rows; names go through ``text``."""
+        interval = f"{self.confidence:.0%} interval"
+        return ["metric", "explainer", "rank", "mean", interval, "tied with"], [
             [
-                [
-                    plain(row.metric),
-                    plain(row.explainer),
-                    row.shown_rank,
-                    number(row.mean),
-                    f"{number(row.low)} to {number(row.high)}",
-                    plain(", ".join(row.ties)),
-                ]
-                for row in self.rows
-            ],
-        )
+                text(row.metric),
+                text(row.explainer),
+                row.shown_rank,
+                number(row.mean),
+                f"{number(row.low)} to {number(row.high)}",
+                text(", ".join(row.ties)),
+            ]
+            for row in self.rows
+        ]
 
 
 @dataclass(frozen=True)
@@ -215,26 +222,31 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Return a table; positive differences say that ``a`` is better."""
-        return markdown(
+        return markdown(*self._table(plain))
+
+    def _repr_html_(self) -> str:
+        return html(*self._table(str))
+
+    def _table(self, text: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the rows; names go through ``text``."""
+        header = [
+            *("metric", text(self.a), text(self.b), text(f"{self.a} better by")),
+            *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
+        ]
+        return header, [
             [
-                *("metric", plain(self.a), plain(self.b), plain(f"{self.a} better by")),
-                *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
-            ],
-            [
-                [
-                    plain(row.metric),
-                    *map(number, (row.mean_a, row.mean_b, row.difference)),
-                    f"{number(row.low)} to {number(row.high)}",
-                    number(row.p_value),
-                    number(row.effect),
-                    "–" if math.isnan(row.share) else f"{row.share:.0%}",
-                ]
-                for row in self.rows
-            ],
-        )
+                text(row.metric),
+                *map(number, (row.mean_a, row.mean_b, row.difference)),
+                f"{number(row.low)} to {number(row.high)}",
+                number(row.p_value),
+                number(row.effect),
+                "–" if math.isnan(row.share) else f"{row.share:.0%}",
+            ]
+            for row in self.rows
+        ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores of e explainers by m metrics on n samples.
 
@@ -354,6 +366,74 @@ class Evaluation:
             seconds=np.zeros(values.shape[:2]),
             confidence=confidence,
             columns=tuple((metric, "") for metric in metrics),
+        )
+
+    def __repr__(self) -> str:
+        failed = f", failed_cells={len(self._failed)}" if self.failures else ""
+        return (
+            f"Evaluation(explainers={short([*self.explainers])}, "
+            f"metrics={short([*self.metrics])}, n={self.n}{failed})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the ranking with its intervals, for a notebook's cell."""
+        failed = [
+            f"{explainer} by {metric}: {error}"
+            for (explainer, metric), error in self.failed_cells().items()
+        ]
+        warning = "".join(f"<p>Failed: {escape(line)}</p>" for line in failed)
+        samples = f"{self.n:,} samples" if self.n != 1 else "1 sample"
+        return f"<p>{samples}; rank 1 is best.</p>{warning}{self.ranking()._repr_html_()}"
+
+    def plot(
+        self,
+        metrics: Sequence[str] | None = None,
+        *,
+        show: bool = True,
+        path_to_save: str | Path | None = None,
+    ) -> None:
+        """Draw the means of all explainers with their intervals, one panel per metric.
+
+        Parameters
+        ----------
+        metrics : sequence of str, optional
+            Metrics to draw; all by default.
+        show : bool, default True
+            Show it in a window or notebook.
+        path_to_save : str or path, optional
+            Where it is saved, at 400 dots per inch.
+
+        Raises
+        ------
+        ValueError
+            If ``metrics`` is empty or names one that there is not.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from quantus_ext import Evaluation
+        >>> evaluation = Evaluation.of_scores(
+        ...     {"A": {"MoRF": [0.5, 0.6, 0.9]}, "B": {"MoRF": [0.1, 0.3, 0.2]}}, {"MoRF": "higher"}
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     evaluation.plot(show=False, path_to_save=f"{folder}/means.png")
+        """
+        from quantus_ext.plotting import figures
+        from quantus_ext.plotting.scores import plot_ranking
+
+        chosen = self.metrics if metrics is None else tuple(metrics)
+        if not chosen:
+            raise ValueError("metrics must name at least one, is empty: leave it out for all")
+        for metric in chosen:
+            checks.one_of("metrics", metric, self.metrics)
+        labels = {name: f"{name} ({_value(self.directions[name])} is better)" for name in chosen}
+        figures.draw(
+            plot_ranking,
+            self.ranking(),
+            labels,
+            self.explainers,
+            show=show,
+            path_to_save=path_to_save,
         )
 
     @property

@@ -272,7 +272,7 @@ class Worker:
                 rows = slice(first, first + self.plan.batch_size)
                 number = int(shard.index[first])
                 made = call.maps(self.model, x[rows], y[rows], number, self._device)
-                # A copy, for what was returned may be a buffer that is written again.
+                # A copy, because the explainer may reuse its buffer.
                 parts.append(np.array(array_of("what the explainer returns", made)))
                 if parts[-1].shape[:1] != (len(x[rows]),):
                     raise ValueError(

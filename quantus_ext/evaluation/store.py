@@ -92,7 +92,7 @@ class Store:
         models = dict(known or {})
         _refuse_untold(models)
         self._folder = Folder(self.address)
-        # As it reads when it comes back.
+        # As it will be read back.
         self.identity = json.loads(json.dumps(identity))
         # Models are asked once more, and only where a manifest is written.
         lasting = functools.cache(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from html import escape
 
 _MINUS = "−"
 
@@ -59,6 +60,26 @@ def plain(text: str) -> str:
 def _escaped_first(mark: str) -> str:
     # Before digits a backslash is one.
     return f"&#{ord(mark[0])};{mark[1:]}" if mark[0].isdigit() else f"\\{mark}"
+
+
+def html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for a notebook's cell; text from elsewhere is escaped.
+
+    Examples
+    --------
+    >>> from quantus_ext.evaluation.tables import html
+    >>> "<td>&lt;b&gt;</td>" in html(["a"], [["<b>"]])
+    True
+    """
+    lines = [
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in [("th", header), *(("td", row) for row in rows)]
+    ]
+    head, *body = [f"<tr>{line}</tr>" for line in lines]
+    # The class keeps notebooks from reading formulas into names.
+    return (
+        f'<table class="tex2jax_ignore"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+    )
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""How well a model and its tuned copy stand the masks (Zheng et al., 2025, §5.4 and D.2)."""
+"""How well a model and its fine-tuned copy tolerate masks (Zheng et al., 2025, §5.4 and D.2)."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ which a tuned model may differ from the original."""
 
 @dataclass(frozen=True)
 class Health:
-    """Accuracies of the original and the tuned model under random masks.
+    """Accuracies of the original and the fine-tuned model under random masks.
 
     Attributes
     ----------
     fraction : list of float
-        Shares of elements masked, increasing from 0: β/2, β and what the evaluation removes.
+        Fractions of elements masked, increasing from 0: β/2, β and those of the evaluation.
     count : list of int
         Elements masked.
     original_accuracy, tuned_accuracy : list of float
-        Shares of answers that are the labels.
+        Shares of predictions equal to the labels.
     agreement : list of float
-        Shares of the tuned model's answers that are the original's for the unmasked input.
+        Shares of the tuned model's predictions equal to the original's for the unmasked input.
     verdict : str
-        What that means, in a sentence or two.
+        The conclusion, in a sentence or two.
     report : TuningReport or None
-        Epochs, seconds and cache hit, where a :class:`quantus_ext.FineTuner` trained.
+        Epochs, seconds and cache hit, if a :class:`quantus_ext.FineTuner` trained.
     """
 
     fraction: list[float]
@@ -57,7 +57,7 @@ class Health:
 
     @property
     def is_healed(self) -> bool:
-        """Whether the tuned model reads whole inputs clearly better than the original does."""
+        """Whether the tuned model is clearly better than the original on unmasked inputs."""
         return not loses_little([self.tuned_accuracy[0], self.original_accuracy[0]], _TOLERATED)
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,28 +75,29 @@ def measure(
     name: str = "y",
     precision: Precision = "float32",
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Measure models with exactly ``⌊fraction·t⌋`` random elements of each sample masked.
+    r"""Measure models with exactly ``⌊fraction·t⌋`` random elements of each sample masked.
 
     Parameters
     ----------
     models : sequence of nn.Module
         In evaluation mode, on one device.
-    x : Tensor, shape (n, \\*sample)
+    x : Tensor, shape (n, \*sample)
     y : array or tensor of int, shape (n,)
         Labels.
     masks : MaskSampler
     fractions : sequence of float
     n_draws : int
-        Masks for each sample and fraction; where nothing is masked, one will do.
+        Masks per sample and fraction; one if nothing is masked.
     name : str, default "y"
-        Of the labels, for errors.
+        The name of the labels in errors.
     precision : {"float32", "bfloat16", "float16", "auto"}
         Of the forward passes.
 
     Returns
     -------
     accuracy, agreement : numpy.ndarray, shape (models, fractions)
-        Shares of answers that are the labels, and that are the first model's for whole inputs.
+        Shares of predictions equal to the labels, and equal to the first model's for unmasked
+        inputs.
 
     Raises
     ------
@@ -158,21 +159,21 @@ def health_report(
     report: TuningReport | None = None,
     precision: Precision = "float32",
 ) -> Health:
-    """Measure both models with exactly ``⌊fraction·t⌋`` random elements masked.
+    r"""Measure both models with exactly ``⌊fraction·t⌋`` random elements masked.
 
     Parameters
     ----------
     original, tuned : nn.Module
         In evaluation mode, on one device.
-    x : array or tensor, shape (n, \\*sample)
+    x : array or tensor, shape (n, \*sample)
     y : array or tensor of int, shape (n,)
         Labels.
     mask_sampler : MaskSampler
         With ``element="segment"`` nothing is masked: random masks need patches or positions.
     fractions : sequence of float
-        Besides 0, β/2 and β: the shares that the evaluation will really remove.
+        Fractions that the evaluation removes, besides 0, β/2 and β.
     report : TuningReport, optional
-        Kept in the result.
+        Stored in the result.
     precision : {"float32", "bfloat16", "float16", "auto"}
         Of the forward passes.
 
@@ -192,7 +193,7 @@ def health_report(
         [original, tuned], inputs, y, mask_sampler, masked, n_draws, precision=precision
     )
     before, after = accuracy.tolist()
-    # What answering without looking would reach.
+    # The accuracy of always predicting the most frequent label.
     majority = float(np.unique(np.asarray(torch.as_tensor(y).cpu()), return_counts=True)[1].max())
     return Health(
         fraction=masked,
@@ -261,5 +262,5 @@ def _robust(
 
 def loses_little(accuracy: Sequence[float], tolerance: float) -> bool:
     """Say whether accuracies fall at most ``tolerance`` below the first of them."""
-    # Shares of a hundred are not exact: 1 - .95 is a little more than .05.
+    # Rounding: 1 - .95 is slightly more than .05.
     return accuracy[0] - min(accuracy) <= tolerance + 1e-9

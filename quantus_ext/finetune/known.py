@@ -76,7 +76,7 @@ def _identify(model: nn.Module, x: Tensor, device: torch.device, numbers: Tensor
     try:
         used = copied(model)
     except Exception:
-        # What it does then to itself it does in every call of a metric.
+        # Side effects of the call occur in every call of a metric anyway.
         used = model
 
     def answers() -> Tensor:

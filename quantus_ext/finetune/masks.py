@@ -1,4 +1,4 @@
-"""Random masks to train under, of the elements and the perturbation that will be evaluated."""
+"""Random masks for training, with the elements and the perturbation of the evaluation."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
 from quantus_ext.engine.perturb import Perturbation, checked_perturbation, once
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.shown import ShownByArguments
 
 
-class MaskSampler:
+class MaskSampler(ShownByArguments):
     """Perturbs random elements: ``P_β`` of F-Fidelity (Zheng et al., 2025, eq. 5).
 
-    Masks are functions of (seed, sample index, draw) alone, and independent of those that an
-    evaluation with the same seed draws.
+    Masks depend on (seed, sample index, draw) only, and are independent of those that an evaluation
+    with the same seed draws.
 
     Parameters
     ----------
     perturbation : Perturbation
-        What masked elements become.
+        The replacement of masked elements.
     beta : float
-        β, the largest share of elements that is masked, in (0, 1].
+        β, the largest fraction of elements that is masked, in (0, 1].
     element : {"position", "channel_value", "patch", "segment"}, default "position"
         See :func:`quantus_ext.engine.elements.elements_of`.
     patch_size : int, optional
         For ``element="patch"``.
     feature_mask : callable, optional
-        What the model's adapter says of its inputs; see
-        :class:`quantus_ext.adapters.Adapter`.
+        That of the model's adapter; see :class:`quantus_ext.adapters.Adapter`.
     seed : int, default 0
 
     Raises
     ------
     ValueError
-        If an argument breaks a rule; on a call with ``element="segment"``, because training data
-        come without segment maps.
+        If an argument is invalid; in a call with ``element="segment"``, because training data have
+        no segment maps.
 
     Examples
     --------
@@ -82,8 +82,8 @@ class MaskSampler:
         Returns
         -------
         Tensor, shape of ``x``
-            For each sample the number of masked elements is uniform on {0, …, ⌊βt⌋}; where
-            ⌊βt⌋ is 0, on {0, 1}.
+            The number of masked elements per sample is uniform on {0, …, ⌊βt⌋}; if ⌊βt⌋ is 0, on
+            {0, 1}.
         """
         keys = self._keys(x, draw, index)
         elements = self.elements(x)
@@ -102,7 +102,7 @@ class MaskSampler:
         return self._masked(x, self._keys(x, draw, index), elements, counts)
 
     def count(self, x: Tensor, fraction: float) -> int:
-        """Return ``⌊fraction·t⌋``, of the sample with the most elements."""
+        """Return ``⌊fraction·t⌋`` for the sample with the most elements."""
         share = checks.finite_number("fraction", fraction)
         return sampling.snapped_floor(share * self.elements(x).largest)
 

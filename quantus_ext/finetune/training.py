@@ -170,7 +170,7 @@ def train(
     with isolated_training(device, settings.seed, draws=draws):
         work = copy_model(model)
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in work.parameters()):
-            # Steps of a few thousandths of a weight are lost in half precision.
+            # Half precision would lose steps of a few thousandths of a weight.
             work = work.float()
         parameters = [p for p in work.parameters() if p.is_floating_point()]
         if not parameters:
@@ -196,7 +196,7 @@ def train(
                         f"lr={settings.lr}; a smaller lr may help"
                     )
                 bar.set_postfix(accuracy=f"{now.accuracy:.3f}")
-                # A falling loss foretells an accuracy that a few hundred rows don't show yet.
+                # A falling loss announces gains in accuracy that a few hundred rows do not show.
                 better = now.accuracy > best_accuracy or now.loss < lowest_loss
                 waited = 0 if better else waited + 1
                 best_accuracy = max(best_accuracy, now.accuracy)
@@ -315,7 +315,7 @@ class _Run:
         order = torch.randperm(len(x), generator=self.generator)
         held_out = min(max(round(settings.validation_fraction * len(x)), 1), len(x) - 2)
         self.validation, self.training = order[:held_out], order[held_out:]
-        # Without its softmax a model is a shallow copy of it, with a mode of its own.
+        # A model without its softmax is a shallow copy with a mode of its own.
         self.resolved = resolve_softmax(ScoresOf(model), False, as_input(x[:2], model, device))
         outputs = first_outputs(self.resolved, x, device)
         self.autocast_dtype = Execution(precision=settings.precision).autocast_dtype(device)
@@ -359,10 +359,10 @@ class _Run:
             self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
         ):
             outputs: Tensor = self.forward(x)
-        # Losses are no place to lose digits.
+        # Losses are computed in single precision at least.
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if self.gives_probabilities:
-            # From a softmax that is no module: their logarithms are logits.
+            # Probabilities from a softmax that is not a module: their logarithms are logits.
             return outputs.clamp(min=torch.finfo(outputs.dtype).tiny).log()
         return outputs
 

@@ -38,50 +38,51 @@ from quantus_ext.finetune.training import (
     with_weights,
 )
 from quantus_ext.identity import PROBES, content_of
+from quantus_ext.shown import ShownByArguments
 
 _VERSION = 4
 """Part of the cache's key: to be raised when the same settings give other weights."""
 
 
-class FineTuner:
-    """Tunes a copy of a model to stand random masks.
+class FineTuner(ShownByArguments):
+    """Fine-tunes copies of a model, so that they handle random masks.
 
-    A tuned model is found again by the content of weights, data and settings, within the process
-    and with ``cache_dir`` from one process to the next, and by what the model answers to the first
-    8 training inputs, and what masks make of these. Where that cannot tell models apart, a copy is
-    tuned each time. On a processor the same seed gives the same weights; on a GPU up to the order
-    in which its kernels add.
+    A copy is recognised by the content of weights, data and settings, and by the model's answers to
+    the first 8 training inputs and their masked versions: within the process and, with
+    ``cache_dir``, in later ones. If these do not identify the model, a copy is tuned each time. On
+    a CPU, the same seed gives the same weights; on a GPU, up to the order of additions in its
+    kernels.
 
     Parameters
     ----------
     x : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W); or DataLoader or Dataset
-        Training inputs, channels first, at least 3; or what gives ``(x, y)`` pairs. Read once,
-        into memory.
+        Training inputs, channels first, at least 3; or an iterable of ``(x, y)`` pairs. Loaded into
+        memory once.
     y : array or tensor of int, shape (n,), optional
-        Labels. None: what the model predicts for ``x``.
+        Labels. None: the model's predictions for ``x``.
     epochs : int, default 10
-        At most.
+        Largest number of epochs.
     lr : float, default 1e-3
         Learning rate.
     optimiser : callable, default torch.optim.Adam
-        From parameters and ``lr=`` to an optimiser.
+        Takes parameters and ``lr=``, returns an optimiser.
     batch_size : int, default 64
         At least 2, for batch norm.
     validation_fraction : float, default 0.1
-        Share of the data that is held out to choose the checkpoint, under masks.
+        Fraction of the data held out to choose the checkpoint, under masks.
     patience : int, default 3
-        Epochs after which training stops if neither accuracy nor loss became better.
+        Epochs without better accuracy or loss after which training stops.
     seed : int or None, default 0
-        Of the split, the order of batches and dropout. None: fresh, once for this tuner.
+        For the split, the order of batches and dropout. None draws one for this tuner.
     precision : {"float32", "bfloat16", "auto"}, default "float32"
-        Of the passes, by autocast; weights and steps stay in single precision. Auto is bfloat16
-        where the device computes in it.
+        Precision of the passes, by autocast; weights and steps stay in single precision. ``"auto"``
+        is bfloat16 if the device computes in it.
     compile : bool, default False
-        Compile training and validation passes, which takes a minute or more before it saves any.
+        Compile training and validation passes, which takes a minute or more.
     device : str or torch.device, optional
         Must be the model's.
     cache_dir : str or Path, optional
-        Where tuned weights are written and looked for.
+        Folder for tuned weights.
     display_progressbar : bool, default True
 
     Attributes
@@ -92,7 +93,7 @@ class FineTuner:
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules.
+        If an argument is invalid.
 
     Examples
     --------
@@ -132,7 +133,7 @@ class FineTuner:
         validation_fraction = checks.fraction("validation_fraction", validation_fraction)
         if validation_fraction == 1:
             raise ValueError("validation_fraction must be below 1, is 1")
-        # Gradients in float16 vanish without a scale of their own.
+        # In float16, gradients underflow without loss scaling.
         checks.one_of("precision", precision, ("float32", "bfloat16", "auto"))
         checked_seed = checks.seed(seed)
         self.settings = Settings(
@@ -154,20 +155,26 @@ class FineTuner:
         self.display_progressbar = checks.flag("display_progressbar", display_progressbar)
         self.report: TuningReport | None = None
 
+    def _shown_argument(self, name: str) -> Any:
+        for part in (self.settings, self.data, self):
+            if hasattr(part, name):
+                return getattr(part, name)
+        raise AttributeError(name)
+
     def __call__(
         self, model: nn.Module, mask_sampler: Corrupt, teacher: nn.Module | None = None
     ) -> nn.Module:
-        """Return a copy of ``model``, tuned under the masks of ``mask_sampler``.
+        """Return a copy of ``model``, fine-tuned under the masks of ``mask_sampler``.
 
         Parameters
         ----------
         model : nn.Module
-            In evaluation mode. It is not changed; all weights of the copy are trained, also
-            where the model's are frozen.
+            In evaluation mode. It is not changed. All weights of the copy are trained, including
+            frozen ones.
         mask_sampler : MaskSampler or callable
-            From (inputs, draw, indices of the samples) to the inputs that it is trained on.
+            From (inputs, draw, indices of the samples) to the inputs to train on.
         teacher : nn.Module, optional
-            Whose predictions are the labels where there are none, by default ``model``.
+            Its predictions are the labels if there are none; by default ``model``.
 
         Returns
         -------
@@ -230,7 +237,7 @@ class FineTuner:
         patch_size: int | None = None,
         perturbation: Perturbation | None = None,
     ) -> nn.Module:
-        """Return the tuned copy itself, as F-Fidelity with the same arguments uses it.
+        """Return the copy that F-Fidelity uses with the same arguments.
 
         Parameters
         ----------
@@ -238,7 +245,7 @@ class FineTuner:
         beta, element, patch_size
             See :class:`quantus_ext.finetune.MaskSampler`.
         perturbation : Perturbation, optional
-            By default 0, or what the model's adapter says.
+            By default 0, or as the model's adapter says.
         """
         checks.module("model", model)
         masks = MaskSampler(
@@ -253,16 +260,17 @@ class FineTuner:
 
 
 def tuning_seed(fine_tune: object) -> int:
-    """Return the seed of the masks to tune under: the tuner's own, so that the draws of a metric
-    with another seed are answered by the same copy.
-    """  # noqa: D205 - one sentence
+    """Return the seed of the training masks.
+
+    It is the tuner's own, so that metrics with different seeds use the same copy.
+    """
     return fine_tune.settings.seed if isinstance(fine_tune, FineTuner) else 0
 
 
 def tuned_by(
     tuner: FineTuner, model: nn.Module, mask_sampler: Corrupt, teacher: nn.Module | None = None
 ) -> tuple[nn.Module, TuningReport | None]:
-    """Return a tuned copy with the report of this very call, whatever other threads have tuned."""
+    """Return a fine-tuned copy with the report of this very call, in any thread."""
     own = copy.copy(tuner)
     tuned = own(model, mask_sampler, **({} if teacher is None else {"teacher": teacher}))
     tuner.report = own.report
@@ -274,16 +282,17 @@ def resolve_tuned_model(
     model: nn.Module,
     mask_sampler: MaskSampler,
 ) -> tuple[nn.Module, TuningReport | None]:
-    """Return the model that ``fine_tune`` stands for.
+    """Return the fine-tuned model that ``fine_tune`` provides.
 
     Parameters
     ----------
     fine_tune : FineTuner, nn.Module or callable
-        Training data with settings, a ready model, or any ``(model, mask_sampler) -> model``,
-        which gets a copy of the model that it may change, with seeded global generators.
+        Training data with settings, a fine-tuned model, or a function
+        ``(model, mask_sampler) -> model``. The function gets a copy of the model that it may
+        change, with seeded global generators.
     model : nn.Module
-        The model explained. Where it comes :class:`~quantus_ext.engine.modules.WithKeywords`,
-        a callable gets the model itself, and its or the ready model is called with the keywords.
+        The explained model. If it is :class:`~quantus_ext.engine.modules.WithKeywords`, a function
+        gets the model inside, and the result is called with the same keyword arguments.
     mask_sampler : MaskSampler
 
     Returns
@@ -291,14 +300,14 @@ def resolve_tuned_model(
     tuned : nn.Module
         In evaluation mode, on the model's device.
     report : TuningReport or None
-        None unless a :class:`~quantus_ext.FineTuner` made it.
+        None unless a :class:`~quantus_ext.FineTuner` trained it.
 
     Raises
     ------
     TypeError
-        If ``fine_tune`` is none of these, or the callable returns no module.
+        If ``fine_tune`` is none of these, or the function returns no module.
     RuntimeError
-        If the callable raises an error.
+        If the function raises an error.
     ValueError
         If the tuned model is in training mode or on another device.
     """

@@ -100,7 +100,7 @@ def cumulative_infidelity(
             asked.append(count)
     patches = sum(_grid(x, size)[0] * _grid(x, size)[1] for size in patch_sizes)
     counts = torch.full((m, len(x)), float(repeats * patches), dtype=torch.float64)
-    # The patches are all there are.
+    # Every patch is used.
     details = Moments(torch.cat(sums).transpose(0, 1), counts, sizes=counts).details()
     per_repeat = torch.cat(losses, 1).mean(3)
     score = per_repeat.mean(2)
@@ -134,7 +134,7 @@ def _cumulative_changes(
     before = torch.tensor(original)
     buffer = forward.buffer(x, min(max(forward.chunk_size, len(x)), len(x) * rows * columns))
     labels, owners = (values.new_empty(len(buffer)) for values in (y, numbers))
-    # The answers that are known, and of each state the place of its own among them.
+    # The known answers, and the index of each state among them.
     answers, place, places = [clean], torch.arange(len(x), device=x.device), []
     waiting, known = 0, len(x)
     predicted: list[Tensor] = []

@@ -1,9 +1,8 @@
-r"""Fidelity, R-Fidelity and F-Fidelity (Zheng et al., ICLR 2025), which differ in two numbers.
+r"""Fidelity, R-Fidelity and F-Fidelity (Zheng et al., ICLR 2025).
 
-Remove elements of the explanation (the top s), and of the rest, and see whether the answer stays:
-``Fid⁺ = 1(y = f(x)) - E[1(y = f(x without k⁺ of the top s))]`` and ``Fid⁻`` likewise with k⁻ of
-the other t - s. All of them gone is Fidelity (eq. 1-2), a fraction α of them R-Fidelity (eq. 3-4),
-and at most βt elements, asked of a model tuned to stand that, F-Fidelity (eq. 6).
+``Fid⁺ = 1(y = f(x)) - E[1(y = f(x without k⁺ of the top s))]``; ``Fid⁻`` removes k⁻ of the other
+t - s. Fidelity removes all of them (eq. 1-2), R-Fidelity a fraction α (eq. 3-4), F-Fidelity at most
+βt elements, and evaluates a model fine-tuned for that (eq. 6).
 """
 
 from __future__ import annotations
@@ -43,42 +42,41 @@ def fidelity(
 ) -> Scores:
     """Compute Fid⁺, Fid⁻ and their difference over a grid of explanation sizes.
 
-    Their means are over the sizes ``⌊sparsity·t⌋`` of a sample with t elements, 0 included: those
-    that several sparsities come to are asked for and count once.
+    Means are over the distinct sizes ``⌊sparsity·t⌋`` of a sample with t elements, including 0. A
+    size that several sparsities share is evaluated and counted once.
 
     Parameters
     ----------
     forward : Forward or callable
-        The model that answers: rows in, (rows, classes) out; probabilities where
-        ``output="probability"``.
+        The model: rows in, (rows, classes) out; probabilities for ``output="probability"``.
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
         Inputs.
     a : Tensor, shape of ``x`` or with one channel; or (m, n, …), m maps of each sample
-        Attributions; only their ranks count.
+        Attributions; only their ranks matter.
     y : Tensor, int64, shape (n,)
         Explained classes.
     sparsity : sequence of float in (0, 1]
-        Explanation sizes as shares of a sample's elements.
+        Explanation sizes as fractions of a sample's elements.
     elements : Elements, optional
-        By default each position is one, over all channels.
+        By default every position, over all channels.
     perturbation : Perturbation, optional
-        What removed elements become; by default 0.
+        The replacement of removed elements; by default 0.
     alpha : (float, float), default (1, 1)
-        α⁺ and α⁻, the shares removed by a draw.
+        α⁺ and α⁻, the fractions that a draw removes.
     beta : float, default 1
-        At most this share of all elements is removed.
+        The largest fraction of all elements that is removed.
     n_draws : int, default 1
-        Draws for each sample, size and sign, or the most of them with ``tolerance``. Where the
-        subsets that can go are at most 1,024 and replacements are not random, none is drawn
-        twice, so that as many draws as there are subsets are made at most and give the exact mean.
+        Draws per sample, size and sign; with ``tolerance``, their largest number. If at most 1,024
+        subsets can be removed and replacements are not random, they are drawn without replacement;
+        if there are no more subsets than draws, the mean is exact.
     score : {"plus", "minus", "gap"}
-        Which mean over the different sizes is the score; ``gap = plus - minus``.
+        Which mean over the distinct sizes is the score; ``gap = plus - minus``.
     output : {"label", "probability"}
-        ``1(y = f(·))``, or the probability of y in its place.
+        ``1(y = f(·))``, or the probability of y.
     tolerance : float, optional
-        Target standard error of the mean over sizes, of either sign or, with ``score="gap"``, of
-        their difference. A sample's draws for all sizes stop, at 8, 12, 16, 24, 32, … of each,
-        when it is reached; those for single sizes that are known well enough stop before.
+        Target standard error of the mean over sizes, for both signs or, with ``score="gap"``, for
+        their difference. A sample stops drawing when it is reached, checked at 8, 12, 16, 24, 32, …
+        draws per size; sizes that are known well enough stop earlier.
     **samples
         Seed and more; see :class:`quantus_ext.engine.masked.SampleArguments`.
 

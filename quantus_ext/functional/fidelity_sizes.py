@@ -85,15 +85,15 @@ class Sizes:
         fewest = min(self.totals)
         if self.beta < 1 and sampling.snapped_floor(self.beta * fewest) == 0:
             warnings.warn(
-                f"beta = {self.beta} of {fewest} elements is none; 1 is removed instead",
+                f"beta = {self.beta} of {fewest} elements is less than one; 1 is removed instead",
                 UserWarning,
                 stacklevel=stacklevel,
             )
         none = [t for t, counts in self.counts.items() if not any(each.size for each in counts)]
         if none:
             warnings.warn(
-                f"sparsity = {list(self.sparsity)} of {min(none)} elements is none: the score says "
-                "nothing of the map; larger sparsities do",
+                f"sparsity = {list(self.sparsity)} of {min(none)} elements is less than one: the "
+                "score does not depend on the map; use larger sparsities",
                 UserWarning,
                 stacklevel=stacklevel,
             )

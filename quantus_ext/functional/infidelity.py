@@ -1,7 +1,7 @@
-r"""Infidelity (Yeh et al., 2019): how badly Φ predicts what a perturbation does.
+r"""Infidelity (Yeh et al., 2019): how well the map predicts the effect of a perturbation.
 
-With ``a = I·Φ``, what the explanation predicts, and ``b = f(x) - f(x - I)``, what happens,
-infidelity is ``E_I[(a - b)²]``.
+With the predicted change ``a = I·Φ`` and the actual change ``b = f(x) - f(x - I)``, infidelity is
+``E_I[(a - b)²]``.
 """
 
 from __future__ import annotations
@@ -57,40 +57,39 @@ def infidelity(
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
         Inputs.
     a : Tensor, shape of ``x``, or with one channel; or (m, n, …), m maps of each sample
-        Attributions Φ. One channel stands for the sum over all of them, spread evenly.
+        Attributions Φ. A single channel is the sum over all channels, spread evenly.
     y : Tensor, int64, shape (n,)
         Explained classes.
     perturbation : Perturbation, optional
-        What chosen elements become; by default the sample's minimum.
+        The replacement of chosen elements; by default the minimum of the sample.
     scheme : {"patch", "subset", "all"}
-        Which elements a draw perturbs: a window at random over the spatial axes (for tables as
-        many features as the window's side), a random subset, or every element.
+        What a draw perturbs: a random window over the spatial axes (for tables, as many features as
+        the side of the window), a random subset, or every element.
     patch_sizes : sequence of int
-        Sides of the window, one chosen at random for each draw.
+        Sides of the window, from which each draw chooses one at random.
     subset_fraction : float
-        Share of the elements in a subset, rounded down, at least one element.
+        Fraction of the elements in a subset, rounded down, at least one element.
     elements : Elements, optional
-        What a draw chooses from, where that is not every position: windows are then of elements
-        that follow each other, cut to a sample's number of them.
+        What a draw chooses from, if not every position. Windows then consist of consecutive
+        elements, at most all of a sample's.
     multiply_by_inputs : bool, default False
-        The attributions already carry the input factor (Integrated Gradients, SHAP, …), so
-        ``I = (x - x̃) / (x - inputs_baseline)``. That is the mask of perturbed elements where they
-        are replaced by the attributions' own baseline, and for token ids always. Otherwise
+        Whether the attributions include the input as a factor (Integrated Gradients, SHAP, …), so
+        that ``I = (x - x̃) / (x - inputs_baseline)``: the mask of perturbed elements if they are
+        replaced by the attributions' own baseline, and always for token ids. Otherwise
         ``I = x - x̃``.
     inputs_baseline : float, str or array, default 0.0
-        The baseline of that input factor, as a perturbation's: a number, ``"black"``, ``"white"``,
-        ``"mean"``, or an array with one value a channel or of a sample's shape; or ``"same"``,
-        whatever chosen elements become, so that ``I`` is the mask. Of values equal to it such
-        attributions say nothing: replaced by another value, they have ``I = 0``.
+        The baseline of that factor: a number, ``"black"``, ``"white"``, ``"mean"``, or an array
+        with one value per channel or of a sample's shape; or ``"same"``, the replacement itself, so
+        that ``I`` is the mask. Attributions of values equal to the baseline say nothing: if these
+        are replaced by another value, ``I = 0``.
     rescale : bool, default False
-        Score ``E[(βa - b)²]`` with ``β = E[ab] / E[a²]`` instead.
+        Return ``E[(βa - b)²]`` with ``β = E[ab] / E[a²]``.
     n_draws : int, default 200
-        Draws a sample, or the most of them where ``tolerance`` is given. Where the masks are
-        equally likely (with one patch size), at most 1,024, and all that is random, none is
-        drawn twice, so that as many draws as there are masks are made at most and give the exact
-        mean.
+        Draws per sample; with ``tolerance``, their largest number. If at most 1,024 masks are
+        equally likely (one patch size) and nothing else is random, they are drawn without
+        replacement; if there are no more masks than draws, the mean is exact.
     tolerance : float, optional
-        Stop drawing for a sample once its standard error is known to be at most this.
+        Stop drawing for a sample when its standard error is at most this.
     **samples
         Seed and more; see :class:`quantus_ext.engine.masked.SampleArguments`.
 
@@ -99,14 +98,14 @@ def infidelity(
     Scores
         ``details`` has ``infidelity``, ``rescaled_infidelity``, ``scale`` (β), ``faithfulness``
         (``1 - E[(max(β, 0) a - b)²] / E[b²]``), ``correlation`` (of a and b over draws) and
-        ``n_draws``. What rests on β is corrected for β being fitted to the same draws, and NaN
-        where only one perturbation is possible, which β fits whatever the map.
+        ``n_draws``. Values that depend on β are corrected for it being fitted to the same draws.
+        They are NaN if only one perturbation is possible, since β then fits any map.
 
     Raises
     ------
     ValueError
-        If an argument breaks a rule; or if the attributions carry the input factor, are summed
-        over channels, and ``I`` differs from channel to channel, so that the sum can't be split.
+        If an argument is invalid, or if attributions that include the input are summed over
+        channels and ``I`` differs between channels, so that the sum cannot be divided.
 
     Examples
     --------
@@ -141,7 +140,7 @@ def infidelity(
     masked = MaskedModel(forward, x, y, perturbation, **samples)
     maps = maps_of(a, x)
     factor = InputFactor.of(masked.x, perturbation, inputs_baseline) if multiply_by_inputs else None
-    # Masks treat channels alike, but for those of single channel values.
+    # Only masks of single channel values differ between channels.
     alike = x.ndim > 2 and (elements is None or elements.mask_shape != x.shape[1:])
     predicted = Predicted(masked, maps, factor, alike=alike)
     asking = _Asking(masked, predicted, scheme, list(patch_sizes), subset_fraction, elements)
@@ -223,7 +222,7 @@ class _Asking:
         extreme, asked = sums(slice(None), 0, 1)
         moments = Moments(extreme, torch.ones_like(extreme[..., 0]))
         spread = moments.product(0, 2)
-        # Rescaled, a map of zeros is as good as any other can be bad.
+        # After rescaling, no map can score worse than a map of zeros.
         return spread if rescale else spread.maximum(moments.product(2, 0)), asked
 
     def _sums(self, choose: Sampler, name: str | None) -> SumRows:

@@ -76,9 +76,9 @@ class Moments:
         share = 0.0 if sizes is None else counts / sizes
         several = counts > 1
         if single is not None:
-            # One perturbation drawn again and again leaves ``a`` as it is, and ``b`` to rounding.
+            # Repeating one perturbation changes ``a`` not at all, and ``b`` by rounding only.
             several = several & ~(single & self._variance(1, 0).isnan())
-        # The variance of a mean over the draws is so many times that over the draws themselves.
+        # The factor from the variance over draws to the variance of their mean.
         self._sampling = torch.where(several, (1 - share) / (counts - 1), torch.nan)
 
     def product(self, p: int, q: int) -> Tensor:
@@ -137,7 +137,7 @@ class Moments:
             + raw * (m(4, 0) / energy**2 + m(0, 4) / effect**2)
             - 2 * positive / both * (m(3, 1) / energy + m(1, 3) / effect)
         )
-        # Below 0 it is 0 and stays so, whatever the draws.
+        # Clipped at 0, whatever the draws.
         excess = torch.where(positive == 0, 0.0 * self._sampling, self._sampling * excess)
         faithful = (raw - excess).clamp(0, 1)
         return torch.where((energy == 0) & (effect != 0), 0.0, faithful)
@@ -153,7 +153,7 @@ class Moments:
         """Return the variance of ``aᵖ bᵠ`` over draws, of orders below 3, NaN where it is 0."""
         square = self.product(2 * p, 2 * q)
         variance = square - self.product(p, q) ** 2
-        # What is left of a constant is rounding, not variance.
+        # The remainder of a constant is rounding, not variance.
         return torch.where(variance <= 1e-14 * square, torch.nan, variance)
 
     def details(self) -> dict[str, Tensor]:

@@ -56,7 +56,7 @@ class InputFactor:
         """Return ``I``, where elements are chosen."""
         difference = original - baseline
         quotient = torch.where(difference == 0, 0.0, (original - perturbed) / difference)
-        # The quotient's limit, also for a value that is the baseline before.
+        # The limit of the quotient, also for values equal to the baseline.
         return torch.where(perturbed == baseline, 1.0, quotient) if self.replaces else quotient
 
 
@@ -106,7 +106,7 @@ class Predicted:
     def __call__(self, block: Block) -> Tensor:
         """Return ``I·Φ`` of a block."""
         if self._weight is not None:
-            # As bytes, which are converted several times as fast as truth values.
+            # Bytes convert several times as fast as booleans.
             mask = block.mask.view(torch.int8).to(torch.float64).flatten(2)
             added = self._added_by(block.samples, self._weight)
             return added @ mask.expand(-1, -1, added.shape[2]).transpose(1, 2)

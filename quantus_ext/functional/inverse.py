@@ -1,7 +1,7 @@
-"""Explanations to compare an explanation with: the same values on other variables.
+"""References for an explanation: its values on other variables.
 
-QGE (Eiras-Franco et al., 2025) scores an explanation against its inverse, which ranks the
-variables in the opposite order; the customary comparison is with a random order.
+QGE (Eiras-Franco et al., 2025) compares an explanation with its inverse, which ranks the variables
+in reverse order. The conventional reference is a random order.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ def inverse(
 ) -> Tensor:
     r"""Give the largest value to the least attributed variable, and so on (equation 4).
 
-    With variables ranked ``π_1, …, π_t`` by increasing attribution,
-    ``inv(a)[π_i] = a[π_{t+1-i}]``: the values stay, the ranking is reversed. Without ties the
-    inverse of the inverse is the original. Tied variables are ranked at random.
+    With variables ranked ``π_1, …, π_t`` by increasing attribution, ``inv(a)[π_i] = a[π_{t+1-i}]``:
+    the values stay, the ranking is reversed. Without ties, the inverse of the inverse is the
+    original. Ties are ranked at random.
 
     Variables are single values; or, with ``elements``, what a metric removes at once, ranked by
-    their scores. All values of an element then change place together, in their order, with those
-    of an element that is as large. Where the two differ in size the values cannot change hands,
-    and each gets the other's score, spread evenly over its own values.
+    element score. All values of an element then move together, in their order, to an element of the
+    same size. If two elements differ in size, each gets the other's score, spread evenly over its
+    values.
 
     Parameters
     ----------
     a : Tensor, shape (n, \*map)
         Attributions.
     seed : int, default 0
-        With ``index`` it decides how ties are ranked.
+        With ``index``, determines the ranking of ties.
     index : Tensor, int64, shape (n,), optional
         Global sample indices, by default 0, …, n - 1.
     among : Tensor, bool, that broadcasts to ``a``, optional
-        Which variables change values (not padding, say); the others keep theirs.
+        Which variables exchange values; the others, such as padding, keep theirs.
     elements : Elements, optional
-        What is one variable, in place of each value; what is in no element keeps its value.
+        The variables, if not single values; values outside every element stay.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def inverse(
     Raises
     ------
     ValueError, TypeError
-        If an argument has another type or shape, a value of ``a`` is not finite, or ``among`` and
-        ``elements`` are both given.
+        If an argument has the wrong type or shape, a value of ``a`` is not finite, or both
+        ``among`` and ``elements`` are given.
 
     Examples
     --------
@@ -154,10 +154,10 @@ def make_reference(
     a : Tensor, shape (n, \*map)
         Attributions.
     kind : {"inverse", "random", "negated"}
-        :func:`inverse`; :func:`permuted`; or ``-a``, which ranks as the inverse does but does not
-        keep the values.
+        :func:`inverse`; :func:`permuted`; or ``-a``, which ranks like the inverse but has other
+        values.
     draw, seed, index, among, elements
-        As for :func:`permuted`; one draw of the kinds that are not random is like another.
+        As for :func:`permuted`; ``draw`` matters for random references only.
 
     Returns
     -------
@@ -204,13 +204,13 @@ def _given(
             torch.empty_like(flat).scatter_(1, variables, flat.gather(1, sources)).reshape(a.shape)
         )
     source_of = torch.empty_like(sources).scatter_(1, variables, sources)
-    # Channels that a mask has one of for all go together.
+    # With one mask value for all channels, these move together.
     values = a.reshape(len(a), -1, prod(elements.mask_shape))
     channels = values.shape[1]
     if elements.group is None:
         return values.gather(2, _each_channel(source_of, channels)).reshape(a.shape)
     group = elements.group.expand(len(a), -1)
-    # Values that are in no element are their own source, as one more element.
+    # Values outside every element stay: they form one more element.
     source_of = F.pad(source_of, (0, 1), value=elements.largest)
     members = group.argsort(dim=1, stable=True)
     sizes = torch.zeros_like(source_of).scatter_add_(1, group, torch.ones_like(group))

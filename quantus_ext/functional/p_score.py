@@ -1,4 +1,4 @@
-"""PScore (M4): agreement of an explanation with the consensus of well-trained models."""
+"""PScore (M4): agreement of an explanation with those of other well-trained models."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ def p_score(a: Tensor, others: Sequence[Tensor]) -> Scores:
     r"""Compare maps with the mean of other models' maps of the same inputs.
 
     ``PScore(x) = cos(1/|M| Σ_{g∈M} A(x, g)/‖A(x, g)‖, A(x, f))``, between -1 and 1, higher is
-    better. Each map is scaled to unit length first, so that no model counts for more because its
-    gradients are large. A map of zeros points nowhere: it adds nothing and scores 0.
+    better. Each map is scaled to unit length first, so that models with large gradients do not
+    dominate. A map of zeros adds nothing, and scores 0.
 
     Parameters
     ----------
     a : Tensor, shape (n, \*map)
         Attributions of the scored model.
     others : sequence of Tensor, shape (n, \*map)
-        Attributions of the other models, by the same explainer. Where either has one channel,
-        the other's are summed.
+        Attributions of the other models, by the same explainer. If one of the two has a single
+        channel, the channels of the other are summed.
 
     Returns
     -------
     Scores
-        ``details`` has ``similarity``, the cosine with each other model, shape (n, models).
+        ``details`` has ``similarity``, the cosine similarity with each other model, shape (n,
+        models).
 
     Raises
     ------
@@ -60,7 +61,7 @@ def _unit(maps: Tensor) -> Tensor:
     """Return maps of unit length, however small they were, flat; zeros stay."""
     flat = maps.flatten(1).double()
     largest = flat.abs().amax(1, keepdim=True)
-    # First by the largest value, or the squares of a saturated model's gradients vanish.
+    # Divide by the largest value first: squares of a saturated model's gradients underflow.
     flat = flat / largest.where(largest > 0, 1.0)
     length: Tensor = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return flat / length.clamp(min=1.0)

@@ -134,7 +134,7 @@ def answers_without(
         spread=original.new_ones(len(a), 1),
     )
     without = drawn.sums[..., 0] / drawn.counts
-    # Draws of another map are others.
+    # Each map has draws of its own.
     rests_on = [Asked({object(): drawn.asked.sum(1)})]
     wholes = [each.wholes for each in states]
     if any(map(any, wholes)):

@@ -1,9 +1,9 @@
-r"""MoRF, LeRF and ABPC (M4) and Deletion and Insertion (RISE): sums over removal curves.
+r"""MoRF, LeRF and ABPC (M4), Deletion and Insertion (RISE): weighted sums over removal curves.
 
-A curve is the model's output ``f(xᵏ)`` for the explained class as a growing share of the elements
-is removed, most relevant first (``morf``) or least relevant first (``lerf``), or restored, most
-relevant first (``insertion``). The scores are linear in them, with weights that depend on the
-shares that are really removed of a sample: of 7 elements no twentieth can go.
+A curve is the model's output ``f(xᵏ)`` for the explained class while elements are removed, most
+relevant first (``morf``) or least relevant first (``lerf``), or restored, most relevant first
+(``insertion``). The weights depend on the fractions that are actually removed from a sample:
+7 elements cannot lose a twentieth.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def removal_curves(
 ) -> dict[CurveScore, Scores]:
     r"""Compute several scores from the same evaluations.
 
-    Let a sample lose shares ``0 = u₀ < … < u_L = 1`` of its elements; fractions that come to as
-    many elements are one state. ``Deletion`` is the area under the curve with the most relevant
-    removed first, by the trapezoid rule over ``u``, and ``Insertion`` that of the curve which
-    restores the most relevant first. ``MoRF = Σ_k w_k (f(x⁰) - f(xᵏ))`` with the most relevant
-    removed first, ``LeRF`` the same with the least relevant first, ``ABPC = MoRF - LeRF``; the
-    weights are those of ``mean_weights``, ``1/(L+1)`` where the shares are evenly spaced.
+    Let ``0 = u₀ < … < u_L = 1`` be the fractions that are actually removed from a sample; fractions
+    that remove the same number of elements are one state. ``Deletion`` is the area under the curve
+    with the most relevant elements removed first, by the trapezoidal rule over ``u``; ``Insertion``
+    that of the curve which restores the most relevant first. ``MoRF = Σ_k w_k (f(x⁰) - f(xᵏ))``
+    removes the most relevant first, ``LeRF`` the least relevant, and ``ABPC = MoRF - LeRF``. The
+    weights are those of ``mean_weights``, ``1/(L+1)`` for even steps.
 
     Parameters
     ----------
@@ -67,30 +67,30 @@ def removal_curves(
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
         Inputs.
     a : Tensor, shape of ``x`` or with one channel; or (m, n, …), m maps of each sample
-        Attributions; only their ranks count.
+        Attributions; only their ranks matter.
     y : Tensor, int64, shape (n,)
         Explained classes.
     fractions : sequence of float
-        Shares of the elements, from 0 to 1, increasing; ``⌊fraction·t⌋`` of a sample's t go or
-        are restored.
+        Increasing fractions from 0 to 1; ``⌊fraction·t⌋`` of a sample's t elements are removed or
+        restored.
     scores : sequence of {"morf", "lerf", "abpc", "deletion", "insertion"}
-        Which; states that several of them need are evaluated once.
+        The scores to compute; states that they share are evaluated once.
     elements : Elements, optional
-        By default each position is one, over all channels.
+        By default every position, over all channels.
     perturbation : Perturbation, optional
-        What removed elements become; by default 0.
+        The replacement of removed elements; by default 0.
     n_draws : int, default 1
-        Draws of each state where the perturbation is random; which draws depends on what other
-        scores are asked for.
+        Draws per state if the perturbation is random; which draws depends on the other scores that
+        are computed.
     **samples
         Seed and more; see :class:`quantus_ext.engine.masked.SampleArguments`.
 
     Returns
     -------
     dict of Scores
-        By name. ``details`` has ``curve`` (for ABPC ``curve_morf`` and ``curve_lerf``),
-        ``fractions``, what is really removed or restored of each sample, all of the shape
-        (n, fractions), ``original_score``, ``baseline_score`` with everything removed, and their
+        By name. ``details`` has ``curve`` (for ABPC ``curve_morf`` and ``curve_lerf``) and
+        ``fractions``, the fractions that are actually removed or restored, all of shape
+        (n, fractions); ``original_score``, ``baseline_score`` with everything removed, and their
         difference, ``final_drop`` (``final_rise`` for Insertion).
 
     Examples
@@ -155,11 +155,10 @@ def removal_curves(
 def mean_weights(fractions: Tensor) -> Tensor:
     r"""Return the weights of the mean over a curve's states, shape (n, points).
 
-    With shares ``0 = u₀ < … < u_L = 1`` and the weights ``a_k = (u_{k+1} - u_{k-1}) / 2`` of the
-    trapezoid rule, ``w_k = (L·a_k + e_k) / (L + 1)``, where ``e_k`` is 1/2 at both ends and 0
-    between them: a state stands for what is nearer to it than to others, and the ends for half a
-    mean step more. On an even grid that is ``1/(L+1)``, as M4 has it, and a straight line has its
-    mean on any. A share that comes more than once counts once.
+    With fractions ``0 = u₀ < … < u_L = 1`` and the trapezoidal weights
+    ``a_k = (u_{k+1} - u_{k-1}) / 2``, ``w_k = (L·a_k + e_k) / (L + 1)``, where ``e_k`` is 1/2 at
+    both ends and 0 elsewhere. On an even grid this is ``1/(L+1)``, as in M4, and a straight line
+    has the same mean on every grid. A repeated fraction counts once.
 
     Parameters
     ----------
@@ -210,7 +209,7 @@ def _score(name: CurveScore, names: list[Curve], answers: Without, fractions: Te
     original = answers.original
     shared = {"fractions": fractions, "original_score": original}
     if name == "abpc":
-        # Drops from the same original: it cancels.
+        # Both drops start from the same original output, which cancels.
         score = sums["lerf"] - sums["morf"]
         details = {
             "morf": original - sums["morf"],

@@ -1,4 +1,4 @@
-"""What every metric returns."""
+"""The result of every metric."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ class Scores(NamedTuple):
     ----------
     score : Tensor, float64, shape (n,) or (m, n)
     standard_error : Tensor, float64, shape of ``score``
-        Monte-Carlo standard error of each score: 0 where nothing is random, NaN where it cannot
-        be known.
+        Monte-Carlo standard error of each score: 0 if nothing is random, NaN if it is unknown.
     details : dict of Tensor, each of n rows, or (m, n, …)
-        What else the same evaluations gave.
+        Further results of the same evaluations.
     asked : tuple of Asked
-        What the model is asked about for each map; empty where the engine was not used.
+        The evaluations of each map; empty if the engine was not used.
     """
 
     score: Tensor
@@ -33,7 +32,7 @@ class Scores(NamedTuple):
 
     @classmethod
     def stack(cls, each: Sequence[Scores]) -> Scores:
-        """Put the scores of several maps together, (m, n), from those of each, (n,)."""
+        """Stack the scores of several maps, (n,) each, to (m, n)."""
         return cls(
             torch.stack([scores.score for scores in each]),
             torch.stack([scores.standard_error for scores in each]),
@@ -45,7 +44,7 @@ class Scores(NamedTuple):
         )
 
     def of_map(self, number: int) -> Scores:
-        """Return those of one map, (n,), from those of several, (m, n)."""
+        """Return the scores of one map, (n,), from those of several, (m, n)."""
         return Scores(
             self.score[number],
             self.standard_error[number],
@@ -57,6 +56,6 @@ class Scores(NamedTuple):
 def maps_of(a: Tensor, x: Tensor) -> Tensor:
     """Return maps (m, n, …) from several of each sample, or from one of each (n, …).
 
-    Without their graph: no gradient is taken of a score.
+    Detached: no gradient is taken of a score.
     """
     return a.detach() if a.ndim > x.ndim else a.detach().unsqueeze(0)

@@ -1,4 +1,4 @@
-"""SynScore (M4): how well a map ranks the elements of a planted truth above the others."""
+"""SynScore (M4): how well a map ranks the elements of a planted ground truth above the others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Measure = Literal["ap", "auroc"]
 
 
 def syn_score(a: Tensor, truth: Tensor, *, measure: Measure = "auroc") -> Scores:
-    r"""Score maps as detectors of the planted elements.
+    r"""Score maps as detectors of the planted elements; higher is better.
 
-    ``auroc`` is the share of pairs (planted, other) that the map orders rightly, a tie counting
-    one half; 0.5 for a random map. ``ap``, average precision, is the mean over planted elements of
-    the share of planted ones among all that score at least as high; for a random map about the
-    planted share. Higher is better.
+    ``auroc`` is the fraction of pairs (planted, other) that the map orders correctly, ties counting
+    one half; 0.5 for a random map. ``ap``, the average precision, is the mean over planted elements
+    of the fraction of planted ones among all that score at least as high; for a random map, about
+    the fraction planted.
 
     Parameters
     ----------
@@ -32,8 +32,8 @@ def syn_score(a: Tensor, truth: Tensor, *, measure: Measure = "auroc") -> Scores
     Returns
     -------
     Scores
-        ``details`` has ``ap``, ``auroc`` and ``planted``, the planted share of the elements. NaN
-        where no element is planted, and for ``auroc`` where all are.
+        ``details`` has ``ap``, ``auroc`` and ``planted``, the fraction of elements planted. NaN if
+        no element is planted, and for ``auroc`` if all are.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def syn_score(a: Tensor, truth: Tensor, *, measure: Measure = "auroc") -> Scores
     values, order = a.double().sort(dim=1, descending=True)
     planted = truth.gather(1, order).double()
     count = planted.sum(1)
-    # Of each value: how many are above it, and how many at least as high.
+    # For each value: how many are higher, and how many at least as high.
     above, at_least = (torch.searchsorted(-values, -values, right=right) for right in (False, True))
     planted_at_least = planted.cumsum(1).gather(1, at_least - 1)
     precision = planted_at_least / at_least

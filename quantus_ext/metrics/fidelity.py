@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from quantus.helpers.enums import ScoreDirection
@@ -52,30 +52,29 @@ class FidelityArguments(RemovalArguments, total=False):
 
 
 class Fidelity(RemovalMetric):
-    r"""Fidelity: the answer should change without the explanation and stay with it alone.
+    r"""Fidelity: whether the prediction changes without the explanation and stays with it alone.
 
     ``Fid⁺ = 1(y = f(x)) - 1(y = f(x without the top s))``, higher is better, and
-    ``Fid⁻ = 1(y = f(x)) - 1(y = f(only the top s))``, lower is better (Zheng et al., 2025,
-    eq. 1-2), averaged over the different explanation sizes. The paper's R-Fidelity and F-Fidelity
-    are its subclasses.
+    ``Fid⁻ = 1(y = f(x)) - 1(y = f(only the top s))``, lower is better (Zheng et al., 2025, eq.
+    1-2), averaged over the distinct explanation sizes. R-Fidelity and F-Fidelity are subclasses.
 
     Parameters
     ----------
     sparsity : float or sequence of float, default 0.05, 0.10, …, 0.95
-        Explanation sizes as shares of the elements; ``s = ⌊sparsity·t⌋``. A size that several of
-        them come to counts once.
+        Explanation sizes as fractions of the elements, ``s = ⌊sparsity·t⌋``. A size that several
+        fractions share counts once.
     score : {"plus", "minus", "gap"}, default "plus"
-        Which one is returned; one call computes both, see ``details``. Gap is plus - minus.
+        Which score is returned: Fid⁺, Fid⁻, or Fid⁺ - Fid⁻. One call computes all; see ``details``.
     output : {"label", "probability"}, default "label"
-        ``1(y = f(·))``, or the softmax probability of y in its place.
+        Compare labels, ``1(y = f(·))``, or use the softmax probability of y.
     **removal
-        See :class:`quantus_ext.metrics.removal.RemovalMetric`. Fidelity makes one draw, so that a
-        random ``perturb_func`` leaves its standard error unknown (NaN).
+        See :class:`quantus_ext.metrics.removal.RemovalMetric`. Fidelity makes one draw, so with a
+        random ``perturb_func`` its standard error is unknown (NaN).
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules.
+        If an argument is invalid.
     """
 
     name = "Fidelity"
@@ -149,27 +148,32 @@ class Fidelity(RemovalMetric):
 class RFidelity(Fidelity):
     r"""R-Fidelity: Fidelity that removes a random part of the explanation, or of the rest.
 
-    Each draw removes ``⌊α⁺s⌋`` of the top s for Fid⁺, ``⌈α⁻(t - s)⌉`` of the others for Fid⁻,
-    so that inputs stay closer to what the model knows (eq. 3-4).
+    Each draw removes ``⌊α⁺s⌋`` of the top s for Fid⁺, and ``⌈α⁻(t - s)⌉`` of the others for Fid⁻,
+    so that inputs stay closer to the training data (Zheng et al., 2025, eq. 3-4).
 
     Parameters
     ----------
     sparsity : float or sequence of float
         See :class:`Fidelity`.
     alpha : float or (float, float), default 0.5
-        Share that a draw removes, or (α⁺, α⁻). 1 is Fidelity.
+        The fraction that a draw removes, or (α⁺, α⁻). 1 is Fidelity.
     n_samples : int, "auto" or AutoDraws, default 50
-        Draws for each sample, size and sign, at most. Up to 1,024 subsets are drawn without
-        repetition, all of them where there are no more. ``"auto"``: as few as the means over
-        samples need, found from a pilot; see :class:`quantus_ext.AutoDraws`.
+        Largest number of draws per sample, size and sign. Up to 1,024 subsets are drawn without
+        replacement; if there are no more subsets than draws, all are used. ``"auto"``: as few as
+        the means over samples need, found by a pilot; see :class:`quantus_ext.AutoDraws`.
     tolerance : float, optional
-        Target standard error of a sample's score; drawing stops when it is reached, at fixed
-        counts from 8 for each size.
+        Target standard error of a sample's score: drawing stops when it is reached, checked at
+        fixed counts from 8 per size on.
     **fidelity
         See :class:`Fidelity`.
     """
 
     name = "R-Fidelity"
+
+    def _shown_argument(self, name: str) -> Any:
+        if name == "alpha" and self.alpha[0] == self.alpha[1]:
+            return self.alpha[0]
+        return super()._shown_argument(name)
 
     def __init__(
         self,
@@ -191,34 +195,34 @@ class RFidelity(Fidelity):
 
 
 class FFidelity(RFidelity):
-    r"""F-Fidelity: R-Fidelity of a copy of the model that was tuned to stand the removal.
+    r"""F-Fidelity: R-Fidelity of a copy of the model that was fine-tuned under masks.
 
-    The copy is trained on inputs with up to ``⌊βt⌋`` elements masked at random (eq. 5), and the
-    evaluation removes no more than that (eq. 6, Alg. 1). The explanations scored are those of
-    the model being explained; the tuned copy only answers.
+    The copy is trained on inputs with up to ``⌊βt⌋`` randomly masked elements (Zheng et al., 2025,
+    eq. 5), and no draw removes more than that (eq. 6, Alg. 1). The maps explain the original model;
+    the copy only evaluates the masked inputs.
 
     Parameters
     ----------
     sparsity, alpha, n_samples, tolerance
         See :class:`RFidelity`.
     fine_tune : FineTuner, callable, torch.nn.Module or None
-        A :class:`quantus_ext.FineTuner` with training data, any ``(model, mask_sampler) ->
-        model``, or a ready model. None tunes on the set that the metric is called with, so its
-        scores compare explainers on that set only (a warning says so). With
-        ``element="segment"`` it must be a callable or a ready model: training data have no
+        A :class:`quantus_ext.FineTuner` with training data, a function
+        ``(model, mask_sampler) -> model``, or a fine-tuned model. None tunes on the inputs of the
+        call: scores then compare explainers on these inputs only, and a warning says so. With
+        ``element="segment"`` it must be a function or a model, because training data have no
         segment maps.
     beta : float, default 0.1
-        β, the largest share of elements that is masked.
+        β, the largest fraction of elements that is masked.
     **fidelity
         See :class:`Fidelity`.
 
     Attributes
     ----------
     health : Health
-        After a call: how well the original and the tuned model stand the removal. A call that
-        fails leaves that of the last one.
+        After a call: how well the original and the tuned model tolerate masks. A call that fails
+        leaves the previous one.
     healths : list of Health
-        Of all calls so far, as :func:`quantus_ext.metaquantus.healing` reads them.
+        Of all calls so far, for :func:`quantus_ext.metaquantus.healing`.
     """
 
     name = "F-Fidelity"
@@ -250,7 +254,7 @@ class FFidelity(RFidelity):
             self.healths.append(scored.health)
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-        """Return the tuned copy and keep its health report."""
+        """Return the fine-tuned copy, and store its health report."""
         tuned, masks, report = self._tuned(model, x, y)
         with checks.about_model("fine_tune"):
             self.health = health_report(

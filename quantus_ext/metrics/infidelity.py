@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from quantus.functions.loss_func import mse
@@ -37,55 +37,55 @@ _MOST_DRAWS = 200
 class Infidelity(TorchMetric):
     r"""Infidelity, ``E_I[(I·Φ - (f(x) - f(x - I)))²]`` (Yeh et al., 2019); lower is better.
 
-    Scores are comparable only within one family of perturbations.
+    Scores are comparable only under the same perturbation.
 
     Parameters
     ----------
     loss_func : "mse" or callable
-        Other than the squared error only with ``scheme="quantus"``.
+        A loss other than the squared error needs ``scheme="quantus"``.
     perturb_patch_sizes : int or list of int, optional
-        With ``scheme="patch"`` or ``"quantus"``: sides of the patches, one chosen at random for
-        each draw; 4 by default, or the shortest axis where that is less.
+        For ``scheme="patch"`` and ``"quantus"``: the sides of patches, from which each draw chooses
+        one at random. By default 4, or the shortest axis if that is less.
     n_perturb_samples : int, "auto" or AutoDraws, default 200
-        Draws a sample, at most. Up to 1,024 equally likely masks (one patch size) are drawn
-        without repetition, all of them where there are no more. ``"auto"``: as few as the means
-        over samples need; see :class:`quantus_ext.AutoDraws`. With ``scheme="quantus"``: repeats,
-        made only where they differ.
+        Largest number of draws per sample. Up to 1,024 equally likely masks (one patch size) are
+        drawn without replacement; if there are no more masks than draws, all are used.
+        ``"auto"``: as few as the means over samples need; see :class:`quantus_ext.AutoDraws`. For
+        ``scheme="quantus"``: the number of repeats, computed only if they differ.
     scheme : {"patch", "subset", "all", "quantus"}, default "patch"
-        Which elements a draw perturbs: one window at random over the spatial axes (a window in
-        time for series, as many features as its side for tables); a random subset; every
-        element, for additive noise; or, for comparison with old results, what
-        ``quantus.Infidelity`` does and the paper does not.
+        What a draw perturbs: a random window over the spatial axes (a time window for series, as
+        many features as its side for tables); a random subset of the elements; every element, for
+        additive noise; or, to reproduce old results, what ``quantus.Infidelity`` perturbs.
     subset_fraction : float, optional
-        With ``scheme="subset"``: share of the elements that a draw perturbs, 0.1 by default.
+        For ``scheme="subset"``: the fraction of elements that a draw perturbs, 0.1 by default.
     multiply_by_inputs : bool, default False
-        The attributions already carry the input factor (Integrated Gradients, Input×Gradient,
-        SHAP, LRP): ``I = (x - x̃) / (x - inputs_baseline)``, the 0/1 mask of perturbed elements
-        where ``perturb_baseline`` is the explainer's own baseline, and for token ids. Maps that
-        are summed over channels need it to be. False for gradients: ``I = x - x̃``.
+        Whether the attributions include the input as a factor (Integrated Gradients,
+        Input×Gradient, SHAP, LRP): then ``I = (x - x̃) / (x - inputs_baseline)``, which is the 0/1
+        mask of perturbed elements if ``perturb_baseline`` is the explainer's baseline, and for
+        token ids. Maps summed over channels need it to be the mask. For gradients, ``I = x - x̃``.
     inputs_baseline : float, str or array, default 0.0
-        The baseline of that input factor, as the explainer had it: given as a ``perturb_baseline``
-        is, ``"uniform"`` apart; or ``"same"``, whatever elements become, as SHAP values have rows
-        of a background. Maps say nothing of values that are equal to it.
+        The explainer's baseline for that factor: any ``perturb_baseline`` except ``"uniform"``, or
+        ``"same"`` if it is the replacement itself, such as the background rows of SHAP. Maps cannot
+        attribute anything to values equal to it.
     rescale : bool, default False
-        Score ``E[(βa - b)²]`` with the scale ``β = E[ab] / E[a²]`` that fits best.
+        Return ``E[(βa - b)²]`` with the best-fitting scale ``β = E[ab] / E[a²]``.
     perturb_func : callable, optional
-        Any of Quantus's, one's own, or captum's by
+        A function of Quantus or your own, or one of captum in
         :func:`quantus_ext.perturbation.from_captum`; by default
         ``batch_baseline_replacement_by_indices``.
     perturb_baseline : float, str or array, default "black"
-        As in Quantus, where ``"black"`` is the sample's minimum.
+        As in Quantus: ``"black"`` is the minimum of the sample.
     perturb_func_kwargs : dict, optional
-        Its keywords.
+        Keyword arguments for ``perturb_func``.
     tolerance : float, optional
-        Target standard error: draws stop for a sample when it is reached, at fixed counts from 8.
+        Target standard error: a sample stops drawing when it is reached, checked at fixed counts
+        from 8 on.
     **common
         See :class:`quantus_ext.base.TorchMetric`.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules.
+        If an argument is invalid.
 
     Examples
     --------
@@ -104,6 +104,12 @@ class Infidelity(TorchMetric):
     score_range = (0.0, inf)
     draws_argument = "n_perturb_samples"
     evaluation_category = EvaluationCategory.FAITHFULNESS
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {
+        "loss_func": mse,
+        "subset_fraction": _DEFAULT_FRACTION,
+        "perturb_func": batch_baseline_replacement_by_indices,
+        "perturb_baseline": "black",
+    }
 
     def __init__(
         self,
@@ -166,7 +172,7 @@ class Infidelity(TorchMetric):
         self.inputs_baseline = checked_baseline("inputs_baseline", inputs_baseline)
         self.rescale = rescale
         if rescale:
-            # Declared for the class; only here is it another.
+            # Declared for the class; it differs for this instance.
             self.nan_reason = (  # type: ignore[misc]
                 f"{type(self).nan_reason}, or only one perturbation of them is possible, which any "
                 "map can be rescaled to fit: use a smaller perturb_patch_sizes or subset_fraction"
@@ -184,6 +190,11 @@ class Infidelity(TorchMetric):
             )
         self._perturbs = perturb_func is not None or perturb_baseline is not None
         self.tolerance = checks.optional(checks.positive_number, "tolerance", tolerance)
+
+    def _shown_argument(self, name: str) -> Any:
+        if name.startswith("perturb_") and name != "perturb_patch_sizes":
+            return perturbation.bound_argument(self.perturb_func, name)
+        return super()._shown_argument(name)
 
     @property
     def over_embeddings(self) -> bool:  # type: ignore[override]
@@ -204,7 +215,7 @@ class Infidelity(TorchMetric):
     @property
     def evaluations_a_sample(self) -> int | None:
         """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
-        # A grid of patches has as many as the inputs are large; `tolerance` tries an extreme first.
+        # A patch grid depends on the input size; `tolerance` evaluates an extreme first.
         return None if self.scheme == "quantus" else self.n_perturb_samples + 2
 
     def elements(self, batch: Batch) -> Elements:
@@ -224,7 +235,7 @@ class Infidelity(TorchMetric):
         if embedded and not by_mask and batch.maps.shape[2] < batch.x.shape[1]:
             raise ValueError(
                 f"a_batch must be over the embeddings, of shape (n, L, {batch.x.shape[1]}), where "
-                "these are perturbed; for attributions a token use multiply_by_inputs=True and "
+                "these are perturbed; for attributions per token use multiply_by_inputs=True and "
                 "leave perturb_func and perturb_baseline out"
             )
         patch_sizes = self._patch_sizes(batch.x)

@@ -44,31 +44,31 @@ _maps: Memory[_Made] = Memory(
 
 
 class PScore(TorchMetric):
-    r"""PScore: agreement of the map with those of other good models, by the same explainer.
+    r"""PScore: agreement of the map with the same explainer's maps of other good models.
 
-    The cosine between the map and the mean of the unit-length maps that the call's own
-    ``explain_func`` makes of an ensemble of well-trained models (M4); higher is better. Where
-    models agree on what matters, an explainer that finds it gives similar maps for all of them.
+    The cosine similarity between the map and the mean of the unit-length maps that the call's
+    ``explain_func`` computes for an ensemble of well-trained models (M4, Li et al., 2023); higher
+    is better. If models agree on what matters, an explainer that finds it gives similar maps for
+    all.
 
-    The ensemble's maps are found again by the content of model, explainer and data, so that a
-    second metric or call does not explain again; and by the answers to 8 samples of a batch, where
-    content does not tell all of a model, as with code of one's own or hooks. What an explainer
-    reads from a file is no part of that. All models are explained from the same global random
-    states.
+    The ensemble's maps are cached by the content of model, explainer and data, so further metrics
+    and calls reuse them. If content does not identify a model, as with custom code or hooks, its
+    answers to 8 samples of a batch are compared too. Files that an explainer reads are not
+    considered. All models are explained from the same global random states.
 
     Parameters
     ----------
     models : sequence of torch.nn.Module
-        The ensemble, in evaluation mode and on the scored model's device. The scored model itself,
-        known in the same way, is left out.
+        The ensemble, in evaluation mode and on the device of the scored model. The scored model is
+        left out if it is among them.
     **common
         See :class:`quantus_ext.base.TorchMetric`.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules; on a call, if there is no ``explain_func`` or no
-        other model in ``models``.
+        If an argument is invalid; in a call, if there is no ``explain_func`` or no other model in
+        ``models``.
     """
 
     name = "PScore"
@@ -89,7 +89,7 @@ class PScore(TorchMetric):
         self._contents: dict[int, Content] = {}
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-        """Return the model itself; what was known of the models of the last call is forgotten."""
+        """Return the model itself, and forget what was known of the models of the last call."""
         self._contents = {}
         return model
 
@@ -149,7 +149,7 @@ class PScore(TorchMetric):
             or (made.answers is not None and known.same(model, content, made.answers))
         ):
             return self._prepared(made.maps.to(batch.x.device), batch.x, batch.features)
-        # A copy, because what was returned may be a buffer that is written again.
+        # A copy, because the explainer may reuse its buffer.
         maps = explain(model, batch.x, batch.y, first).cpu().clone()
         if not asked.unread:
             _maps.put(asked.key, _Made(maps, None if content.closed else known.of(model)))
@@ -172,7 +172,7 @@ class _Answers:
                 model if self._forward.model is None else called_alike(model, self._forward.model)
             )
             device = self._x.device
-            # As explainers do, in turns: the global random states are every thread's.
+            # One thread at a time, like explainers: all threads share the global random states.
             with (
                 seeded(0, device),
                 torch.autocast(device.type, enabled=False),

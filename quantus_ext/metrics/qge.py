@@ -42,64 +42,65 @@ _ITSELF = -1
 
 
 class QGE(TorchMetric):
-    r"""Quality Gap Estimate, ``q(e) - q(inv(e))`` (equation 5); higher is better.
+    r"""Quality Gap Estimate, ``q(e) - q(inv(e))``; higher is better.
 
-    It answers whether a score is good: is the explanation ``e`` better than the same values given
-    to the variables in the opposite order? About 0 says that the order could as well be any other.
+    Equation 5 of Eiras-Franco et al., 2025. Is the explanation ``e`` better than the same values
+    given to the variables in reverse order? A score of about 0 means that any other order would do
+    as well. If a low ``q`` is good, the sign is flipped, so that a positive score always means
+    "better than its inverse".
+
     Variables are what the metric removes or perturbs at once: pixels with all their channels,
-    patches, segments, the columns of a feature. All values of one change place together with
-    those of another; where the two are of unlike size, each gets the other's element score in
-    place of its values. For metrics of other packages every value of the map is a variable.
-    Where a low ``q`` is good the difference is turned, so that positive always reads "better than
-    its inverse".
+    patches, segments, groups of columns. All values of a variable move together; if two variables
+    differ in size, each gets the other's element score instead. For metrics of other packages,
+    every value of the map is a variable.
 
-    It is 0 for metrics that do not depend on which variable has which value, as Sparseness,
-    Complexity, Effective Complexity and Completeness (where the inverse's sum differs by rounding
-    alone, as a chance ±1); and for those that compare explanations with each other, all of which
-    are inverted, as MPRT and Input Invariance.
+    QGE is 0 for metrics that do not depend on which variable has which value, such as Sparseness,
+    Complexity, Effective Complexity and Completeness (where rounding alone can cause ±1), and for
+    metrics that compare explanations with each other, since all are inverted, such as MPRT and
+    Input Invariance.
 
     Metrics of this package score the explanation and its reference in one pass, with the same
-    draws; ROAR's reference is scored by the model that was trained for ``e``. Any other metric of
-    Quantus's kind is copied, and the copy is called twice on the attributions as it would see
-    them, normalised and absolute, from the same global random states; its own random numbers, as
-    whatever it computes across samples, go by batches of ``batch_size``. Its standard errors are
-    NaN wherever it touched a global random state, for a number that it did not use as well.
+    draws; ROAR's reference is scored by the model that was trained for ``e``. Any other metric is
+    copied, and the copy is called twice from the same global random states, on the attributions as
+    the metric sees them (normalised, absolute). Its random numbers, and anything it computes across
+    samples, depend on the batches of ``batch_size``. Its standard errors are NaN if it used a
+    global random state, even without effect.
 
     Parameters
     ----------
     metric : quantus.metrics.base.Metric
-        Any metric with one score, or one curve, a sample. It stays as it is.
+        Any metric with one score, or one curve, per sample. It is not changed.
     reference : {"inverse", "random", "negated"}, default "inverse"
-        What ``e`` is compared with: its inverse; random orders of its values, ``q(e)`` less their
-        mean ``q`` (equation 7); or ``-e``, for metrics that read ranks only.
+        What ``e`` is compared with: its inverse; random orders of its values, whose mean ``q`` is
+        subtracted (eq. 7); or ``-e``, for metrics that use ranks only.
     n_references : int, default 1
-        How many random orders.
+        The number of random orders.
     signed : bool, default True
-        Turn the difference where lower is better; False for equation 5 as written.
+        Flip the sign if lower is better; False for equation 5 as written.
     direction : {"higher", "lower"}, optional
-        Which ``q`` is better, if not the one that ``metric`` declares. What Region Perturbation
-        and Consistency declare wrongly in Quantus 0.6 is corrected without it.
+        Which ``q`` is better, if not as ``metric`` declares. Wrong declarations of Region
+        Perturbation and Consistency in Quantus 0.6 are corrected automatically.
     reduce : callable, default ``numpy.mean``
-        Makes a number of each curve; called with curves (n, points) and ``axis=1``. Metrics of
-        this package reduce theirs themselves.
+        Turns curves (n, points) into n numbers, called with ``axis=1``. Metrics of this package
+        reduce their own curves.
     **common
         See :class:`quantus_ext.base.TorchMetric`. ``abs``, the normalisation and the chunk size
-        are the metric's own by default; ``seed`` decides on ties, random orders and global random
+        default to those of ``metric``. ``seed`` determines ties, random orders and global random
         states.
 
     Attributes
     ----------
     details : dict of numpy.ndarray
-        After a call: ``score``; ``reference``, the mean of the ``references``, (n, n_references);
-        and what the metric has as its details, of both, with these two words in front.
+        After a call: ``score``; ``reference``, the mean of ``references``, (n, n_references); and
+        the details of the metric for both, prefixed by ``score_`` and ``reference_``.
     inner : quantus.metrics.base.Metric or None
-        After a call, the copy of a metric of this package that was asked, with what it keeps of
-        the call: F-Fidelity's ``health``, ROAR's ``reports``.
+        After a call: the copy of a metric of this package that was used, with its results, such as
+        F-Fidelity's ``health`` and ROAR's ``reports``.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules, or ``metric`` has no score per sample.
+        If an argument is invalid, or ``metric`` has no score per sample.
 
     Examples
     --------
@@ -142,7 +143,7 @@ class QGE(TorchMetric):
             )
         if isinstance(metric, ROAR) and metric.retrain != "once":
             raise ValueError(
-                'metric must be asked with one model, so ROAR with retrain="once", has '
+                'metric must use one model, so ROAR needs retrain="once", has '
                 f"retrain={metric.retrain!r}"
             )
         own_normalisation = {"normalise_func", "normalise_func_kwargs"} & set(common)
@@ -151,7 +152,7 @@ class QGE(TorchMetric):
             common.setdefault("normalise", metric.normalise)
         if isinstance(metric, TorchMetric):
             execution = metric.execution
-            # Both say how many rows a pass takes.
+            # Both set the rows per pass.
             if not {"chunk_size", "plan"} & common.keys():
                 common["chunk_size"], common["plan"] = execution.chunk_size, execution.plan
             common.setdefault("precision", execution.precision)
@@ -172,8 +173,8 @@ class QGE(TorchMetric):
         reduce = checks.function("reduce", reduce)
         if reduce is not np.mean and isinstance(metric, TorchMetric):
             raise ValueError(
-                f"reduce is not used around {metric.name}, which gives one number a sample: leave "
-                "it at numpy.mean"
+                f"reduce is not used around {metric.name}, which returns one number per sample: "
+                "leave it at numpy.mean"
             )
         self.metric = metric
         self.inner: TorchMetric | None = None
@@ -182,6 +183,13 @@ class QGE(TorchMetric):
         self.direction = better_scores(metric, direction)
         self.reduce = reduce
         self._describe(metric)
+
+    def _shown_argument(self, name: str) -> Any:
+        if name == "direction" and self.direction is better_scores(self.metric, None):
+            return None
+        if name in ("abs", "normalise") and getattr(self, name) == getattr(self.metric, name):
+            return False
+        return super()._shown_argument(name)
 
     @property
     def over_embeddings(self) -> bool:  # type: ignore[override]
@@ -219,7 +227,7 @@ class QGE(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.for_call`."""
         other = copy.copy(self)
         other.inner = self._adapted.for_call(call)
-        # Maps that it trains on or makes itself are prepared as those that it is given.
+        # Maps that it trains on or computes itself are prepared like the given ones.
         other.inner.abs, other.inner.normalise = self.abs, self.normalise
         other.inner.normalise_func = self.normalise_func
         return other
@@ -316,7 +324,7 @@ class QGE(TorchMetric):
                 try:
                     parts.append(metric.evaluate_batch(forward, stacked))
                 except (TypeError, ValueError):
-                    # The maps by themselves give the error with the shapes that the caller knows.
+                    # The maps alone raise the error with the shapes that the caller knows.
                     metric.evaluate_batch(forward, batch)
                     raise
         return self._gap(parts, len(batch.maps))
@@ -341,7 +349,7 @@ class QGE(TorchMetric):
             return reference(a, elements=elements)
         among = batch.counted.to(a.device).expand(a.shape)
         if a.ndim == 3:
-            # Time by time, so that padding at the end moves nothing.
+            # Time axis first, so that padding at the end changes no draw.
             return reference(a.transpose(1, 2), among=among.transpose(1, 2)).transpose(1, 2)
         return reference(a, among=among)
 
@@ -378,9 +386,9 @@ class QGE(TorchMetric):
         for name, first in parts[0].details.items():
             own = first[:m]
             details[f"score_{name}"] = own
-            # A mean of standard errors is none of the mean.
+            # The mean of standard errors is not the standard error of the mean.
             if self.n_references == 1 or not name.startswith("error"):
-                # Of each part by itself: curves of many references need not be in memory at once.
+                # Part by part, so that the curves of many references are never in memory at once.
                 rest = [first[m:], *(part.details[name] for part in parts[1:])]
                 sums = [each.double().unflatten(0, (-1, m)).sum(0) for each in rest if len(each)]
                 details[f"reference_{name}"] = torch.stack(sums).sum(0) / self.n_references

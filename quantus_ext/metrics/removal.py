@@ -1,10 +1,10 @@
-"""What all metrics that remove elements of an explanation have in common."""
+"""What all metrics that remove elements have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -39,25 +39,30 @@ class RemovalMetric(TorchMetric):
     Parameters
     ----------
     element : {"position", "channel_value", "patch", "segment"}, optional
-        What is removed at once: a pixel, time step or feature over all channels; every channel
-        value by itself; a patch of side ``patch_size`` (a window in time); or the segments
-        whose ids ``s_batch`` holds, shape (n, \*spatial). By default ``"patch"`` where
-        ``patch_size`` is given, else ``"position"``.
+        What is removed at once: a pixel, time step or feature over all channels; a single value of
+        a channel; a patch of side ``patch_size`` (a window in time); or the segments whose ids
+        ``s_batch`` holds, shape (n, \*spatial). By default ``"patch"`` if ``patch_size`` is given,
+        otherwise ``"position"``.
     patch_size : int, optional
         For ``element="patch"``.
     perturb_func : callable, optional
-        Any of Quantus's, or one's own; by default ``baseline_replacement_by_indices``.
+        A function of Quantus or your own; by default ``baseline_replacement_by_indices``.
     perturb_baseline : float, str or array, default 0.0
-        As in Quantus, where ``"black"`` is the sample's minimum. For a model of token ids the
-        default is what its adapter says; what is given here acts on the embeddings.
+        As in Quantus: ``"black"`` is the minimum of the sample. For a model of token ids, the
+        adapter decides by default; a value given here applies to the embeddings.
     perturb_func_kwargs : dict, optional
-        Its keywords.
+        Keyword arguments for ``perturb_func``.
     **common
         See :class:`quantus_ext.base.TorchMetric`.
     """
 
     evaluation_category = EvaluationCategory.FAITHFULNESS
     default_softmax = True
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {
+        "element": "position",
+        "perturb_func": baseline_replacement_by_indices,
+        "perturb_baseline": 0.0,
+    }
 
     def __init__(
         self,
@@ -88,13 +93,18 @@ class RemovalMetric(TorchMetric):
                 f"{getattr(perturb_func, '__name__', perturb_func)} changes the whole input"
             )
 
+    def _shown_argument(self, name: str) -> Any:
+        if name.startswith("perturb_"):
+            return perturbation.bound_argument(self.perturb_func, name)
+        return super()._shown_argument(name)
+
     def perturbation(self, model: nn.Module) -> Perturbation:
-        """Return what removed elements become; the same for baselines 1 and 1.0, to train once.
+        """Return the replacement of removed elements.
 
         Parameters
         ----------
         model : torch.nn.Module
-            The explained model, whose adapter may have a default of its own.
+            The explained model, whose adapter may have its own default.
         """
         if not self.over_embeddings:
             return default_removal(model)
@@ -102,14 +112,14 @@ class RemovalMetric(TorchMetric):
         baseline = self.perturb_func.keywords.get("perturb_baseline")
         if adapter.takes_ids and isinstance(baseline, Real) and baseline == adapter.removed:
             raise ValueError(
-                f"perturb_baseline must be left out to remove tokens, is {baseline}: what is given "
-                "acts on the embeddings"
+                f"perturb_baseline must be left out to remove tokens, is {baseline}: a given value "
+                "applies to the embeddings"
             )
         number = {"perturb_baseline": _number(baseline)} if isinstance(baseline, Real) else {}
         return sparing(perturbation.resolve(self.perturb_func, number), model)
 
     def elements(self, batch: Batch) -> Elements:
-        """Return the elements of the samples, from ``s_batch`` where they are segments."""
+        """Return the elements of the samples; segments come from ``s_batch``."""
         segments = _segments(batch.s, batch.x) if self.element == "segment" else None
         return elements_of(
             batch.x,

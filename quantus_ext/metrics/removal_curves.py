@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from quantus.functions.perturb_func import baseline_replacement_by_indices
@@ -48,35 +48,36 @@ class CurveArguments(RemovalArguments, total=False):
 
 
 class RemovalCurve(RemovalMetric):
-    r"""Base of the metrics that sum over a removal curve.
+    r"""Base class of the metrics that summarise a removal curve.
 
     Parameters
     ----------
     steps : int or sequence of float, optional
-        Equal steps from nothing to everything, 20 by default, ``⌊k/steps·t⌋`` of a sample's t
-        elements after k of them; or the fractions themselves, to which 0 and 1 are added where
-        they are missing. Steps that come to as many elements are one state, which is asked for and
-        counts once.
+        The number of equal steps from nothing to everything, 20 by default: after k steps,
+        ``⌊k/steps·t⌋`` of a sample's t elements are removed. Or the fractions themselves; 0 and 1
+        are added. Steps that remove the same number of elements are evaluated and counted once.
     baseline : {"black", "mean", "blur", "gaussian_blur"}, optional
-        What removed elements become, in place of ``perturb_func`` and ``perturb_baseline``: 0 in
-        the model's space, the sample's mean, the mean of a 15-sided window around each, or a
-        Gaussian mean, 51 wide with a standard deviation of 20.
+        The replacement, instead of ``perturb_func`` and ``perturb_baseline``: 0 in the model's
+        input space, the mean of the sample, the mean over a window of side 15, or a Gaussian mean
+        over a window of 51 with standard deviation 20.
     features_in_step : int, optional
-        So many elements a step, in place of ``steps``; the last step takes what is left. Not for
-        ``element="segment"``, texts and padded series: samples have different numbers.
+        Elements removed per step, instead of ``steps``; the last step removes the rest. Not for
+        ``element="segment"``, texts and padded series, whose samples differ in their numbers of
+        elements.
     n_samples : int, "auto" or AutoDraws, default 1
-        Draws of each state where ``perturb_func`` is random; with one, the standard error is
-        unknown (NaN).
+        Draws per state if ``perturb_func`` is random; with one draw, the standard error is unknown
+        (NaN).
     **removal
         See :class:`quantus_ext.metrics.removal.RemovalMetric`.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules.
+        If an argument is invalid.
     """
 
     score: ClassVar[CurveScore]
+    _shown_defaults: ClassVar[Mapping[str, Any]] = {"steps": STEPS}
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class RemovalCurve(RemovalMetric):
             checks.one_of("baseline", baseline, tuple(_BASELINES))
             for name in ("perturb_func", "perturb_baseline", "perturb_func_kwargs"):
                 if name in removal:
-                    raise ValueError(f"baseline={baseline!r} stands in for {name}: give one")
+                    raise ValueError(f"baseline={baseline!r} replaces {name}: pass one of them")
             removal["perturb_func"], removal["perturb_baseline"] = _BASELINES[baseline]
         super().__init__(**removal)
         self.fractions = checks.grid("steps", STEPS if steps is None else steps)
@@ -99,16 +100,23 @@ class RemovalCurve(RemovalMetric):
         if features_in_step is not None:
             if steps is not None:
                 raise ValueError(
-                    "features_in_step stands in for steps: leave one out of "
+                    "features_in_step replaces steps: leave one out of "
                     f"features_in_step={checks.shown(features_in_step)} and "
                     f"steps={checks.shown(steps)}"
                 )
             if self.element == "segment":
                 raise ValueError(
-                    'features_in_step needs samples with as many elements, not element="segment"'
+                    'features_in_step needs equal numbers of elements, unlike element="segment"'
                 )
             self.features_in_step = checks.positive_integer("features_in_step", features_in_step)
         self.n_samples, self.auto_draws = draws.read("n_samples", n_samples, _MOST_DRAWS)
+
+    def _shown_argument(self, name: str) -> Any:
+        if name == "steps":
+            count = len(self.fractions) - 1
+            is_even = self.fractions == checks.grid("steps", count)
+            return count if is_even else self.fractions
+        return super()._shown_argument(name)
 
     @property
     def evaluations_a_sample(self) -> int | None:
@@ -125,8 +133,8 @@ class RemovalCurve(RemovalMetric):
             t = elements.largest
             if not isinstance(adapter_of(batch.model).feature_mask, (GroupedColumns, type(None))):
                 raise ValueError(
-                    "features_in_step needs samples with as many elements, which texts and padded "
-                    "series have not: use steps"
+                    "features_in_step needs equal numbers of elements per sample, unlike texts "
+                    "and padded series: use steps"
                 )
             fractions = [*(k / t for k in range(0, t, self.features_in_step)), 1.0]
         return functional.removal_curves(
@@ -144,14 +152,13 @@ class RemovalCurve(RemovalMetric):
 
 
 class MoRF(RemovalCurve):
-    """MoRF: how far the output drops, on average, as the most relevant elements go first.
+    """MoRF: the mean drop of the output while the most relevant elements are removed first.
 
-    ``1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` over equal steps with both ends, as M4 has it; higher is
-    better. Where what is removed is not evenly spaced, as in fractions of one's own or where steps
-    do not divide the elements, the states are weighted so that a straight curve keeps its mean; see
-    ``quantus_ext.functional.removal_curves.mean_weights``.
+    ``1/(L+1) Σ_k (f(x⁰) - f(xᵏ))`` over equal steps, including both end points (M4, Li et al.,
+    2023); higher is better. For uneven steps, the states are weighted so that a straight curve
+    keeps its mean; see ``quantus_ext.functional.removal_curves.mean_weights``.
 
-    See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments; ``details`` has
+    See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for the arguments. ``details`` has
     ``curve``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``.
     """
 
@@ -163,7 +170,7 @@ class MoRF(RemovalCurve):
 
 
 class LeRF(RemovalCurve):
-    """LeRF: how far the output drops as the least relevant elements go first; lower is better.
+    """LeRF: the mean drop while the least relevant elements are removed first; lower is better.
 
     See :class:`MoRF`.
     """
@@ -176,11 +183,11 @@ class LeRF(RemovalCurve):
 
 
 class ABPC(RemovalCurve):
-    """ABPC: the area between the two perturbation curves, ``MoRF - LeRF``; higher is better.
+    """ABPC: the area between the two removal curves, ``MoRF - LeRF``; higher is better.
 
     A random order scores 0 on average. ``details`` has ``morf``, ``lerf``, ``curve_morf``,
     ``curve_lerf``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``. See
-    :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for its arguments.
+    :class:`~quantus_ext.metrics.removal_curves.RemovalCurve` for the arguments.
     """
 
     name = "ABPC"
@@ -190,13 +197,13 @@ class ABPC(RemovalCurve):
 
 
 class AreaUnderCurve(RemovalCurve):
-    """Base of the metrics that are the area under a removal curve.
+    """Base class of the metrics that are the area under a removal curve.
 
     Parameters
     ----------
     return_auc_per_sample : bool, default True
-        As Quantus's Pixel-Flipping has it. A score is a number here, so it must be True; the
-        curves are in ``details["curve"]``.
+        As in Quantus's Pixel-Flipping. It must be True, because a score is a number; the curves are
+        in ``details["curve"]``.
     steps, **curve
         See :class:`~quantus_ext.metrics.removal_curves.RemovalCurve`.
     """
@@ -216,12 +223,13 @@ class AreaUnderCurve(RemovalCurve):
 
 
 class Deletion(AreaUnderCurve):
-    """Deletion: the area under the output as the most relevant elements go; lower is better.
+    """Deletion: the area under the output while the most relevant elements are removed.
 
-    Over the fractions that are really removed, from 0 to 1, by the trapezoid rule (Petsiuk et al.,
-    2018), so that a straight curve's area does not depend on the number of steps. ``details`` has
-    ``curve``, ``fractions``, ``original_score``, ``baseline_score`` and ``final_drop``. See
-    :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for its arguments.
+    Lower is better. The area is over the fractions that are actually removed, from 0 to 1, by the
+    trapezoidal rule (RISE, Petsiuk et al., 2018), so it does not depend on the number of steps for
+    a straight curve. ``details`` has ``curve``, ``fractions``, ``original_score``,
+    ``baseline_score`` and ``final_drop``. See
+    :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for the arguments.
     """
 
     name = "Deletion"
@@ -231,10 +239,10 @@ class Deletion(AreaUnderCurve):
 
 
 class Insertion(AreaUnderCurve):
-    """Insertion: the area under the output as the most relevant elements come; higher is better.
+    """Insertion: the area under the output while the most relevant elements are restored.
 
-    It begins with everything removed. ``details`` as for :class:`Deletion`, with ``final_rise`` in
-    place of ``final_drop``.
+    Higher is better. The curve starts with everything removed. ``details`` as for
+    :class:`Deletion`, with ``final_rise`` instead of ``final_drop``.
     """
 
     name = "Insertion"

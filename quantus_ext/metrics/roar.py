@@ -33,50 +33,51 @@ from quantus_ext.finetune.tuner import tuned_by
 from quantus_ext.functional.fidelity_sizes import first_of
 from quantus_ext.map_scores import MapScores
 from quantus_ext.metrics.fidelity import SPARSITY, Fidelity, FidelityArguments
+from quantus_ext.shown import ShownByArguments
 
 
 class ROAR(Fidelity):
-    r"""ROAR: Fidelity of a model that never saw what the explanation holds to be relevant.
+    r"""ROAR: Fidelity of a model that was trained without the elements that the map ranks highest.
 
-    For each explainer a model is trained from scratch on data whose top ``⌊u·t⌋`` elements, by
-    that explainer's own maps, are removed, u uniform on (0, 1) for each sample and epoch. It
-    answers in place of the explained model: ``1(y = f_roar(x)) - 1(y = f_roar(x without the top
-    s))``, averaged over explanation sizes; higher is better. ``details["minus"]`` asks the same
-    model for the top s alone.
+    For each explainer, a model is trained from scratch on data without their top ``⌊u·t⌋``
+    elements, by that explainer's own maps, with u uniform on (0, 1) for each sample and epoch. This
+    model replaces the explained one: ``1(y = f_roar(x)) - 1(y = f_roar(x without the top s))``,
+    averaged over explanation sizes; higher is better. ``details["minus"]`` evaluates it on the top
+    s alone.
 
     Parameters
     ----------
     trainer : FineTuner
-        Training data and settings; give it more epochs than a fine-tuning needs. Without labels
-        they are the explained model's predictions. Trained models are found again by content,
-        the maps' included.
+        Training data and settings, with more epochs than for fine-tuning. Without labels, the
+        explained model's predictions are used. Trained models are recognised by content, including
+        that of the maps.
     a_train : array or tensor, shape of the training data or with one channel or none
-        The explainer's attributions for the training data, prepared as those to be scored.
+        The explainer's attributions for the training data, in the same form as those to be scored.
     sparsity : float or sequence of float
         See :class:`Fidelity`.
     build_model : callable, optional
-        Makes an untrained model. By default a copy of the explained one with its weights drawn
-        anew by ``reset_parameters``.
+        Returns an untrained model. By default a copy of the explained model, reinitialised by
+        ``reset_parameters``.
     retrain : {"once", "per_sparsity"}, default "once"
-        ``"per_sparsity"`` trains a model for each size, with exactly the top s removed, as first
-        published. Its cost is that of as many trainings; a warning says so before they begin.
+        ``"per_sparsity"`` trains one model per size, with exactly the top s removed, as first
+        published. This costs as many trainings; a warning says so before they begin.
     **fidelity
         See :class:`Fidelity`; ``element="segment"`` is not possible.
 
     Attributes
     ----------
     reports : list of TuningReport
-        After a call: of each training.
+        After a call: one per training.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules; on a call, if a part of the model has weights
-        and no ``reset_parameters``.
+        If an argument is invalid; in a call, if a part of the model has weights but no
+        ``reset_parameters``.
     """
 
     name = "ROAR"
-    # Of models of their own, so that nothing is the same.
+    # Each part has its own model, so nothing is shared.
     max_difference = 2.0
 
     def __init__(
@@ -110,7 +111,7 @@ class ROAR(Fidelity):
     def score_maps(self, *arguments: Any, **keywords: Any) -> MapScores:
         """See :meth:`quantus_ext.base.TorchMetric.score_maps`.
 
-        With ``retrain="per_sparsity"`` maps that are not passed are computed for each size.
+        With ``retrain="per_sparsity"``, maps that are not given are computed for each size.
         """
         if self.retrain == "once":
             return super().score_maps(*arguments, **keywords)
@@ -193,7 +194,7 @@ def _mean(parts: Sequence[MapScores]) -> MapScores:
         scores=(weights * [part.scores for part in parts]).sum(0),
         standard_errors=np.sqrt(((weights * errors) ** 2).sum(0)),
         details={
-            # Curves side by side, and what is one number a sample averaged.
+            # Curves are concatenated, single numbers averaged.
             name: np.concatenate(values, 2) if values[0].ndim == 3 else (weights * values).sum(0)
             for name in parts[0].details
             for values in [[part.details[name] for part in parts]]
@@ -203,7 +204,7 @@ def _mean(parts: Sequence[MapScores]) -> MapScores:
     )
 
 
-class RemoveTop:
+class RemoveTop(ShownByArguments):
     """Removes the elements that maps of the training data rank highest.
 
     Parameters
@@ -268,7 +269,7 @@ def _fresh(model: nn.Module) -> nn.Module:
     """Return a copy with all weights drawn anew."""
     fresh = copy_model(model)
     for name, module in fresh.named_modules():
-        # Attention has its own name for it.
+        # nn.MultiheadAttention uses the private name.
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
         own = [weight for weight in module.parameters(recurse=False) if weight.is_floating_point()]
         if callable(reset):
@@ -276,7 +277,7 @@ def _fresh(model: nn.Module) -> nn.Module:
                 for weight in own:
                     weight.fill_(torch.nan)
             reset()
-        # Weights that others are computed from (of a weight norm, say) are not its own to draw.
+        # Weights from which others are computed, as by weight norm, cannot be redrawn.
         if own and (not callable(reset) or any(bool(weight.isnan().any()) for weight in own)):
             raise ValueError(
                 f"build_model must make an untrained model, because the model's part {name!r} "

@@ -18,12 +18,12 @@ from quantus_ext.functional.syn_score import Measure
 
 
 class SynScore(TorchMetric):
-    r"""SynScore: how well the map ranks the elements of a planted truth above the others.
+    r"""SynScore: how well the map ranks the elements of a planted ground truth above the others.
 
-    For models that are known to use what ``s_batch`` marks, as those of
-    :func:`quantus_ext.protocols.plant_shortcut`. Higher is better. Attributions are summed over
-    channels and ranked as they come: pass ``abs=True`` where the sign does not matter. The model is
-    not asked, and may be None with attributions that are passed.
+    For models that are known to use what ``s_batch`` marks, such as those of
+    :func:`quantus_ext.protocols.plant_shortcut` (M4, Li et al., 2023). Higher is better.
+    Attributions are summed over channels and ranked with their sign: pass ``abs=True`` if the sign
+    does not matter. The model is not evaluated, and may be None if attributions are given.
 
     Parameters
     ----------
@@ -35,9 +35,8 @@ class SynScore(TorchMetric):
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules; on a call, if ``s_batch`` is missing, is not of
-        shape (n, \*spatial), with or without a channel axis of length 1, or holds anything but 0
-        and 1.
+        If an argument is invalid; in a call, if ``s_batch`` is missing, does not have the shape
+        (n, \*spatial), with or without a channel axis of length 1, or holds anything but 0 and 1.
     """
 
     name = "SynScore"
@@ -62,7 +61,7 @@ class SynScore(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         elements = self.elements(batch)
         truth = _truth(batch.s, (len(batch.x), *elements.mask_shape), batch.x.device)
-        # An element of several positions is planted where any of them is.
+        # An element is planted if any of its positions is.
         planted = elements.scores(truth.reshape(len(truth), *elements.mask_shape).double()) > 0
         each = [
             functional.syn_score(elements.scores(a), planted, measure=self.measure)

@@ -87,7 +87,7 @@ def plot_case(
     lines = [_score_line(f"metrics[{place}]", m, sample) for place, m in enumerate(metrics)]
     if names is not None and (case.x.ndim > 1 or len(names) != len(case.x)):
         raise ValueError(
-            f"names must have one entry a feature of a table; got {len(names)} and inputs of the "
+            f"names must have one entry per feature of a table; got {len(names)} and inputs of the "
             f"shape {case.x.shape}"
         )
     if tokens is None:
@@ -151,7 +151,7 @@ class _Case(NamedTuple):
         if kept.size and kept.all():
             raise ValueError("special must leave a token that can be removed, has all of them")
         x, a = x[[sample]], a[[sample]]
-        # As the metrics do, so that the same of several equal values go.
+        # Ranked as by the metrics, so that the same ties are removed.
         elements = elements_of(x)
         keys = sampling.sample_keys(0, torch.tensor([sample]))
         top = max(1, sampling.snapped_floor(share * (elements.largest - kept.sum())))

@@ -263,7 +263,7 @@ def _draw_curve(
 ) -> None:
     values, left_out = samples
     mean = values.mean(0)
-    # Beyond the palette a colour comes again in another style.
+    # Beyond the palette, colours repeat in another line style.
     colour, style = COLOURS[position % len(COLOURS)], STYLES[position // len(COLOURS) % len(STYLES)]
     shown = f"{name} ({left_out} with NaN left out)" if left_out else name
     axes.plot(places, mean, color=colour, linestyle=style, label=shown)

@@ -57,7 +57,7 @@ def plot_fidelity(
     order = np.argsort(details["sparsity"][0])
     sizes = details["sparsity"][0, order]
     values = {name: details[name][:, order] for name in names}
-    # An unknown error of a draw is no reason to leave its sample out.
+    # A sample whose error is unknown is still drawn.
     curves = np.concatenate([values["curve_plus"], values["curve_minus"]], axis=1)
     without_nan("curve_plus and curve_minus", curves)
     known = ~np.isnan(curves).any(1)

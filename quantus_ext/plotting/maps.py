@@ -59,7 +59,7 @@ def plot_maps(
                 f"maps[{name!r}] must have the shape of images, {images.shape}; got {values.shape}"
             )
     if labels is not None and len(labels) != len(images):
-        raise ValueError(f"labels must have one entry an image, {len(images)}; got {len(labels)}")
+        raise ValueError(f"labels must have one entry per image, {len(images)}; got {len(labels)}")
 
     if figure is None:
         figure = new_figure(1.3 * (1 + len(columns)), 1.3 * len(images) + 0.6)
@@ -73,7 +73,7 @@ def plot_maps(
             scaled = values[row] / largest if largest > 0 else values[row]
             drawn = axes[row, column].imshow(scaled, cmap=DIVERGING_MAP, vmin=-1, vmax=1)
     for axis, title in zip(axes[0], ("input", *columns), strict=True):
-        # A line a word, or long names run into each other.
+        # One line per word, or long names overlap.
         axis.set_title(title.replace(" ", "\n"), fontsize="medium")
     for axis in axes.flat:
         axis.set_xticks([])
@@ -81,7 +81,7 @@ def plot_maps(
     if columns:
         figure.colorbar(
             drawn,
-            # Under all of them: under the maps alone it would push these out of their rows.
+            # Below all panels: below the maps alone, it would push them out of line.
             ax=axes,
             location="bottom",
             fraction=0.04,

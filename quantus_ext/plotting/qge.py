@@ -59,7 +59,7 @@ def plot_qge(metric: QGE, *, figure: FigureBase | None = None) -> NDArray[np.obj
     score, reference = details["score"], details["reference"]
     is_turned = metric.signed and metric.direction is ScoreDirection.LOWER
     gap = reference - score if is_turned else score - reference
-    # 0 is that of a reference that is not drawn at random.
+    # 0 for references that are not random.
     error = np.where(metric.standard_errors > 0, metric.standard_errors, np.nan)
     sample = np.arange(len(score))
     if figure is None:
@@ -70,7 +70,7 @@ def plot_qge(metric: QGE, *, figure: FigureBase | None = None) -> NDArray[np.obj
     k = metric.n_references
     name = f"mean of {k} random orders" if k > 1 else _REFERENCES[metric.reference]
     if k > 1:
-        # Fainter the more there are, so that where they are dense is seen.
+        # The more there are the fainter, so that dense regions stand out.
         faint = max(0.15, k**-0.5)
         dash: dict[str, Any] = {"marker": "_", "linestyle": "none", "markersize": 9, "zorder": 1}
         above.plot(sample, details["references"], color=COLOURS[1], alpha=faint, **dash)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from quantus_ext.plotting.figures import COLOURS, DARK, DIVERGING_MAP, new_figure
+
+if TYPE_CHECKING:
+    from quantus_ext.evaluation import Ranking
 
 _ROUNDING = 1e-9
 
@@ -30,8 +34,9 @@ def plot_scores(
         The explainers.
     scores : array-like, shape (k,)
         Their scores.
-    errors : array-like, shape (k,)
-        Half-lengths of the error bars, one standard error; NaN draws none.
+    errors : array-like, shape (k,) or (2, k)
+        Half-lengths of the error bars, such as standard errors; or the lengths below and above
+        each score. NaN draws none.
     label : str
         What the score is, and which direction is better.
     axes : matplotlib.axes.Axes, optional
@@ -44,7 +49,7 @@ def plot_scores(
     Raises
     ------
     ValueError
-        If names, scores and errors differ in length.
+        If names, scores and errors differ in length, or an error is negative.
 
     Examples
     --------
@@ -53,15 +58,19 @@ def plot_scores(
     ('faithfulness', ['A', 'B'])
     """
     scores, errors = np.asarray(scores, dtype=np.float64), np.asarray(errors, dtype=np.float64)
-    if scores.shape != (len(names),) or errors.shape != scores.shape:
+    k = len(names)
+    if scores.shape != (k,) or errors.shape not in {(k,), (2, k)}:
         raise ValueError(
-            f"scores and errors must have one value a name, {len(names)}; "
+            f"scores and errors must have one value per name, {k} (errors also two); "
             f"got the shapes {scores.shape} and {errors.shape}"
         )
+    if (errors < 0).any():
+        raise ValueError(f"errors must not be negative; got {np.nanmin(errors)}")
+    lengths = np.broadcast_to(errors, (2, k))
     if axes is None:
         axes = new_figure(4.5, 0.8 + 0.35 * len(names)).subplots()
-    for position, (score, error) in enumerate(zip(scores, errors, strict=True)):
-        colour = COLOURS[position % len(COLOURS)]
+    for position, score in enumerate(scores):
+        colour, error = COLOURS[position % len(COLOURS)], lengths[:, [position]]
         axes.errorbar(score, position, xerr=error, fmt="o", color=colour, capsize=3, markersize=5)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -69,6 +78,39 @@ def plot_scores(
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
+
+
+def plot_ranking(
+    ranking: Ranking, labels: Mapping[str, str], explainers: Sequence[str]
+) -> NDArray[Any]:
+    """
+    Draw a ranking: one panel per metric, each explainer's mean with its interval.
+
+    Parameters
+    ----------
+    ranking : quantus_ext.evaluation.Ranking
+    labels : mapping of str to str
+        Metrics to draw, and the label of each one's axis.
+    explainers : sequence of str
+        From top to bottom.
+
+    Returns
+    -------
+    numpy.ndarray of matplotlib.axes.Axes, shape (metrics,)
+    """
+    n = len(labels)
+    figure = new_figure(1.2 + 3.3 * n, 0.9 + 0.35 * len(explainers))
+    panels: NDArray[Any] = figure.subplots(1, n, sharey=True, squeeze=False)[0]
+    for axes, (metric, label) in zip(panels, labels.items(), strict=True):
+        rows = {row.explainer: row for row in ranking.of(metric)}
+        mean, low, high = (
+            np.array([getattr(rows[name], field) for name in explainers])
+            for field in ("mean", "low", "high")
+        )
+        # An interval can leave out the mean by a rounding.
+        below, above = np.maximum(mean - low, 0), np.maximum(high - mean, 0)
+        plot_scores(explainers, mean, [below, above], label=label, axes=axes)
+    return panels
 
 
 def plot_agreement(
@@ -99,7 +141,7 @@ def plot_agreement(
     Raises
     ------
     ValueError
-        If there is not one row and one column a name, or a value is outside [-1, 1].
+        If there is not one row and one column per name, or a value is outside [-1, 1].
 
     Examples
     --------
@@ -111,7 +153,7 @@ def plot_agreement(
     k = len(names)
     if k == 0 or values.shape != (k, k):
         raise ValueError(
-            f"correlation must have one row and one column a name, {k}; got the shape "
+            f"correlation must have one row and one column per name, {k}; got the shape "
             f"{values.shape}"
         )
     if (np.abs(values) > 1 + _ROUNDING).any():

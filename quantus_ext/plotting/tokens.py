@@ -85,7 +85,7 @@ def write(axes: Axes, tokens: Sequence[Token], lines: Sequence[Sequence[int]]) -
             "family": "monospace",
             "size": _SIZE,
             "color": token.letters,
-            # A dollar sign is a dollar sign.
+            # Show dollar signs as they are.
             "parse_math": False,
             "bbox": {"facecolor": token.background, "edgecolor": "none", "pad": 2.0},
         }

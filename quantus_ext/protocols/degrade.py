@@ -1,4 +1,4 @@
-"""Explanations made worse by a known amount, so that their true ranking is known."""
+"""Explanations degraded by a known amount, so that their true ranking is known."""
 
 from __future__ import annotations
 
@@ -27,28 +27,27 @@ def degrade(
 ) -> Maps:
     r"""Replace a fraction of each sample's values by a random permutation of those same values.
 
-    A sample keeps the distribution of its values; with a larger fraction more of them, those of
-    the smaller one included, stand in random places. Values are counted as they come: a map of
-    several channels whose positions are the elements should be summed over the channels first.
+    A sample keeps the distribution of its values. A larger fraction permutes more of them,
+    including those of a smaller one. Single values are counted: if positions are the elements, sum
+    maps over channels first.
 
     Parameters
     ----------
     a_batch : array or tensor, shape (n, \*map)
         Attributions.
     fractions : float or sequence of float in [0, 1]
-        Noise r: ``⌊r·values⌋`` values change places; 0 changes nothing, 1 is a permutation.
+        Noise r: ``⌊r·values⌋`` values are permuted; 0 changes nothing, 1 permutes all.
     seed : int, default 0
-        With a sample's index it decides everything.
+        With the sample's index, determines the permutation.
     index_batch : array of int, shape (n,), optional
         Global indices of the samples, by default 0, …, n - 1.
     among : array of bool that broadcasts to ``a_batch``, optional
-        Which values take part; the others, as those of padding, stay and do not count.
+        Which values take part; the others, such as padding, stay and are not counted.
 
     Returns
     -------
     array or tensor
-        Of ``a_batch``'s kind, shape (n, \*map) for one fraction, (fractions, n, \*map) for a
-        sequence.
+        Like ``a_batch``, shape (n, \*map) for one fraction, (fractions, n, \*map) for a sequence.
 
     Raises
     ------
@@ -102,7 +101,7 @@ def _levels(
     outside = ~takes_part.flatten(1)
     totals = (~outside).sum(1).tolist()
     last = torch.iinfo(torch.int64).max
-    # The places of a smaller fraction come first in the order of a larger one.
+    # A larger fraction includes the positions of a smaller one.
     places = sampling.distinct(keys, count, Purpose.DEGRADED_PLACE)
     places = places.masked_fill(outside, last).argsort(1)
     lots = sampling.distinct(keys, count, Purpose.DEGRADED_VALUE)
@@ -112,7 +111,7 @@ def _levels(
         moves = (
             torch.arange(count, device=a.device) < torch.tensor(counts, device=a.device)[:, None]
         )
-        # Those that move, ordered by lot; the others stay where they are.
+        # Those that move, in random order; the others stay.
         drawn = lots.gather(1, places).masked_fill(~moves, last).argsort(1)
         sources = torch.where(moves, places.gather(1, drawn), places)
         return flat.scatter(1, places, flat.gather(1, sources)).reshape(a.shape)

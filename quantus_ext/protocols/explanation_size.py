@@ -1,9 +1,8 @@
-r"""How many elements the explanation has, from where F-Fidelity turns (Theorem 1 and D.8).
+r"""The number of elements in the explanation, from F-Fidelity's curve (Theorem 1 and D.8).
 
-With the c₁ elements that matter ranked first, ``FFid⁺(s)`` rises until ⌊βt⌋ elements are removed,
-at s = βt/α. If that is below c₁ it stays level up to c₁, as all that is removed matters, and falls
-from there on, as ever less of it does. So the end of the level part is the size, if the level
-part begins before it.
+If the c₁ elements that matter are ranked first, ``FFid⁺(s)`` rises until ⌊βt⌋ elements are removed,
+at s = βt/α. If that is below c₁, the curve then has a plateau up to c₁, because everything removed
+matters, and falls afterwards. So the size is the end of the plateau.
 """
 
 from __future__ import annotations
@@ -43,16 +42,15 @@ _LONGER = 1.25
 
 @dataclass(frozen=True)
 class ExplanationSize:
-    """What a sweep over (α, β) found.
+    """The result of a sweep over (α, β).
 
     Attributes
     ----------
     sparsity : float or None
-        The explanation's size as a share of all elements, the median over the pairs kept; None
-        if no pair shows a plateau. Of few elements not every share is a size.
+        The size of the explanation as a fraction of all elements, the median over the pairs kept;
+        None if no pair has a plateau. With few elements, not every fraction is a size.
     ends : dict of (float, float) to float or None
-        For each (α, β) the end of the part that is level with the maximum, None where the curve
-        never falls.
+        For each (α, β) the end of the plateau, None if the curve never falls.
     kept : tuple of (float, float)
         The pairs that count: β/α below the size, and a plateau from there on.
     """
@@ -78,10 +76,9 @@ def explanation_size(
     perturb_baseline: float | None = None,
     seed: int = 0,
 ) -> ExplanationSize:
-    """Find the size of explanations whose ranking is right.
+    """Find the size of explanations whose ranking is correct.
 
-    Nothing is known of the size but the ranking, and if that is wrong, so is the size. A ranking
-    that says nothing gives none.
+    Only the ranking is used: if it is wrong, so is the size. A random ranking gives none.
 
     Parameters
     ----------
@@ -91,19 +88,19 @@ def explanation_size(
     y_batch : array or tensor of int, shape (n,)
         Explained classes.
     a_batch : array or tensor, shape of ``x_batch`` or with one channel
-        Attributions; only their ranks count.
+        Attributions; only their ranks matter.
     fine_tune : FineTuner, torch.nn.Module or callable
         See :class:`quantus_ext.FFidelity`; tuned once, under masks of the largest β.
     alphas, betas : float or sequence of float in (0, 1]
         All pairs with β/α below 1 are tried.
     sparsity : sequence of float in (0, 1]
-        Increasing sizes; the answer is one of them or lies between two.
+        Increasing sizes; the result is one of them or between two.
     n_samples : int, default 10
-        Draws for each sample, size and pair.
+        Draws per sample, size and pair.
     element, patch_size
         See :class:`quantus_ext.Fidelity`.
     perturb_baseline : float, optional
-        What removed elements become; by default 0, or what the model's adapter says.
+        The replacement of removed elements; by default 0, or as the model's adapter says.
     seed : int, default 0
 
     Returns
@@ -113,7 +110,7 @@ def explanation_size(
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks a rule.
+        If an argument is invalid.
 
     Examples
     --------
@@ -174,7 +171,7 @@ def explanation_size(
     clean = forward.clean(x)
     elements = masks.elements(x)
     totals = elements.totals()
-    # What is really removed, a share of few elements being none or that of one more.
+    # The fraction actually removed, which rounding changes for few elements.
     sizes = [fmean(sampling.snapped_floor(share * t) / t for t in totals) for share in shares]
     places, first = np.unique(sizes, return_index=True)
     caps = {beta: [max(sampling.snapped_floor(beta * t), 1) for t in totals] for beta in tried}
@@ -193,7 +190,7 @@ def explanation_size(
             sparsity=[shares[place] for place in first],
             elements=elements,
             perturbation=perturbation,
-            # Fid⁻ is not looked at, so nothing is removed for it.
+            # Fid⁻ is not used, so nothing is removed for it.
             alpha=(alpha, 0.0),
             beta=beta,
             n_draws=n_samples,
@@ -220,10 +217,10 @@ def size_from_curves(
     curves : mapping of (float, float) to array, shape (n, S)
         For each (α, β) the samples' FFid⁺, in its probability form, at each sparsity.
     sparsity : sequence of float, S of them
-        Increasing; what is really the explanation, as ``details["size"]`` has it.
+        Increasing; the actual fractions, as in ``details["size"]``.
     removed : mapping of float to float, optional
-        For each β the largest share that is really removed, ``⌊βt⌋`` of t elements; by default β.
-        Pairs of one α for which it is the same are one.
+        For each β the largest fraction actually removed, ``⌊βt⌋`` of t elements; by default β.
+        Pairs with the same α and the same fraction count once.
 
     Returns
     -------
@@ -251,7 +248,7 @@ def size_from_curves(
     for alpha, beta in sorted(distinct, key=lambda pair: shares[pair[1]] / pair[0]):
         begin, end = shares[beta] / alpha, ends[alpha, beta]
         if sizes and begin >= np.median(sizes):
-            # From here on the level part ends at β/α, wherever the explanation does.
+            # From here on, the plateau ends at β/α, wherever the explanation ends.
             break
         if end is not None and end >= _LONGER * begin:
             kept.append((alpha, beta))
@@ -265,7 +262,7 @@ def _plateau_end(curve: NDArray[np.float64], places: NDArray[np.float64]) -> flo
         raise ValueError(
             f"curves must have shape (n, {len(places)}) with n at least 2, one has {curve.shape}"
         )
-    # Differences sample by sample: how much samples differ from each other does not blur them.
+    # Paired differences remove the variation between samples.
     below = curve[:, [curve.mean(0).argmax()]] - curve
     mean, error = below.mean(0), below.std(0, ddof=1) / np.sqrt(len(curve))
     rounding = ROUNDING * np.abs(curve).max()

@@ -1,4 +1,4 @@
-"""How well models stand random masks, which says whether the plain metric would do."""
+"""How well models tolerate random masks, and so whether the plain metric is enough."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from quantus_ext.finetune.training import as_input, check_labels
 
 @dataclass(frozen=True)
 class MaskRobustness:
-    """Accuracies under random masks, and agreement with the original model on whole inputs.
+    """Accuracies under random masks, and agreement with the original model on unmasked inputs.
 
     Attributes
     ----------
     fractions : numpy.ndarray, shape (f,)
-        Shares of elements masked.
+        Fractions of elements masked.
     accuracy, agreement : numpy.ndarray, shape (models, f)
-        Shares of answers that are the labels, and that are the original's for the whole input.
-        The original comes first, then, if there is one, the tuned model.
+        Shares of predictions equal to the labels, and equal to the original's for the unmasked
+        input. The original model comes first, then the fine-tuned one, if any.
     """
 
     fractions: NDArray[np.float64]
@@ -37,11 +37,14 @@ class MaskRobustness:
     agreement: NDArray[np.float64]
 
     def plain_would_do(self, tolerance: float = 0.05) -> bool:
-        """Say whether the original loses at most ``tolerance`` of accuracy at every fraction."""
+        """Whether the original loses at most ``tolerance`` of accuracy at every fraction.
+
+        If so, the plain metric is enough.
+        """
         return loses_little(self.accuracy[0].tolist(), checks.finite_number("tolerance", tolerance))
 
     def to_markdown(self) -> str:
-        """Return a table with one line for each model and quantity."""
+        """Return a table with one line per model and quantity."""
         lines = [
             f"| masked | {' | '.join(f'{fraction:.0%}' for fraction in self.fractions)} |",
             f"| --- |{' ---: |' * len(self.fractions)}",
@@ -67,8 +70,8 @@ def mask_robustness(
 ) -> MaskRobustness:
     """Measure models with exactly ``⌊fraction·t⌋`` random elements of each sample masked.
 
-    Where a model loses little, as many of text do, plain Fidelity would do; where it loses much,
-    removal takes it out of distribution, and F-Fidelity is the choice (§5.4 and D.2 of the paper).
+    If a model loses little, as many text models do, plain Fidelity is enough. If it loses much,
+    removal takes inputs out of distribution: use F-Fidelity (§5.4 and D.2 of the paper).
 
     Parameters
     ----------
@@ -78,15 +81,15 @@ def mask_robustness(
     y_batch : array or tensor of int, shape (n,)
         Labels.
     fractions : sequence of float in [0, 1], default (0, 0.05, 0.1)
-        The first is what losses are measured from.
+        Losses are measured from the first.
     tuned : torch.nn.Module, optional
-        A tuned copy, to compare.
+        A fine-tuned copy, for comparison.
     element, patch_size
         See :class:`quantus_ext.Fidelity`.
     perturbation : Perturbation, optional
-        What masked elements become; by default 0, or what the model's adapter says.
+        The replacement of masked elements; by default 0, or as the model's adapter says.
     n_draws : int, default 1
-        Masks for each sample and fraction.
+        Masks per sample and fraction.
     seed : int, default 0
 
     Returns
@@ -96,8 +99,7 @@ def mask_robustness(
     Raises
     ------
     ValueError, TypeError
-        If a fraction is outside its range, an input is not finite, or labels or models do not
-        fit.
+        If a fraction is outside its range, an input is not finite, or labels or models do not fit.
 
     Examples
     --------

@@ -79,7 +79,7 @@ def order_preservation(
     n_strata = checks.positive_integer("n_strata", n_strata)
     if len(qualities) < 2 * n_strata:
         raise ValueError(
-            f"n_strata must leave at least two explanations a stratum, is {n_strata} for "
+            f"n_strata must leave at least two explanations per stratum, is {n_strata} for "
             f"{len(qualities)} explanations"
         )
     ordered = np.sort(qualities)

@@ -350,7 +350,7 @@ def _make_plant(
         count = size ** len(spatial)
     elif size > math.prod(spatial):
         raise ValueError(f"size must be at most {math.prod(spatial)}, the positions, is {size}")
-    # A patch of one value throughout could not be told from an even background.
+    # A constant patch would be invisible on an even background.
     distinct = 2**count - 2 * patch
     if distinct < len(classes):
         raise ValueError(
@@ -373,7 +373,7 @@ def _make_plant(
         half=(high / 2 - low / 2) * strength,
         side=size if patch else None,
         places=torch.from_numpy(places.reshape(spatial)),
-        # Not the caller's: a metric with the same seed must not draw the places of the patches.
+        # A separate seed: a metric with the caller's seed must not draw the patch positions.
         seed=int(generator.integers(2**62)),
     )
 

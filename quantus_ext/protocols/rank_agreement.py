@@ -1,4 +1,4 @@
-"""Does a metric rank explanations as their known quality does (Zheng et al., ICLR 2025, §5)."""
+"""Whether metrics rank explanations by their known quality (Zheng et al., ICLR 2025, §5)."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class RankAgreement:
     names : tuple of str
         The metrics, m of them.
     macro : numpy.ndarray, shape (m, 3)
-        Correlations of the areas over sparsity; NaN where undefined.
+        Correlations of the areas over sparsity; NaN if undefined.
     by_sparsity : numpy.ndarray, shape (m, 3, S)
-        Correlations at each different sparsity; NaN where undefined, as all levels score the same.
+        Correlations at each distinct sparsity; NaN if undefined, as when all levels score the same.
     micro, spread : numpy.ndarray, shape (m, 3)
-        Mean and standard deviation of the defined ones, NaN where none is.
+        Mean and standard deviation of the defined ones, NaN if there are none.
     undefined : numpy.ndarray of int, shape (m, 3)
-        At how many sparsities the correlation is undefined.
+        The number of sparsities whose correlation is undefined.
     mean_rank, rank_spread : numpy.ndarray, shape (m, 3)
-        Mean and standard deviation over sparsities of a metric's rank among the metrics, 1 the
-        best. Ties share the best rank; an undefined correlation ranks behind every other.
+        Mean and standard deviation over sparsities of a metric's rank among the metrics; 1 is best.
+        Ties share the best rank; undefined correlations rank last.
     """
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class RankAgreement:
     rank_spread: NDArray[np.float64]
 
     def to_markdown(self) -> str:
-        """Return the paper's table: correlations and ranks by metric, undefined ones counted."""
+        """Return the table of the paper: correlations, ranks, and how many are undefined."""
         lines = [
             f"| | {' | '.join(map(plain, self.names))} |",
             f"| --- |{' ---: |' * len(self.names)}",
@@ -96,13 +96,13 @@ def rank_agreement(
     Parameters
     ----------
     metrics : mapping of str to (array, array), each of shape (levels, S)
-        For each metric its Fid⁺ and Fid⁻, by explanation and sparsity.
+        Fid⁺ and Fid⁻ of each metric, by explanation and sparsity.
     truth : array, shape (levels,)
         The noise in each explanation: larger is worse.
     sparsity : sequence of float, optional
-        Where the S columns were taken, increasing, for the areas; by default evenly spaced. Best
-        what was really removed, ``details["size"]`` over the number of elements: columns of the
-        same size are one, of which the first counts.
+        The increasing sparsities of the S columns, for the areas; by default evenly spaced.
+        Preferably those actually removed, ``details["size"]`` over the number of elements: of
+        columns with the same size, only the first counts.
 
     Returns
     -------

@@ -300,11 +300,11 @@ class TwoTables(Reader):
 
 def test_ids_that_stand_for_embeddings_are_looked_up_nowhere():
     # On a GPU they would end the process.
-    with pytest.raises(ValueError, match="reads nothing off the ids of words") as caught:
+    with pytest.raises(ValueError, match="uses the ids of words for embeddings") as caught:
         call(TokenIds(small(TwoTables), MASK, PAD, [START], removal="pad"))
     assert "looked up in another table" in str(caught.value.__cause__)
     box = TokenIds(small(TwoTables), MASK, PAD, [START])
-    with pytest.raises(ValueError, match="must answer over embeddings as over ids") as caught:
+    with pytest.raises(ValueError, match="same outputs for embeddings as for ids") as caught:
         Deletion(4, perturb_baseline=0.0)(box, np.array([TEXT]), np.array([1]), np.ones((1, 6)))
     assert "looked up in another table" in str(caught.value.__cause__)
 
@@ -331,12 +331,16 @@ def call(box: TokenIds, side: str = "right", **keywords: Any) -> list[float]:
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
-        (lambda: small(AtAWord), {"removal": "zero"}, "reads nothing off the ids of words but"),
-        (lambda: classifier("Bart"), {"special_ids": []}, "special_ids, or take removal='mask'"),
+        (lambda: small(AtAWord), {"removal": "zero"}, "uses the ids of words for embeddings only"),
+        (lambda: classifier("Bart"), {"special_ids": []}, "special_ids, or use removal='mask'"),
         (lambda: small(Lengths), {}, "removal='delete' needs a model that sees tokens only where"),
-        (lambda: small(Elsewhere), {}, "answer alike without position_ids and with those that"),
+        (
+            lambda: small(Elsewhere),
+            {},
+            "same outputs without position_ids and with positions from 0",
+        ),
         (lambda: classifier("Llama", pad_token_id=3), {}, "set config.pad_token_id = 1"),
-        (lambda: classifier("Bloom"), {}, "removal='delete' would move tokens: the model counts"),
+        (lambda: classifier("Bloom"), {}, "removal='delete' would move tokens: the model derives"),
         (lambda: classifier("ConvBert"), {}, "removal='delete' needs a model that sees tokens"),
     ],
 )
@@ -351,7 +355,7 @@ def test_models_that_read_otherwise_are_refused(
 
 
 def test_a_model_that_sees_padding_is_warned_of():
-    with pytest.warns(UserWarning, match="sample 0 is answered otherwise than without its padding"):
+    with pytest.warns(UserWarning, match="outputs for sample 0 depend on its padding"):
         call(TokenIds(small(Leaky), MASK, PAD, [START]))
 
 
@@ -379,7 +383,7 @@ class OfOneLength(Reader):
 
 @pytest.mark.parametrize("make", [Bag, Drawing, OfOneLength])
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.filterwarnings("error", "ignore:model answers by chance")
+@pytest.mark.filterwarnings("error", "ignore:model is random")
 def test_models_that_padding_is_no_fault_of_are_asked(make: Callable[[], nn.Module], side: str):
     with torch.random.fork_rng(devices=[]):
         for removal in ("mask", "zero"):

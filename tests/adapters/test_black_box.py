@@ -188,7 +188,7 @@ def test_one_logit_is_two_classes():
     np.testing.assert_array_equal(
         inputs.call(Deletion(), model=BinaryLogit(flat), y_batch=y), scores
     )
-    with pytest.raises(ValueError, match="BinaryLogit's model must give one number a sample"):
+    with pytest.raises(ValueError, match="BinaryLogit's model must give one number per sample"):
         inputs.call(Deletion(), model=BinaryLogit(inputs.model), y_batch=y)
 
 

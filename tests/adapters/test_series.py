@@ -192,7 +192,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"series must have shape \(n, C, T\), have \(2, 3\)"):
         Deletion(4)(Series(model), np.ones((2, 3)), np.array([0, 1]), np.ones((2, 3)))
     zeros = np.array([[[1.0, 2, 0, 0]]])
-    with pytest.raises(ValueError, match="makes steps that read as padding: choose another value"):
+    with pytest.raises(ValueError, match="creates steps that look like padding: choose another"):
         Deletion(2)(Series(model, padding=0.0), zeros, np.array([0]), zeros)
     empty = np.full((2, 1, 3), PADDING)
     empty[0] = 1.0

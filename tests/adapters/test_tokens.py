@@ -603,7 +603,7 @@ def test_a_model_that_looks_at_ids_besides_is_refused_over_embeddings():
     model = TokenIds(Shared(looks_at_ids=True).double().eval(), MASK, PAD, [START, END])
     ids = sentences([5, 5])
     assert np.isfinite(Deletion(4)(model, ids, LABELS[:2], maps(ids))).all()
-    with pytest.raises(ValueError, match="must answer over embeddings as over ids, does not"):
+    with pytest.raises(ValueError, match="same outputs for embeddings as for ids, does not"):
         Deletion(4, perturb_baseline=0.0)(model, ids, LABELS[:2], maps(ids))
 
 
@@ -649,7 +649,7 @@ def test_ids_beyond_the_vocabulary_and_other_slips_are_named():
     with pytest.raises(ValueError, match="fine_tune must give a model of token ids"):
         FFidelity([0.5], fine_tune=model.model)(model, ids, LABELS, maps(ids))
     for size in (1, 64):
-        with pytest.raises(ValueError, match="features_in_step needs samples with as many"):
+        with pytest.raises(ValueError, match="features_in_step needs equal numbers"):
             Deletion(features_in_step=2)(model, ids, LABELS, maps(ids), batch_size=size)
     with pytest.raises(ValueError, match="model must take plain images, series or tables"):
         plant_shortcut(model, ids, LABELS, kind="pattern", size=2)

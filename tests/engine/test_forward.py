@@ -234,7 +234,7 @@ def test_chunks_shrink_where_memory_runs_out(limit, error):
     expected = forward.clean(x)
     predict.limit = limit
     predict.sizes.clear()
-    with pytest.warns(ResourceWarning, match="memory ran out at 25 rows a forward pass; going on"):
+    with pytest.warns(ResourceWarning, match="memory ran out at 25 rows per forward pass; cont"):
         outputs = forward(x)
     assert torch.equal(outputs, expected)
     assert forward.chunk_size <= limit

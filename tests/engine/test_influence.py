@@ -126,23 +126,23 @@ CHANCE: dict[str, tuple[str, Callable[[], nn.Module], str]] = {
     "dropout that stays on": (
         "table",
         lambda: table_net(MonteCarloDropout()),
-        r"\(NaN\): 1 \(MonteCarloDropout\) drops at random\. Have",
+        r"\(NaN\): 1 \(MonteCarloDropout\) drops at random\. Switch",
     ),
     "in a forward": (
         "table",
         lambda: Answers(functional.dropout, table_net(nn.Dropout())),
         # torch's own is off.
-        r"\(NaN\)\. Have it draw nothing",
+        r"\(NaN\)\. Switch its randomness off",
     ),
     "noise of numpy": (
         "table",
         lambda: Answers(lambda z: z * np.random.normal()),  # noqa: NPY002
-        r"\(NaN\)\. Have",
+        r"\(NaN\)\. Switch",
     ),
     "one mask for all rows": (
         "image",
         lambda: Answers(lambda z: z * functional.dropout(torch.ones(3), 0.5), image_net()),
-        r"\(NaN\)\. Have",
+        r"\(NaN\)\. Switch",
     ),
 }
 
@@ -185,7 +185,7 @@ def test_chance_in_the_model_is_said_and_leaves_no_standard_error(
         RFidelity([0.3, 0.6], n_samples=4, output="probability", chunk_size=chunk_size),
         QGE(MoRF(4, chunk_size=chunk_size)),
     ):
-        with pytest.warns(UserWarning, match="model answers by chance.*" + named):
+        with pytest.warns(UserWarning, match="model is random.*" + named):
             scores = call(metric, model, x)
         assert np.isfinite(scores).all()
         assert np.isnan(metric.standard_errors).all()
@@ -366,7 +366,7 @@ def test_a_model_that_changed_is_asked_again():
         call(Deletion(2), model, x)
     model[1].on = True
     for _ in range(2):
-        with pytest.warns(UserWarning, match="answers by chance"):
+        with pytest.warns(UserWarning, match="model is random"):
             call(Deletion(2), model, x)
     # Mended in place.
     model[1].on = False
@@ -438,7 +438,7 @@ def test_black_boxes_are_asked_only_if_the_caller_wants_it():
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             call(metric, box, inputs("table"))
-        assert any("answers by chance" in str(each.message) for each in said) is wanted
+        assert any("model is random" in str(each.message) for each in said) is wanted
         assert sum(asked) == metric.n_evaluations + 8 * wanted + 4 * wanted
     # Also within another adapter.
     one = BinaryLogit(BlackBox(lambda rows: rows[:, :1] + len(rows), classes=1))
@@ -454,6 +454,6 @@ def test_a_model_of_one_batch_size_is_scored_and_said_to_be_unknown():
     model = seeded(lambda: Answers(eight))
     x = inputs("table", 8)
     expected = call(Deletion(4), copy.deepcopy(model.model), x)
-    with pytest.warns(UserWarning, match="not known: it fails for a few: shape"):
+    with pytest.warns(UserWarning, match="model fails for a few: shape"):
         scores = call(Deletion(4, chunk_size=8), model, x)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)

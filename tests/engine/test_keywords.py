@@ -314,7 +314,7 @@ def test_training_data_have_no_entries():
     tuner = FineTuner(x, y, epochs=1, display_progressbar=False)
     metric = FFidelity([0.4], n_samples=3, fine_tune=tuner)
     model, keywords = Called(times).eval(), {"given": values(N, 1)}
-    with pytest.raises(ValueError, match="rows that are none of the call's, as in training"):
+    with pytest.raises(ValueError, match="rows from outside the call, as in training"):
         metric(model, x, y, x, model_predict_kwargs=keywords)
 
 

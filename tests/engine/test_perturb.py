@@ -118,7 +118,7 @@ def test_random_and_replaces():
             lambda: replace_by(np.zeros(4)),
             (3, 5, 6),
             ValueError,
-            r"one a channel \(3,\) or of a sample's shape \(3, 5, 6\), has shape \(4,\)",
+            r"one per channel \(3,\) or of a sample's shape \(3, 5, 6\), has shape \(4,\)",
         ),
         (lambda: blur(0), (3, 5, 6), ValueError, "blur_kernel_size must.*is 0"),
         (lambda: blur([3]), (3, 5, 6), ValueError, r"or 2 of them, is \[3\]"),

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from quantus_ext import Evaluation, Infidelity, MoRF
-from quantus_ext.__main__ import main
-from quantus_ext.evaluation.config import Config
+from quantus_ext.__main__ import EXAMPLE, main
+from quantus_ext.evaluation.config import _SECTIONS, Config
 from quantus_ext.files import sealed_json
 from tests.evaluation.problem import assert_same, data, network, noise, run
 from tests.harness import gradients
@@ -241,3 +241,13 @@ def test_mistakes_are_found_before_the_work(config, tmp_path, capsys, more, mess
     assert code_of(config(more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+def test_the_help_shows_a_file_that_is_taken(tmp_path, capsys):
+    main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    assert EXAMPLE in shown
+    assert "docs/" not in shown
+    (tmp_path / "config.toml").write_text(EXAMPLE, encoding="utf-8")
+    # Each section that there is.
+    assert set(Config(tmp_path / "config.toml").content) == set(_SECTIONS)

@@ -14,6 +14,8 @@ from scipy.stats import spearmanr
 
 from quantus_ext import Evaluation
 from quantus_ext.evaluation import Case, Failure
+from quantus_ext.evaluation.tables import number
+from quantus_ext.plotting import figures
 from tests.evaluation.problem import METHODS, broken, metrics, run
 
 
@@ -345,3 +347,100 @@ def test_a_report_says_where_fewer_samples_count():
     scores = {"A": {"MoRF": [1.0, 2.0, np.nan]}, "B": {"MoRF": [1.0, 2.5, 3.0]}}
     found = Evaluation.of_scores(scores, {"MoRF": "higher"})
     assert "left out: MoRF counts 2." in found.to_markdown()
+
+
+def test_an_evaluation_prints_in_one_line(found, made):
+    assert repr(made) == (
+        "Evaluation(explainers=['worst', 'best', 'as good'], metrics=['MoRF', 'LeRF'], n=50)"
+    )
+    assert "\n" not in repr(found)
+    assert "failed_cells=4" in repr(found)
+    assert all(len(repr(case)) < 300 for case in found.cases)
+
+
+class Cells(HTMLParser):
+    """Collects the text of a table's cells, and of paragraphs."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.paragraphs: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        self.open = {"td": self.rows[-1:], "th": self.rows[-1:], "p": [self.paragraphs]}.get(
+            tag, []
+        )
+        for texts in self.open:
+            texts.append("")
+
+    def handle_data(self, data):
+        for texts in self.open:
+            texts[-1] += data
+
+
+def test_a_notebook_shows_the_ranking(made):
+    ranking = made.ranking()
+    header, *rows = Cells(made._repr_html_()).rows
+    assert header == ["metric", "explainer", "rank", "mean", "95% interval", "tied with"]
+    assert [row[:3] for row in rows] == [
+        [row.metric, row.explainer, row.shown_rank] for row in ranking.rows
+    ]
+    first = ranking.rows[0]
+    assert rows[0][3:5] == [number(first.mean), f"{number(first.low)} to {number(first.high)}"]
+    assert Cells(ranking._repr_html_()).rows == [header, *rows]
+
+
+def test_a_notebook_shows_what_failed(found):
+    shown = Cells(found._repr_html_()).paragraphs
+    assert any(line.startswith("Failed: broken by INFD") for line in shown)
+
+
+def test_names_are_text_in_a_notebook():
+    scores = {"<b>bold</b>": {"a|b": [1.0, 2.0]}, "$x$": {"a|b": [0.0, 1.0]}}
+    evaluation = Evaluation.of_scores(scores, {"a|b": "higher"})
+    shown = evaluation._repr_html_()
+    assert "<b>" not in shown
+    assert {row[1] for row in Cells(shown).rows[1:]} == set(scores)
+    # The class that keeps notebooks from reading $x$ as a formula.
+    assert '<table class="tex2jax_ignore">' in shown
+    comparison = Cells(evaluation.compare(*scores)._repr_html_()).rows
+    assert comparison[0][3] == "<b>bold</b> better by"
+    assert comparison[1][0] == "a|b"
+
+
+def test_a_figure_shows_means_and_intervals(made, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        figures, "figure_of", lambda axes, own=figures.figure_of: drawn.append(axes) or own(axes)
+    )
+    made.plot(show=False, path_to_save=tmp_path / "means.png")
+    assert (tmp_path / "means.png").stat().st_size > 0
+    (panels,) = drawn
+    assert [axes.get_xlabel() for axes in panels] == [
+        "MoRF (higher is better)",
+        "LeRF (lower is better)",
+    ]
+    assert [tick.get_text() for tick in panels[0].get_yticklabels()] == [*made.explainers]
+    for axes, metric in zip(panels, made.metrics, strict=True):
+        rows = {row.explainer: row for row in made.ranking().of(metric)}
+        for place, (explainer, bars) in enumerate(
+            zip(made.explainers, axes.containers, strict=True)
+        ):
+            (segment,) = bars.lines[2][0].get_segments()
+            row = rows[explainer]
+            np.testing.assert_allclose(bars.lines[0].get_xydata(), [[row.mean, place]])
+            np.testing.assert_allclose(segment, [[row.low, place], [row.high, place]])
+
+
+def test_a_figure_of_some_metrics(made, tmp_path):
+    made.plot(["LeRF"], show=False, path_to_save=tmp_path / "one.png")
+    for wrong in (["MORF"], []):
+        with pytest.raises(ValueError, match="metrics must"):
+            made.plot(wrong, show=False)
+
+
+def test_a_figure_of_failed_cells(found, tmp_path):
+    found.plot(show=False, path_to_save=tmp_path / "failed.png")

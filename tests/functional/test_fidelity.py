@@ -419,7 +419,7 @@ def test_standard_errors_where_sizes_are_one_match_the_spread(score):
 
 def test_an_explanation_of_no_element_is_said():
     model, x, a, y = table(5)
-    with pytest.warns(UserWarning, match=r"sparsity = \[0.1\] of 5 elements is none"):
+    with pytest.warns(UserWarning, match=r"sparsity = \[0.1\] of 5 elements is less than one"):
         result = fidelity(model, x, a, y, sparsity=[0.1])
     assert result.details["size"].tolist() == [[0]] * 3
     assert result.score.tolist() == [0, 0, 0]
