@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from quantus_ext import (
     MoRF,
     RFidelity,
 )
-from quantus_ext.adapters import BlackBox, Columns, Series, TokenIds
+from quantus_ext.adapters import BlackBox, Columns, Graphs, Series, TokenIds
 from quantus_ext.base import TorchMetric
 from quantus_ext.perturbation import background_replacement_by_indices
 from tests.cases import untuned
@@ -85,6 +85,32 @@ def _plain(name: str) -> Modality:
     return Modality(inputs.model, inputs.x, inputs.a)
 
 
+def _graphs(element: Literal["edge", "node", "feature"]) -> Modality:
+    from torch_geometric.data import Data
+    from torch_geometric.nn import GIN, global_add_pool
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = GIN(3, 4, 2, 4)
+
+        def forward(self, x: torch.Tensor, edge_index: torch.Tensor, batch: torch.Tensor) -> Any:
+            return global_add_pool(self.layers(x, edge_index), batch)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Network().eval()
+        graphs = []
+        for size in (5, 4):
+            ring = torch.stack([torch.arange(size), torch.arange(size).roll(1)])
+            graphs.append(
+                Data(x=torch.randn(size, 3), edge_index=torch.cat([ring, ring.flip(0)], 1))
+            )
+    model = Graphs(network, graphs, element=element)
+    x = model.rows()
+    return Modality(model, x, np.random.default_rng(0).normal(size=x.shape))
+
+
 def _predict(model: nn.Module, rows: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(rows)).numpy()
@@ -103,6 +129,9 @@ MODALITIES: dict[str, Callable[[], Modality]] = {
     ),
     "text `(n, L)` (`TokenIds`)": partial(_text, over_embeddings=False),
     "text, maps over embeddings `(n, L, D)`": partial(_text, over_embeddings=True),
+    "graphs, their edges (`Graphs`)": partial(_graphs, "edge"),
+    "graphs, their nodes (`Graphs`)": partial(_graphs, "node"),
+    "graphs, features of their nodes (`Graphs`)": partial(_graphs, "feature"),
 }
 
 
