@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -32,6 +32,8 @@ class GraphData:
     elements : Tensor, int64, shape (edges of all graphs,)
         The element of each edge in its graph; not read where elements are no edges.
     node_counts, edge_counts : Tensor, int64, shape (graphs,)
+    first_nodes, first_edges : Tensor, int64, shape (graphs,)
+        The place of each graph's first among all.
     """
 
     element: str
@@ -42,6 +44,8 @@ class GraphData:
     elements: Tensor
     node_counts: Tensor
     edge_counts: Tensor
+    first_nodes: Tensor
+    first_edges: Tensor
     _elsewhere: dict[torch.device, GraphData] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -63,6 +67,8 @@ class GraphData:
         for name, level in level_of.items():
             each = [graph[name].detach().cpu() for graph in graphs]
             values[name] = torch.stack(each) if level == "graph" else torch.cat(each)
+        node_counts = torch.tensor([graph.num_nodes for graph in graphs])
+        edge_counts = torch.tensor([graph.edge_index.shape[1] for graph in graphs])
         return cls(
             element=element,
             feature_value=feature_value,
@@ -70,8 +76,10 @@ class GraphData:
             values=values,
             edge_index=torch.cat([graph.edge_index.cpu() for graph in graphs], 1),
             elements=torch.cat(list(elements)),
-            node_counts=torch.tensor([graph.num_nodes for graph in graphs]),
-            edge_counts=torch.tensor([graph.edge_index.shape[1] for graph in graphs]),
+            node_counts=node_counts,
+            edge_counts=edge_counts,
+            first_nodes=node_counts.cumsum(0) - node_counts,
+            first_edges=edge_counts.cumsum(0) - edge_counts,
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphData:
@@ -94,7 +102,13 @@ class GraphData:
             self._elsewhere[device] = replace(self, values=values, _elsewhere={}, **tensors)
         return self._elsewhere[device]
 
-    def batch(self, graphs: Tensor, there: Tensor, kept: Tensor | None) -> dict[str, Tensor]:
+    def batch(
+        self,
+        graphs: Tensor,
+        there: Tensor,
+        kept: Tensor | None = None,
+        wanted: Collection[str] | None = None,
+    ) -> dict[str, Tensor]:
         """Return graphs side by side without what is gone, as PyTorch Geometric batches them.
 
         Parameters
@@ -105,6 +119,8 @@ class GraphData:
             The elements that are there.
         kept : Tensor, int64, shape (b,), optional
             A node of each graph that is never taken out.
+        wanted : collection of str, optional
+            What is looked at, by default all.
 
         Returns
         -------
@@ -112,18 +128,20 @@ class GraphData:
             ``edge_index``, ``batch``, ``ptr``, what else the graphs hold, and ``kept``, the places
             of the nodes that are.
         """
-        counts = self.node_counts[graphs]
+        counts, edge_counts = self.node_counts[graphs], self.edge_counts[graphs]
         first = counts.cumsum(0) - counts
-        graph_of_node, local, nodes = _places(counts, self.node_counts, graphs)
-        graph_of_edge, _, edges = _places(self.edge_counts[graphs], self.edge_counts, graphs)
-        place = first if kept is None else first + kept
+        graph_of_node, nodes = _places(counts, first, self.first_nodes[graphs])
+        graph_of_edge, edges = _places(
+            edge_counts, edge_counts.cumsum(0) - edge_counts, self.first_edges[graphs]
+        )
         if self.element == "edge":
             linked = there[graph_of_edge, self.elements[edges]].nonzero()[:, 0]
             edges, graph_of_edge = edges[linked], graph_of_edge[linked]
         edge_index = self.edge_index.index_select(1, edges) + first[graph_of_edge]
+        place = first if kept is None else first + kept
         alone = None
         if self.element == "node":
-            there_node = there[graph_of_node, local]
+            there_node = there[graph_of_node, nodes - self.first_nodes[graphs][graph_of_node]]
             if kept is not None:
                 there_node[place] = True
             # Models answer for graphs that have a node: of none, the first stays, without values.
@@ -132,53 +150,45 @@ class GraphData:
             stays[first[~some]] = True
             linked = there_node[edge_index].all(0)
             new_place = stays.long().cumsum(0) - 1
-            place, edge_index, edges = (
-                new_place[place],
-                new_place[edge_index[:, linked]],
-                edges[linked],
-            )
+            place, edges = new_place[place], edges[linked]
+            edge_index = new_place[edge_index[:, linked]]
             nodes, graph_of_node, alone = nodes[stays], graph_of_node[stays], ~there_node[stays]
             counts = torch.zeros_like(counts).index_add_(0, graph_of_node, torch.ones_like(nodes))
         selected = {"node": nodes, "edge": edges, "graph": graphs}
-        values = {}
+        values = {"edge_index": edge_index, "batch": graph_of_node, "kept": place}
         for name, level in self.level_of.items():
-            value = self.values[name].index_select(0, selected[level])
-            if level == "graph" and value.ndim > 1:
-                value = value.flatten(0, 1)
-            if level == "node" and alone is not None:
-                value[alone] = 0
-            values[name] = value
-        if self.element == "feature":
+            if wanted is None or name in wanted:
+                value = self.values[name].index_select(0, selected[level])
+                values[name] = value.flatten(0, 1) if level == "graph" and value.ndim > 1 else value
+                if level == "node" and alone is not None:
+                    values[name][alone] = 0
+        if wanted is None or "ptr" in wanted:
+            values["ptr"] = nn.functional.pad(counts.cumsum(0), (1, 0))
+        if self.element == "feature" and "x" in values:
             width = values["x"].shape[1]
-            places = local.unsqueeze(1) * width + torch.arange(width, device=local.device)
-            gone = ~there[graph_of_node.unsqueeze(1), places]
+            local = (nodes - self.first_nodes[graphs][graph_of_node]).unsqueeze(1)
+            columns = local * width + torch.arange(width, device=local.device)
+            gone = ~there[graph_of_node.unsqueeze(1), columns]
             values["x"] = values["x"].masked_fill(gone, self.feature_value)
-        values |= {"edge_index": edge_index, "batch": graph_of_node}
-        values["ptr"] = nn.functional.pad(counts.cumsum(0), (1, 0))
-        if kept is not None:
-            values["kept"] = place
         return values
 
 
-def _places(counts: Tensor, all_counts: Tensor, graphs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _places(counts: Tensor, first: Tensor, first_of_all: Tensor) -> tuple[Tensor, Tensor]:
     """Return of each node (or edge) of some graphs, side by side, whose it is, and where it is.
 
     Parameters
     ----------
-    counts : Tensor, int64, shape (b,)
-        How many each of the graphs has.
-    all_counts : Tensor, int64, shape (G,)
-        How many every graph has.
-    graphs : Tensor, int64, shape (b,)
+    counts, first, first_of_all : Tensor, int64, shape (b,)
+        How many each of the graphs has, and the place of its first one here and among those of all
+        graphs.
 
     Returns
     -------
-    of, local, flat : Tensor, int64
-        Which of the b graphs it is of; its number there, and among those of all graphs.
+    of, place : Tensor, int64
+        Which of the b graphs it is of, and its place among those of all graphs.
     """
     of = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    local = torch.arange(len(of), device=counts.device) - (counts.cumsum(0) - counts)[of]
-    return of, local, local + (all_counts.cumsum(0) - all_counts)[graphs][of]
+    return of, torch.arange(len(of), device=counts.device) + (first_of_all - first)[of]
 
 
 def levels(graphs: Sequence[Any]) -> dict[str, Level]:

@@ -230,11 +230,11 @@ class Graphs(Adapter):
                 f"rows must have shape (n, {1 + removable.shape[1]}), as rows() of the adapter "
                 f"makes them, have {tuple(x.shape)}"
             )
-        first = x[:, 0]
+        first, said = x[:, :1], x[:, 1:]
         known = (first == first.round()) & (first <= -1) & (first >= -len(removable))
-        # In Quantus's own metrics, which know no elements, "black" is a row's smallest value.
-        said = (x == 1) | (x == 0) | (x == first.unsqueeze(1))
-        wrong = ~(known & said.all(1))
+        # 1, 0 or the first value, for in Quantus's own metrics, which know no elements, "black" is
+        # a row's smallest value.
+        wrong = (said * (said - 1) * (said - first) != 0) | ~known
         if bool(wrong.any()):
             raise ValueError(
                 "rows must be as rows() of the adapter makes them, a sample's number and then 1, "
@@ -250,7 +250,8 @@ class Graphs(Adapter):
         graphs = self.graph_of_sample.to(x.device)[samples]
         targets = self.node_of_sample
         kept = None if targets is None else targets.to(x.device)[samples]
-        values: dict[str, Any] = self.data.on(x.device).batch(graphs, x[:, 1:] > 0.5, kept)
+        data, there = self.data.on(x.device), x[:, 1:] > 0.5
+        values: dict[str, Any] = data.batch(graphs, there, kept, wanted=self.arguments)
         values["batch_size"] = len(x)
         if self.arguments is None:
             outputs = self.model(_as_batch(values), **keywords)

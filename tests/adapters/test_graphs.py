@@ -255,7 +255,8 @@ def test_batches_are_those_of_pytorch_geometric(element: str):
             one.x = one.x * row[: one.x.numel()].reshape(one.x.shape)
         expected.append(one)
     wanted = Batch.from_data_list(expected)
-    found = data.batch(torch.tensor(which), there, None)
+    found = data.batch(torch.tensor(which), there)
+    found.pop("kept")
     assert set(found) == {"x", "edge_index", "edge_attr", "total", "y", "batch", "ptr"}
     for name, values in found.items():
         torch.testing.assert_close(values, wanted[name], rtol=0, atol=0)
@@ -408,7 +409,7 @@ def test_an_explainer_of_pytorch_geometric_goes_all_the_way():
     assert np.isfinite(scores).all()
 
 
-def test_only_edges_within_reach_are_elements_and_others_change_nothing():
+def test_an_explained_node_stays_and_what_is_out_of_its_reach_is_no_element():
     line = torch.tensor([[0, 1, 1, 2, 2, 3, 3, 4], [1, 0, 2, 1, 3, 2, 4, 3]])
     data = Data(x=torch.randn(5, WIDTH, dtype=torch.float64), edge_index=line)
     plain = Classifier("gin", of_nodes=True)
@@ -419,6 +420,12 @@ def test_only_edges_within_reach_are_elements_and_others_change_nothing():
     beyond = torch.from_numpy(model.rows())
     beyond[0, 3:] = beyond[1, 1:3] = 0
     torch.testing.assert_close(model(beyond), plain(data.x, line)[[0, 4]])
+    nodes = Graphs(Classifier("gcn", of_nodes=True), GRAPHS, element="node", nodes=TARGETS)
+    rows = torch.from_numpy(nodes.rows())
+    # As a metric that knows no elements may remove it.
+    without = rows.clone()
+    without[range(4), [1 + target for target in TARGETS]] = without[:, 0]
+    torch.testing.assert_close(nodes(without), nodes(rows))
     with pytest.raises(ValueError, match="hops needs nodes"):
         Graphs(Classifier("gin"), [data], hops=2)
 
