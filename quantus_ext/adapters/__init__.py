@@ -3,6 +3,7 @@
 from quantus_ext.adapters.base import Adapter
 from quantus_ext.adapters.black_box import BlackBox, refit
 from quantus_ext.adapters.columns import Columns
+from quantus_ext.adapters.generation import Generation
 from quantus_ext.adapters.graphs import Graphs
 from quantus_ext.adapters.outputs import BinaryLogit, MultiOutput, Regression
 from quantus_ext.adapters.series import Series
@@ -15,6 +16,7 @@ __all__ = [
     "BlackBox",
     "Columns",
     "EmbeddedTokens",
+    "Generation",
     "Graphs",
     "MultiOutput",
     "PerSample",

@@ -186,8 +186,9 @@ class TokenIds(Adapter):
         check_text_model(self, x, keywords)
 
     def removable(self, ids: Tensor) -> Tensor:
-        """Return where ids (n, L) are neither padding nor special tokens, bool."""
-        return RemovableTokens(self.pad_id, self.special_ids)(ids) >= 0
+        """Return where ids (n, L) are tokens that can be removed, bool."""
+        assert self.feature_mask is not None
+        return self.feature_mask(ids) >= 0
 
     @property
     def vocabulary(self) -> int | None:
