@@ -299,6 +299,20 @@ def without_channel(s: Tensor, shape: tuple[int, ...]) -> Tensor:
     return s
 
 
+def segments(name: str, s: object, x: Tensor) -> Tensor:
+    """Return integer segment ids of samples as a tensor, without an axis of one channel.
+
+    Raises
+    ------
+    TypeError
+        If they are no integers.
+    """
+    ids = s if isinstance(s, Tensor) else torch.from_numpy(np.array(array_of(name, s)))
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integer segment ids, has dtype {ids.dtype}")
+    return without_channel(ids, (len(x), *(x.shape[2:] or x.shape[1:])))
+
+
 def seed(value: object, name: str = "seed") -> int | None:
     """Return a seed: an integer of at least 0, or None."""
     return optional(fixed_seed, name, value)
@@ -510,6 +524,12 @@ def samples(name: str, values: Any, n: int) -> None:
             f"{name} must hold one item for each of the {n} samples, has shape "
             f"{tuple(values.shape)}"
         )
+
+
+def as_many(name: str, values: Sequence[Any], n: int) -> None:
+    """Raise ValueError unless a sequence holds one for each of n samples."""
+    if len(values) != n:
+        raise ValueError(f"{name} must hold one for each of {n} samples, holds {len(values)}")
 
 
 def mask(name: str, values: Any) -> np.ndarray | Tensor:

@@ -209,40 +209,6 @@ class Generation(TokenIds):
         laid = self._laid_out(prompts, continuations, contrasts, set(), "parts")
         return _padded([[segment for *_, segment in row] for row in laid], -1)
 
-    def maps(self, attributions: Sequence[Any], x_batch: Any) -> NDArray[np.float64]:
-        """Return ``a_batch``, shape (n, L), 0 behind the prompts.
-
-        Parameters
-        ----------
-        attributions : sequence
-            Of each sample a value for each token of its prompt, or for each that can be removed:
-            an array, or what captum's ``LLMAttribution`` returns.
-        x_batch : array of int, shape (n, L)
-            From :meth:`encode`.
-
-        Raises
-        ------
-        ValueError, TypeError
-            If a sample's values are not as many.
-        """
-        rows = torch.as_tensor(checks.whole("x_batch", x_batch))
-        _as_many("attributions", attributions, len(rows))
-        maps = np.zeros(tuple(rows.shape))
-        removable = self.removable(rows).numpy()
-        of_prompt = ((rows != self.pad_id) & (rows < CONTINUATION * self.size)).numpy()
-        for sample, given in enumerate(attributions):
-            values = checks.float64("attributions", getattr(given, "seq_attr", given))
-            places = [each[sample] for each in (of_prompt, removable)]
-            fitting = [place for place in places if values.shape == (place.sum(),)]
-            if not fitting:
-                raise ValueError(
-                    f"attributions must hold a value for each of {places[0].sum()} tokens of the "
-                    f"prompt of sample {sample}, or of {places[1].sum()} that can be removed, hold "
-                    f"shape {values.shape}"
-                )
-            maps[sample, fitting[0]] = values
-        return maps
-
     def tokens(self, x_batch: Any) -> list[list[str]]:
         """Return the tokens' texts, for figures."""
         if self.tokenizer is None:
@@ -277,6 +243,10 @@ class Generation(TokenIds):
             "factor, a value a token: pass multiply_by_inputs=True"
         )
 
+    def _told(self, ids: Tensor) -> Tensor:
+        """See :meth:`TokenIds._told`: the prompt."""
+        return super()._told(ids) & (ids < CONTINUATION * self.size)
+
     def _laid_out(
         self,
         prompts: Sequence[Prompt],
@@ -291,9 +261,9 @@ class Generation(TokenIds):
                 "contrasts must be given with contrast=True and only then, "
                 f"{'are' if self.contrast else 'are not'} to be: contrast is {self.contrast}"
             )
-        _as_many("continuations", continuations, len(prompts))
+        checks.as_many("continuations", continuations, len(prompts))
         others = [None] * len(prompts) if contrasts is None else contrasts
-        _as_many("contrasts", others, len(prompts))
+        checks.as_many("contrasts", others, len(prompts))
         rows = []
         for sample, (prompt, *follow) in enumerate(
             zip(prompts, continuations, others, strict=True)
@@ -360,12 +330,6 @@ class Generation(TokenIds):
         if places and not self.tokenizer.is_fast:
             raise ValueError("tokenizer must know the places of its tokens, as fast ones do")
         return self.tokenizer(given, add_special_tokens=special, return_offsets_mapping=places)
-
-
-def _as_many(name: str, values: Sequence[Any], n: int) -> None:
-    """Raise ValueError unless there is one for each of n samples."""
-    if len(values) != n:
-        raise ValueError(f"{name} must hold one for each of {n} samples, hold {len(values)}")
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> NDArray[np.int64]:

@@ -59,6 +59,8 @@ class FineTuner:
         into memory.
     y : array or tensor of int, shape (n,), optional
         Labels. None: what the model predicts for ``x``.
+    s : array or tensor of int, shape (n, \\*spatial), optional
+        Segment ids of ``x``, as of the words of texts, for metrics with ``element="segment"``.
     epochs : int, default 10
         At most.
     lr : float, default 1e-3
@@ -112,6 +114,7 @@ class FineTuner:
         x: np.ndarray | Tensor | DataLoader[Any] | Dataset[Any],
         y: np.ndarray | Tensor | None = None,
         *,
+        s: np.ndarray | Tensor | None = None,
         epochs: int = 10,
         lr: float = 1e-3,
         optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
@@ -146,7 +149,7 @@ class FineTuner:
             precision=precision,
             compile=checks.flag("compile", compile),
         )
-        self.data = data.read(x, y, seed=self.settings.seed)
+        self.data = data.read(x, y, s, seed=self.settings.seed)
         checks.optional(checks.torch_device, "device", device)
         self.device = device
         folder = checks.optional(checks.address, "cache_dir", cache_dir)
@@ -247,6 +250,7 @@ class FineTuner:
             element=element,
             patch_size=patch_size,
             feature_mask=adapter_of(model).feature_mask,
+            segments=segments_of(self, element),
             seed=tuning_seed(self),
         )
         return self(model, masks)
@@ -257,6 +261,13 @@ def tuning_seed(fine_tune: object) -> int:
     with another seed are answered by the same copy.
     """  # noqa: D205 - one sentence
     return fine_tune.settings.seed if isinstance(fine_tune, FineTuner) else 0
+
+
+def segments_of(fine_tune: object, element: str) -> Tensor | None:
+    """Return the segment ids of the data that a tuner trains on, where segments are elements."""
+    if isinstance(fine_tune, FineTuner) and element == "segment":
+        return fine_tune.data.s
+    return None
 
 
 def tuned_by(

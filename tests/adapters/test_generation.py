@@ -320,7 +320,7 @@ def test_maps_are_laid_out_as_rows_are(tokenizer: Any):
 
     maps = model.maps([[0.0, 1, 2, 3, 4], Result()], x)
     assert maps.tolist() == [[0, 1, 2, 3, 4, 0], [0, 5, 6, 0, 0, 0]]
-    with pytest.raises(ValueError, match="5 tokens of the prompt of sample 0, or of 4"):
+    with pytest.raises(ValueError, match="5 tokens of sample 0, or of 4"):
         model.maps([[1.0, 2], Result()], x)
 
 
