@@ -2,77 +2,80 @@
 Write the tables of the documents anew from `quantus_ext.cards`: ``python -m docs.write``.
 
 A table stands between two marks, ``<!-- table: costs -->`` and ``<!-- end -->``, in
-reStructuredText ``.. table: costs`` and ``.. end``. What is around them is written by hand.
+reStructuredText ``.. table: costs`` and ``.. end``, in YAML ``# table: costs`` and ``# end``. The
+text around them is written by hand.
 """
 
 from __future__ import annotations
 
+import json
 import re
-import textwrap
 from collections.abc import Callable, Sequence
 from inspect import signature
 from math import inf
 from pathlib import Path
 
-from quantus.helpers.enums import DataType
-
 from quantus_ext import metrics
-from quantus_ext.cards import CARDS, DETAILS, Card, Paper, cost, direction, shown_name
+from quantus_ext.cards import (
+    CARDS,
+    DETAILS,
+    Card,
+    Paper,
+    cost,
+    direction,
+    score_range,
+    shown_name,
+)
 from quantus_ext.files import write_text
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(
-    r"^(?P<begin>(?:<!--|\.\.) table: (?P<name>[\w ]+?)(?: -->)?\n)"
-    r".*?^(?P<end>(?:<!--|\.\.) end\b)",
+    r"^(?P<begin>(?:<!--|\.\.|#) table: (?P<name>[\w ]+?)(?: -->)?\n)"
+    r".*?^(?P<end>(?:<!--|\.\.|#) end\b)",
     re.MULTILINE | re.DOTALL,
 )
-INPUTS = {
-    DataType.IMAGE: "image",
-    DataType.TIMESERIES: "series",
-    DataType.TABULAR: "table",
-    DataType.TEXT: "text",
-}
 
 
 def overview() -> str:
     """Return the README's table of all metrics."""
-    rows = []
-    for name, card in CARDS.items():
-        taken = getattr(metrics, name).data_applicability
-        rows.append(
-            [
-                f"[`{shown_name(name)}`](docs/{card.page})",
-                direction(name).value,
-                " to ".join(map(_bound, card.range)),
-                ", ".join(word for kind, word in INPUTS.items() if kind in taken),
-                f"{cost(name)} + {card.besides}" if card.besides else f"{cost(name)}",
-                card.question,
-            ]
-        )
-    return _table(
-        {"Metric": "", "Better": "", "Range": "", "Inputs": "", "Cost": ":", "Question": ""}, rows
-    )
+    rows = [
+        [
+            f"[`{shown_name(name)}`](docs/{card.page})",
+            card.question,
+            direction(name).value,
+            " to ".join(map(_bound, score_range(name))),
+            f"{cost(name)} + {card.besides}" if card.besides else f"{cost(name)}",
+        ]
+        for name, card in CARDS.items()
+    ]
+    return _table({"Metric": "", "Question": "", "Better": "", "Range": "", "Cost": ":"}, rows)
 
 
 def citations() -> str:
-    """Return the papers, each with its metrics."""
+    """Return the papers as references of a citation file, each with its metrics."""
     named: dict[Paper, list[str]] = {}
     for name, card in CARDS.items():
         named.setdefault(card.paper, []).append(f"`{name}`")
-    return "\n".join(
-        textwrap.fill(
-            f"- {', '.join(names)}: {paper.authors}. *{paper.title}.* {paper.venue}.",
-            width=100,
-            subsequent_indent="  ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for paper, names in named.items()
-    )
+    lines = []
+    for paper, names in named.items():
+        conference, year = paper.venue.rsplit(" ", 1)
+        lines += [
+            "  - type: conference-paper",
+            f"    title: {_quoted(paper.title)}",
+            "    authors:",
+        ]
+        for author in paper.authors.split(", "):
+            given, family = author.rsplit(" ", 1)
+            lines += [f"      - given-names: {_quoted(given)}", f"        family-names: {family}"]
+        lines += [
+            *("    conference:", f"      name: {conference}", f"    year: {year}"),
+            f"    notes: {_quoted('Cite it for ' + ', '.join(names))}",
+        ]
+    return "\n".join(lines)
 
 
 def costs() -> str:
-    """Return what the metrics cost by default, and the formula."""
+    """Return the evaluations of each metric: by default, and as a formula."""
     rows = [
         [
             f"`{shown_name(name)}`",
@@ -82,18 +85,16 @@ def costs() -> str:
         ]
         for name, card in CARDS.items()
     ]
-    return _table(
-        {"Metric": "", "Evaluations": ":", "Formula": "", "How they come about": ""}, rows
-    )
+    return _table({"Metric": "", "Evaluations": ":", "Formula": "", "What is counted": ""}, rows)
 
 
 def details() -> str:
-    """Return which keys of ``details`` a metric leaves."""
+    """Return the keys of ``details`` of each metric."""
     sharing: dict[str, list[str]] = {}
     for name, card in CARDS.items():
         keys = ", ".join(f"`{key}`" for key in card.details)
         if card.around:
-            keys += ", and those of the metric with `score_` and `reference_` in front"
+            keys += ", and those of the inner metric, prefixed by `score_` and `reference_`"
         sharing.setdefault(keys, []).append(f"`{name}`")
     rows = [[", ".join(names), keys] for keys, names in sharing.items()]
     return _table({"Metric": "", "`details`": ""}, rows)
@@ -101,11 +102,11 @@ def details() -> str:
 
 def meanings() -> str:
     """Return what the keys of ``details`` mean."""
-    return _table({"Key": "", "What it is": ""}, [[f"`{k}`", text] for k, text in DETAILS.items()])
+    return _table({"Key": "", "Meaning": ""}, [[f"`{k}`", text] for k, text in DETAILS.items()])
 
 
 def formulas() -> str:
-    """Return the formulas in one line, with where they are from."""
+    """Return the formula of each metric in one line, with its source."""
     return _formulas(CARDS)
 
 
@@ -157,6 +158,7 @@ def pages() -> dict[Path, list[str]]:
     found = {}
     for page in [
         ROOT / "README.md",
+        ROOT / "CITATION.cff",
         *sorted((ROOT / "docs").rglob("*.md")),
         *sorted((ROOT / "docs").rglob("*.rst")),
     ]:
@@ -173,20 +175,22 @@ def _formulas(cards: dict[str, Card]) -> str:
             direction(name).value,
             card.formula,
             ", ".join(filter(None, [_short(card.paper), card.equation])),
-            _map(name),
+            _input_factor(name),
         ]
         for name, card in cards.items()
     ]
-    return _table({"Metric": "", "Better": "", "Formula": "", "From": "", "Map": ""}, rows)
+    return _table(
+        {"Metric": "", "Better": "", "Formula": "", "Source": "", "Input factor": ""}, rows
+    )
 
 
-def _map(name: str) -> str:
+def _input_factor(name: str) -> str:
     card = CARDS[name]
     if card.carries_input:
-        return "carries the input"
+        return "yes"
     if "multiply_by_inputs" in signature(getattr(metrics, name)).parameters:
-        return "as `multiply_by_inputs` says"
-    return "as the metric within" if card.around else "–"
+        return "set by `multiply_by_inputs`"
+    return "as for the inner metric" if card.around else "–"
 
 
 def _short(paper: Paper) -> str:
@@ -195,13 +199,18 @@ def _short(paper: Paper) -> str:
     return f"{surname} et al., {paper.venue[-4:]}"
 
 
+def _quoted(text: str) -> str:
+    """Return a text as a scalar of YAML, of which JSON is a part."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _bound(value: float) -> str:
     size = "∞" if abs(value) == inf else f"{abs(value):g}"
     return f"−{size}" if value < 0 else size
 
 
 def _table(columns: dict[str, str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; a colon behind a column's name puts its cells to the right."""
+    """Return a table; a column with a colon as its value is aligned to the right."""
     lines = [[*columns], [f"---{right}" for right in columns.values()], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -8,6 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from math import inf, isfinite
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,6 +115,11 @@ class TorchMetric(Metric[list[float]]):
     """Whether scores depend on what the model answers."""
     reads_values: bool = True
     """Whether scores depend on the outputs' values, not only on which of them is the largest."""
+    score_range: tuple[float, float] = (-inf, inf)
+    """Between which scores lie; of metrics that read values where these are probabilities."""
+    max_difference: float = inf
+    """How far apart the scores of two maps of one sample can be, in that range, where that is less
+    than its width: what the scores have in common does not differ."""
     reads_labels: ClassVar[bool] = True
     """Whether scores depend on the explained classes."""
     custom_is_index: bool = True
@@ -482,6 +488,21 @@ class TorchMetric(Metric[list[float]]):
                 f"softmax must be False for a {type(adapter).__name__} that gives probabilities"
             )
         return softmax
+
+    def bounds(self, adapter: Adapter, softmax: bool | None) -> tuple[float, float] | None:
+        """Return between which scores of a model lie, whatever its inputs; None for no bounds.
+
+        Parameters
+        ----------
+        adapter : Adapter
+            The model's.
+        softmax : bool or None
+            As in a call.
+        """
+        known = (
+            not self.reads_values or adapter.own_softmax or self._takes_softmax(adapter, softmax)
+        )
+        return self.score_range if known and all(map(isfinite, self.score_range)) else None
 
     def for_call(self, call: Call) -> TorchMetric:
         """Return the metric that scores a call, by default a copy.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from quantus.functions.explanation_func import explain
 from torch import Tensor, nn
 
 from quantus_ext import checks
@@ -18,6 +20,7 @@ from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.masked import MaskedModel, SampleArguments
+from quantus_ext.engine.outputs import answering_tensors
 from quantus_ext.engine.perturb import Perturbation
 
 Remake = Callable[[np.ndarray], np.ndarray]
@@ -96,7 +99,10 @@ class Explainer:
         with self.fence.around(model), seeded(self.state(first), device):
             # Copies, because functions may write into what they are given.
             keywords = {name: _own(value) for name, value in self.keywords.items()}
-            return function(model=model, inputs=x.copy(), targets=y.copy(), **keywords)
+            # Of explainers this one is known to know tensors only.
+            knows_tensors = getattr(function, "func", function) is explain
+            with answering_tensors(model) if knows_tensors else nullcontext():
+                return function(model=model, inputs=x.copy(), targets=y.copy(), **keywords)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, first: int) -> Tensor:
         """Explain ``y`` of ``x``, both on the model's device."""

@@ -1,14 +1,13 @@
-"""What is to be known of every metric and neither its class nor a call says: one table of cards.
+"""One card per metric: facts that neither its class nor a call tells.
 
-The tables of the documents are made of it (``python -m docs.write``), Quantus's lists are filled
-from it, and tests compare each of its claims with a run.
+The tables in the documents (``python -m docs.write``) and Quantus's metric lists are made from the
+cards. Tests compare every claim with a run.
 """
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from math import inf
 
 from quantus.helpers.enums import ScoreDirection
 
@@ -18,7 +17,7 @@ from quantus_ext.metrics.removal_curves import STEPS
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a metric is from.
+    """The paper that introduced a metric.
 
     Attributes
     ----------
@@ -32,7 +31,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be known of a metric beside its class.
+    """Facts about a metric.
 
     Attributes
     ----------
@@ -42,27 +41,23 @@ class Card:
         In one line.
     paper : Paper
     equation : str
-        Where the formula stands there; empty where it has no number.
+        The number of the formula in the paper; empty if it has none.
     page : str
-        Which of the documents says how to use it.
-    range : (float, float)
-        The lowest and the highest score, of a model that answers with probabilities where the
-        metric reads these.
+        The document that explains how to use it.
     evaluations : str
-        Rows through the model for each sample, as an expression of arguments of the metric, and of
-        ``sizes`` and ``steps``: the different explanation sizes and states of a curve that its
-        ``sparsity`` or ``steps`` come to.
+        Rows sent through the model per sample, as an expression of the metric's arguments and of
+        ``sizes`` and ``steps``, the numbers of distinct explanation sizes and curve points.
     counted : str
-        How they come about.
+        What these rows are.
     details : tuple of str
-        The keys of ``metric.details``; their meanings are in :data:`DETAILS`.
+        The keys of ``metric.details``; :data:`DETAILS` has their meanings.
     carries_input : bool or None
-        Whether maps should have the input as a factor; None where an argument or another metric
-        says so, or where nothing is known.
+        Whether maps should include the input as a factor; None if it depends on an argument or on
+        another metric, or is unknown.
     besides : str
-        What a call costs besides these rows.
+        The cost of a call besides these rows.
     around : str
-        The metric, by its class, around which a wrapper is described.
+        For a wrapper: the class of the metric that it is described with.
     """
 
     question: str
@@ -70,7 +65,6 @@ class Card:
     paper: Paper
     equation: str
     page: str
-    range: tuple[float, float]
     evaluations: str
     counted: str
     details: tuple[str, ...]
@@ -120,14 +114,13 @@ _CURVE = ("curve", "fractions", "original_score", "baseline_score", "final_drop"
 CARDS: dict[str, Card] = {
     "Infidelity": Card(
         question=(
-            "How far is the change that the map predicts, `I·Φ`, from that of the output, "
+            "How far is the output change that the map predicts, `I·Φ`, from the actual one, "
             "`f(x) − f(x−I)`?"
         ),
         formula="`E_I[(I·Φ − (f(x) − f(x−I)))²]`",
         paper=INFIDELITY,
         equation="definition 2.1",
         page="infidelity.md",
-        range=(0, inf),
         evaluations="1 + n_perturb_samples",
         counted="the clean input and the draws",
         details=(
@@ -138,83 +131,79 @@ CARDS: dict[str, Card] = {
     ),
     "Fidelity": Card(
         question=(
-            "Does the answer change without the top s elements (Fid⁺), and stay with them alone "
-            "(Fid⁻)?"
+            "Does the prediction change without the top s elements (Fid⁺), and stay with only "
+            "those (Fid⁻)?"
         ),
-        formula="`1(y = f(x)) − 1(y = f(x without the top s))`, the mean over sizes s",
+        formula="`1(y = f(x)) − 1(y = f(x without the top s))`, averaged over sizes s",
         paper=F_FIDELITY,
         equation="eq. 1–2",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes",
-        counted="the clean input; each size with and without the top of the map",
+        counted="the clean input; per size, one row for Fid⁺ and one for Fid⁻",
         details=_SIZES,
         carries_input=True,
     ),
     "RFidelity": Card(
         question=(
-            "Does the answer change without a random part of the top s, and stay without one of "
-            "the rest, inputs that are closer to what the model knows?"
+            "Does the prediction change without a random part of the top s, and stay without a "
+            "random part of the rest?"
         ),
-        formula="as Fidelity, the mean over draws that remove `⌊αs⌋` of the top s",
+        formula="as Fidelity, averaged over draws that remove `⌊αs⌋` of the top s",
         paper=F_FIDELITY,
         equation="eq. 3–4",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes * n_samples",
-        counted="as Fidelity, so many draws of each size",
+        counted="as Fidelity, with `n_samples` draws per row",
         details=_SIZES,
         carries_input=True,
     ),
     "FFidelity": Card(
         question=(
-            "What does R-Fidelity say of a copy of the model that was tuned to stand the removal?"
+            "What is R-Fidelity for a copy of the model that was fine-tuned to handle removed "
+            "elements?"
         ),
-        formula="as R-Fidelity of the tuned copy, `min(⌊αs⌋, ⌊βt⌋)` removed",
+        formula="R-Fidelity of the fine-tuned copy, removing `min(⌊αs⌋, ⌊βt⌋)`",
         paper=F_FIDELITY,
         equation="eq. 5–6",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes * n_samples",
-        counted="as R-Fidelity, asked of the tuned copy",
+        counted="as R-Fidelity, on the fine-tuned copy",
         details=_SIZES,
         carries_input=True,
-        besides="a tuning",
+        besides="fine-tuning",
     ),
     "ROAR": Card(
         question=(
-            "What does Fidelity say of a model that was trained without what the map ranks high?"
+            "What is Fidelity for a model that was trained without the elements that the map "
+            "ranks highest?"
         ),
-        formula="as Fidelity of the model that was trained so",
+        formula="Fidelity of the retrained model",
         paper=REMOVE_AND_RETRAIN,
         equation="",
         page="fidelity.md",
-        range=(-1, 1),
         evaluations="1 + 2 * sizes",
-        counted="as Fidelity, asked of the retrained model",
+        counted="as Fidelity, on the retrained model",
         details=_SIZES,
         carries_input=None,
-        besides="a training",
+        besides="training",
     ),
     "MoRF": Card(
-        question="How far does the output drop as the most relevant elements go first?",
-        formula="`1/(L+1) Σ_k (f(x⁰) − f(xᵏ))` over even steps, the most relevant elements first",
+        question="How far does the output drop when the most relevant elements are removed first?",
+        formula="`1/(L+1) Σ_k (f(x⁰) − f(xᵏ))` over even steps, most relevant first",
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="1 + steps",
-        counted="the clean input and a state a step",
+        counted="the clean input and one row per step",
         details=_CURVE,
         carries_input=True,
     ),
     "LeRF": Card(
-        question="How far does the output drop as the least relevant elements go first?",
-        formula="the same, the least relevant first",
+        question="How far does the output drop when the least relevant elements are removed first?",
+        formula="as MoRF, least relevant first",
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="1 + steps",
         counted="as MoRF",
         details=_CURVE,
@@ -222,16 +211,15 @@ CARDS: dict[str, Card] = {
     ),
     "ABPC": Card(
         question=(
-            "How much further does the output drop as the most relevant elements go first than as "
-            "the least relevant do?"
+            "How much larger is the drop when the most relevant elements are removed first than "
+            "when the least relevant are?"
         ),
         formula="`MoRF − LeRF`, about 0 for a random order",
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="2 * steps",
-        counted="both curves, which share their ends",
+        counted="both curves, which share their end points",
         details=(
             *("morf", "lerf", "curve_morf", "curve_lerf", "fractions"),
             *("original_score", "baseline_score", "final_drop"),
@@ -239,66 +227,56 @@ CARDS: dict[str, Card] = {
         carries_input=True,
     ),
     "Deletion": Card(
-        question="How much of the output is left as the most relevant elements go?",
-        formula="area under `f(xᵏ)` over the share removed, by the trapezoid rule",
+        question="How much of the output remains while the most relevant elements are removed?",
+        formula="area under `f` over the fraction removed, most relevant first (trapezoidal rule)",
         paper=RISE,
         equation="",
         page="removal_curves.md",
-        range=(0, 1),
         evaluations="1 + steps",
         counted="as MoRF",
         details=_CURVE,
         carries_input=True,
     ),
     "Insertion": Card(
-        question="How much of the output is there as the most relevant elements come back?",
-        formula="area under `f` as the most relevant elements are restored to a baseline",
+        question="How much of the output returns while the most relevant elements are restored?",
+        formula="area under `f` over the fraction restored, most relevant first (trapezoidal rule)",
         paper=RISE,
         equation="",
         page="removal_curves.md",
-        range=(0, 1),
         evaluations="1 + steps",
         counted="as MoRF",
         details=(*_CURVE[:-1], "final_rise"),
         carries_input=True,
     ),
     "PScore": Card(
-        question=(
-            "Does the map agree with the consensus of other good models, by the same explainer?"
-        ),
-        formula="cosine with the mean of the unit-length maps of other good models",
+        question="Does the map agree with the same explainer's maps of other good models?",
+        formula="cosine similarity to the mean of the unit-length maps of the other models",
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(-1, 1),
         evaluations="1",
-        counted="the clean input; the explainer runs on every other model",
+        counted="the clean input; the explainer also runs on every other model",
         details=("similarity",),
         carries_input=None,
         besides="explanations",
     ),
     "SynScore": Card(
-        question="Does the map rank what was planted above the rest?",
-        formula="AUROC (or average precision) of the map against what was planted",
+        question="Does the map rank the planted ground truth above everything else?",
+        formula="AUROC (or average precision) of the map against the planted ground truth",
         paper=M4,
         equation="",
         page="removal_curves.md",
-        range=(0, 1),
         evaluations="0",
-        counted="the model is not asked",
+        counted="the model is not evaluated",
         details=("auroc", "ap", "planted"),
         carries_input=None,
     ),
     "QGE": Card(
-        question=(
-            "Is a score of any metric, also Quantus's own, better than that of the inverse "
-            "explanation?"
-        ),
-        formula="`q(e) − q(e_inv)`, turned where lower is better",
+        question="Does any metric, including Quantus's own, score the map better than its inverse?",
+        formula="`q(e) − q(e_inv)`, with the sign flipped if lower is better",
         paper=INVERSE,
         equation="eq. 4–5",
         page="qge.md",
-        range=(-inf, inf),
         evaluations="1 + n_perturb_samples",
         counted="as `Infidelity`: the map and its inverse share their draws",
         details=("score", "reference", "references"),
@@ -306,66 +284,73 @@ CARDS: dict[str, Card] = {
         around="Infidelity",
     ),
 }
-"""By the class's name, in the order of the documents."""
+"""The cards by class name, in the order of the documents."""
 
 DETAILS: dict[str, str] = {
-    "infidelity": "the score without `rescale`",
-    "rescaled_infidelity": "that of the best multiple of the map",
-    "scale": "that multiple, `β = E[ab] / E[a²]`",
-    "faithfulness": "the share of the output's change that the best positive multiple predicts",
-    "correlation": "of the predicted with the real changes, over the draws",
-    "n_draws": "how many there were",
-    "plus": "Fid⁺, the mean over sizes",
-    "minus": "Fid⁻, the mean over sizes",
+    "infidelity": "the infidelity without rescaling",
+    "rescaled_infidelity": "the infidelity of the best multiple of the map",
+    "scale": "the factor of that multiple, `β = E[ab] / E[a²]`",
+    "faithfulness": "the share of the output change that the best positive multiple predicts",
+    "correlation": "the correlation of predicted and actual changes over the draws",
+    "n_draws": "the number of draws",
+    "plus": "Fid⁺, averaged over sizes",
+    "minus": "Fid⁻, averaged over sizes",
     "gap": "Fid⁺ − Fid⁻",
-    "curve_plus": "Fid⁺ of each size",
-    "curve_minus": "Fid⁻ of each size",
-    "error_plus": "the standard error of each `curve_plus`",
-    "error_minus": "the standard error of each `curve_minus`",
-    "sparsity": "explanation sizes, as they were given",
-    "size": "the elements that they come to",
+    "curve_plus": "Fid⁺ for each size",
+    "curve_minus": "Fid⁻ for each size",
+    "error_plus": "the standard error of each value of `curve_plus`",
+    "error_minus": "the standard error of each value of `curve_minus`",
+    "sparsity": "the explanation sizes, as the fractions that were passed",
+    "size": "the explanation sizes in elements",
     "curve": "the output at each of `fractions`",
-    "fractions": "the shares of the elements that are really removed (of Insertion: restored)",
-    "original_score": "the output for the input itself",
-    "baseline_score": "the output with everything removed",
+    "fractions": "the fractions of elements that were actually removed (for Insertion: restored)",
+    "original_score": "the output for the unchanged input",
+    "baseline_score": "the output with all elements removed",
     "final_drop": "`original_score − baseline_score`",
-    "final_rise": "`original_score − baseline_score`, of Insertion",
+    "final_rise": "`original_score − baseline_score`, for Insertion",
     "morf": "MoRF",
     "lerf": "LeRF",
-    "curve_morf": "the output as the most relevant go first",
-    "curve_lerf": "the output as the least relevant go first",
-    "similarity": "the cosine with the map of each other model",
+    "curve_morf": "the output while the most relevant elements are removed first",
+    "curve_lerf": "the output while the least relevant elements are removed first",
+    "similarity": "the cosine similarity to the map of each other model",
     "auroc": "the area under the ROC curve",
     "ap": "the average precision",
-    "planted": "the share of the elements that are marked",
-    "score": "what the metric says of the map",
-    "reference": "what it says of the inverse, or the mean over the references",
-    "references": "what it says of each of them",
+    "planted": "the share of elements that `s_batch` marks",
+    "score": "the inner metric's score of the map",
+    "reference": "its score of the inverse, or its mean score of the references",
+    "references": "its score of each reference",
 }
-"""What the keys of ``metric.details`` mean."""
+"""The meaning of each key of ``metric.details``."""
 
 
 def shown_name(name: str) -> str:
-    """Return how a metric is made, by the name of its class; a wrapper with what it is around."""
+    """Return the name of a metric as shown in documents; a wrapper with its inner metric."""
     around = CARDS[name].around
     return f"{name}({around}())" if around else name
 
 
 def direction(name: str) -> ScoreDirection:
-    """Return which scores of a metric are better, by the name of its class, made by default."""
+    """Return whether lower or higher scores of a metric are better, by the name of its class."""
     found: ScoreDirection = getattr(metrics, name).score_direction
     return found
 
 
+def score_range(name: str) -> tuple[float, float]:
+    """Return the lowest and the highest score of a metric, by the name of its class."""
+    found: tuple[float, float] = getattr(metrics, name).score_range
+    return found
+
+
 def cost(name: str, **arguments: int) -> int:
-    """Return the rows a sample of a metric, by the name of its class.
+    """Return a metric's evaluations per sample.
 
     Parameters
     ----------
     name : str
+        The name of its class.
     **arguments : int
-        What its card's expression names, where it is not the default. By default each sparsity is a
-        size of its own, and each step a state.
+        Values of names in its card's expression that differ from the defaults. By default all
+        sparsities and all steps are distinct.
 
     Examples
     --------
@@ -382,5 +367,5 @@ def cost(name: str, **arguments: int) -> int:
         given["sizes"] = len(given["sparsity"])
     if "steps" in given:
         given["steps"] = STEPS
-    # An expression of this file, so that what is written is what is tested.
+    # `eval`, so that the documents print the very expression that is tested.
     return int(eval(card.evaluations, {"__builtins__": {}}, {**given, **arguments}))

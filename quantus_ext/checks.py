@@ -255,6 +255,16 @@ def fractions(name: str, values: object) -> list[float]:
     return [fraction(name, value) for value in _one_or_more(name, values)]
 
 
+def interval(name: str, values: object) -> tuple[float, float]:
+    """Return two finite floats, the first below the second."""
+    ends = numbers(name, values)
+    if len(ends) != 2 or not -np.inf < ends[0] < ends[1] < np.inf:
+        raise ValueError(
+            f"{name} must be two finite numbers, the lower one first, is {shown(values)}"
+        )
+    return ends[0], ends[1]
+
+
 def patch_size(element: str, value: object) -> int | None:
     """Return the side of a patch, or None where elements are none."""
     if element == "patch":

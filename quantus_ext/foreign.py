@@ -42,6 +42,7 @@ from quantus_ext.engine.modules import (
     is_closed,
     with_any_rows,
 )
+from quantus_ext.engine.outputs import answering_tensors
 from quantus_ext.engine.turns import turns
 from quantus_ext.functional.scores import Scores
 
@@ -559,15 +560,16 @@ def _rows_counted(call: Call, batch: Arrays, x: Tensor) -> Iterator[tuple[nn.Mod
     if is_closed(model) or softmax:
         yield _Counted(model, count, check, softmax=softmax), rows
         return
-    handles = [
-        model.register_forward_pre_hook(count, with_kwargs=True),
-        model.register_forward_hook(check),
-    ]
-    try:
-        yield model, rows
-    finally:
-        for handle in handles:
-            handle.remove()
+    with answering_tensors(model):
+        handles = [
+            model.register_forward_pre_hook(count, with_kwargs=True),
+            model.register_forward_hook(check),
+        ]
+        try:
+            yield model, rows
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def _global_states(device: torch.device) -> tuple[Any, ...]:

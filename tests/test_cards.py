@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from scipy.stats import sem
 from torch import nn
 
@@ -38,7 +39,7 @@ def test_no_card_has_a_gap(name):
     assert re.fullmatch(r"\S.*[^\s.]", card.counted)
     assert (DOCS / card.page).is_file()
     assert all((card.paper.authors, card.paper.title, re.search(r" \d{4}$", card.paper.venue)))
-    assert card.range[0] < card.range[1]
+    assert made(name).score_range[0] < made(name).score_range[1]
     assert not card.around or card.around in CARDS
     assert re.search(rf"\b{name}\b", (DOCS / card.page).read_text("utf-8"))
 
@@ -123,8 +124,9 @@ def scored(name: str, explain: Explain, sign: int = 1) -> np.ndarray:
         # would tell it.
         return sign * (np.abs(maps) if name == "ROAR" else maps)
 
-    scores = called(made(name, signed), signed(MODEL, X, Y))
-    low, high = CARDS[name].range
+    metric = made(name, signed)
+    scores = called(metric, signed(MODEL, X, Y))
+    low, high = metric.score_range
     assert np.isfinite(scores).all()
     assert (low <= scores).all()
     assert (scores <= high).all()
@@ -260,8 +262,29 @@ def test_every_metric_stands_in_every_table(monkeypatch):
     assert "Is it new?" in write.overview()
 
 
+def test_the_citation_file_names_a_paper_for_every_metric():
+    found = yaml.safe_load((DOCS.parent / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(found)
+    cited = [
+        name
+        for each in found["references"]
+        for name in re.findall(r"`(\w+)`", each.get("notes", ""))
+    ]
+    assert sorted(cited) == sorted(CARDS)
+    for reference in found["references"]:
+        assert {"type", "title", "authors", "year"} <= set(reference)
+        assert all(
+            {"given-names", "family-names"} == set(author) for author in reference["authors"]
+        )
+
+
 @pytest.mark.parametrize(
-    "text", ["<!-- table: {} -->\nold\n<!-- end -->\n", ".. table: {}\nold\n.. end\n"]
+    "text",
+    [
+        "<!-- table: {} -->\nold\n<!-- end -->\n",
+        ".. table: {}\nold\n.. end\n",
+        "# table: {}\nold\n# end\n",
+    ],
 )
 def test_only_what_is_between_the_marks_is_written(text):
     text = f"before\n{text}after\n"

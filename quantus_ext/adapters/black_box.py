@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.adapters.predictors import Predict, predictor_of
 from quantus_ext.arrays import array_of
 from quantus_ext.engine.progress import progress_bar
 
-Predict = Callable[[np.ndarray], Any]
-"""Rows in, (rows, classes) scores out."""
 Corrupt = Callable[[Tensor, int, Tensor], Tensor]
 """(inputs, draw, indices) -> corrupted copy, as :class:`quantus_ext.finetune.MaskSampler`."""
 
@@ -27,12 +26,24 @@ class BlackBox(Adapter):
 
     Parameters
     ----------
-    predict : callable
-        From an array of rows, in the inputs' own type and shape, to an array (rows, classes):
-        ``predict_proba`` of scikit-learn, XGBoost, LightGBM or CatBoost, an ONNX Runtime session,
-        a remote call.
-    classes : int
-        How many scores a row has; of one, ``predict`` may return shape (rows,).
+    predict : callable, estimator or session
+        From an array of rows, in the inputs' own type and shape, to an array (rows, classes): a
+        function, as around a remote call; a fitted estimator with ``predict_proba``, as of
+        scikit-learn, XGBoost, LightGBM or CatBoost, or, a regressor, with ``predict``; or a
+        session of ONNX Runtime, which gets rows in the type that it takes.
+    classes : int, optional
+        How many scores a row has; of one, ``predict`` may return shape (rows,). By default as
+        many as the first answer has.
+    probabilities : bool, optional
+        Whether the scores are probabilities. Metrics then take no softmax of them, and rows that
+        are none are an error. True by default for ``predict_proba`` of an estimator.
+    output : str, optional
+        Of a session, the output that holds the scores; by default the one of floating-point
+        numbers.
+    reference : callable, estimator or session, optional
+        What must answer alike, as the estimator that a session was exported from. The first 64
+        rows go to both, and answers that differ by more than a thousandth of the largest are an
+        error.
     max_rows_per_call : int, optional
         More rows than that go out in several calls.
     display_progressbar : bool, default False
@@ -52,8 +63,8 @@ class BlackBox(Adapter):
 
     Notes
     -----
-    The outputs are taken as they are. Where they are probabilities already, call metrics with
-    ``softmax=False``: removal metrics take a softmax by default, and warn of it there.
+    The outputs are taken as they are. Of a function that gives probabilities say so, by
+    ``probabilities=True``: removal metrics take a softmax by default, and warn of it there.
 
     Examples
     --------
@@ -64,31 +75,55 @@ class BlackBox(Adapter):
     ...     share = rows.mean(1)
     ...     return np.stack([1 - share, share], 1)
     >>> x = np.ones((1, 4))
-    >>> Deletion(4)(BlackBox(predict, classes=2), x, np.array([1]), x, softmax=False)
+    >>> Deletion(4)(BlackBox(predict, probabilities=True), x, np.array([1]), x)
     [0.5]
     """
 
-    unread = frozenset({"n_calls", "max_rows_per_call", "display_progressbar", "check_rows"})
+    unread = frozenset(
+        {
+            *("n_calls", "max_rows_per_call", "display_progressbar", "check_rows"),
+            *("reference", "_unchecked"),
+        }
+    )
     asks_outside: ClassVar[bool] = True
     """Whether the answers may come from elsewhere, so that no content shows what they depend on."""
 
     def __init__(
         self,
-        predict: Predict,
-        classes: int,
+        predict: Any,
+        classes: int | None = None,
         *,
+        probabilities: bool | None = None,
+        output: str | None = None,
+        reference: Any = None,
         max_rows_per_call: int | None = None,
         display_progressbar: bool = False,
         key: str | None = None,
         check_rows: bool = False,
     ) -> None:
         super().__init__()
-        checks.function("predict", predict)
+        asked = predictor_of("predict", predict, checks.optional(checks.text, "output", output))
         self.key = checks.optional(checks.text, "key", key)
         if key is not None:
             self.unread = self.unread | {"predict"}
-        self.predict = predict
-        self.classes = checks.positive_integer("classes", classes)
+        self.predict = asked.ask
+        self.classes = checks.optional(checks.positive_integer, "classes", classes) or asked.classes
+        if self.classes is None:
+            # What the first answer has.
+            self.unread = self.unread | {"classes"}
+        self.probabilities = checks.optional(checks.flag, "probabilities", probabilities)
+        if self.probabilities is None:
+            self.probabilities = asked.gives_probabilities
+        if self.probabilities and self.classes == 1:
+            raise ValueError(
+                "probabilities must be False for one class, of which the probability is 1: give "
+                "that of class 0 beside it, as np.stack([1 - p, p], 1)"
+            )
+        self.own_softmax = self.probabilities
+        self.reference: Predict | None = None
+        if reference is not None:
+            self.reference = predictor_of("reference", reference).ask
+        self._unchecked = _COMPARED
         self.max_rows_per_call = checks.optional(
             checks.positive_integer, "max_rows_per_call", max_rows_per_call
         )
@@ -120,27 +155,75 @@ class BlackBox(Adapter):
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
         self.n_calls += 1
+        scores = self._answered("predict", self.predict, rows)
+        if self.probabilities:
+            self._check_probabilities(scores)
+        if self.reference is not None and self._unchecked:
+            some = rows[: self._unchecked]
+            self._unchecked -= len(some)
+            _check_alike(scores[: len(some)], self._answered("reference", self.reference, some))
+        return scores
+
+    def as_given(self, rows: np.ndarray) -> Any:
+        """Return rows as the prediction function gets them: a copy, for rows are written again."""
+        return rows.copy()
+
+    def _answered(self, name: str, predict: Predict, rows: np.ndarray) -> np.ndarray:
         try:
-            # A copy, because the rows are a buffer that is written again.
-            returned = self.predict(rows.copy())
+            returned = predict(self.as_given(rows))
         except Exception as error:
             raise RuntimeError(
-                f"predict failed on call {self.n_calls}, with {len(rows)} rows: {error}"
+                f"{name} failed on call {self.n_calls}, with {len(rows)} rows: {error}"
             ) from error
         if isinstance(returned, Tensor):
             returned = returned.detach().cpu()
         try:
             scores = np.asarray(returned, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"predict must return an array of numbers: {error}") from error
-        if self.classes == 1 and scores.shape == (len(rows),):
+            raise ValueError(f"{name} must return an array of numbers: {error}") from error
+        if self.classes in (None, 1) and scores.shape == (len(rows),):
             scores = scores[:, np.newaxis]
+        if self.classes is None and scores.ndim == 2:
+            self.classes = scores.shape[1]
         if scores.shape != (len(rows), self.classes):
+            classes = "classes" if self.classes is None else self.classes
             raise ValueError(
-                f"predict must return shape {(len(rows), self.classes)}, on call {self.n_calls} "
+                f"{name} must return shape ({len(rows)}, {classes}), on call {self.n_calls} "
                 f"it returned {scores.shape}"
             )
         return scores
+
+    def _check_probabilities(self, scores: np.ndarray) -> None:
+        wrong = (scores < -_ROUNDING).any(1) | (np.abs(scores.sum(1) - 1) > _ROUNDING)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise ValueError(
+                "predict must return probabilities, none negative and of sum 1, as "
+                f"probabilities=True says; on call {self.n_calls} row {row} is "
+                f"{checks.shown(scores[row].tolist())}"
+            )
+
+
+_COMPARED = 64
+"""Rows that are compared with a reference."""
+
+_ROUNDING = 1e-3
+"""Of scores in single precision, and then some; exports that are other models differ by more."""
+
+
+def _check_alike(scores: np.ndarray, expected: np.ndarray) -> None:
+    """Raise ValueError where answers are not those of the reference."""
+    same = (scores == expected) | (np.isnan(scores) & np.isnan(expected))
+    difference = np.where(same, 0.0, np.nan_to_num(np.abs(scores - expected), nan=np.inf)).max(1)
+    differs = difference > _ROUNDING * np.abs(np.nan_to_num(expected)).max()
+    if differs.any():
+        row = int(difference.argmax())
+        raise ValueError(
+            f"predict must answer as reference does, differs in {int(differs.sum())} of "
+            f"{len(scores)} rows, most in row {row}: {checks.shown(scores[row].tolist())} for "
+            f"{checks.shown(expected[row].tolist())}. It is another model: mend the export, or "
+            "explain the reference itself"
+        )
 
 
 def refit(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.engine.outputs import scores_in
 
 
 class _OneNumber(Adapter):
@@ -22,10 +23,8 @@ class _OneNumber(Adapter):
 
     def column(self, x: Tensor, keywords: Mapping[str, Any]) -> Tensor:
         """Return the model's output, shape (n, 1)."""
-        output = self.model(x, **keywords)
+        output: Tensor = scores_in(self.model, self.model(x, **keywords), len(x))
         adapter = type(self).__name__
-        if not isinstance(output, Tensor):
-            raise TypeError(f"{adapter}'s model must return a tensor, returned {type(output)}")
         if output.ndim == 1:
             output = output.unsqueeze(1)
         if output.ndim != 2 or output.shape[1] != 1:
@@ -140,9 +139,7 @@ class MultiOutput(Adapter):
 
     def forward(self, x: Tensor, **keywords: Any) -> Tensor:
         """Return all heads' outputs side by side, shape (n, heads · classes)."""
-        outputs: Tensor = self.model(x, **keywords)
-        if not isinstance(outputs, Tensor):
-            raise TypeError(f"MultiOutput's model must return a tensor, returned {type(outputs)}")
+        outputs: Tensor = scores_in(self.model, self.model(x, **keywords), len(x))
         if tuple(outputs.shape[1:]) != self.shape:
             raise ValueError(
                 f"MultiOutput's model must give shape (n, *{self.shape}), gives "

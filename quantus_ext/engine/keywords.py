@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext.engine.modules import with_keywords
+from quantus_ext.engine.outputs import ScoresOf
 from quantus_ext.engine.rows import PerSample, Shared, belonging_to, exchanged, is_marked
 
 _COPIES = 4
@@ -50,7 +52,7 @@ class _Asked:
     def __call__(self, keywords: Mapping[str, Any], rows: Tensor, numbers: Tensor) -> Any:
         with torch.no_grad(), belonging_to(numbers):
             # A copy, for a model may write to its inputs.
-            return with_keywords(self.model, keywords)(rows.clone())
+            return ScoresOf(with_keywords(self.model, keywords))(rows.clone())
 
     def of_copies(self, keywords: Mapping[str, Any], sample: int = 0) -> Any:
         """Return the outputs for copies of one sample."""
@@ -140,7 +142,7 @@ def told_apart(
     return _the_one(asked, keywords, readings, [_named(place) for place in candidates])
 
 
-def part_of(keywords: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+def part_of(keywords: Mapping[str, Any], rows: slice | NDArray[np.int64]) -> dict[str, Any]:
     """Return keywords for some of the samples.
 
     Examples

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext.engine.modules import Probabilities, are_probabilities, resolve_softmax
+from quantus_ext.engine.outputs import ScoresOf
 from quantus_ext.identity import Content, content_of
 
 
@@ -27,7 +28,8 @@ class ResolvedModel:
         self.softmax = softmax
         self.had_probabilities: Tensor | None = None
         """Whether the first rows' outputs were some before a softmax was taken; not read yet."""
-        self._resolved = model if softmax is None else None
+        self._scores = ScoresOf(model)
+        self._resolved: nn.Module | None = self._scores if softmax is None else None
 
     def __call__(self, rows: Tensor) -> Any:
         """Return what it answers."""
@@ -44,7 +46,7 @@ class ResolvedModel:
         if self._resolved is None:
             # In full precision: what is compared differs by little.
             with torch.autocast(rows.device.type, enabled=False):
-                self._resolved = resolve_softmax(self.model, bool(self.softmax), rows)
+                self._resolved = resolve_softmax(self._scores, bool(self.softmax), rows)
         return self._resolved
 
     @cached_property

@@ -44,6 +44,8 @@ class Purpose(IntEnum):
     REFERENCE_ORDER = 12
     GLOBAL_STATE = 14
     EXPLAINER_STATE = 15
+    SAMPLE_ORDER = 16
+    PILOT = 17
     DEGRADED_PLACE = 21
     DEGRADED_VALUE = 22
 

@@ -2,60 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantus_ext.evaluation.plan import Plan
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record
+from quantus_ext.evaluation.stopping import Stopping
 
 Key = tuple[int, int]
 """Explainer and first sample."""
 
 
 class Collected:
-    """What has come back so far: scores in arrays, and of each shard what failed there."""
+    """What has come back so far: scores in arrays, and of each shard what is not there."""
 
     def __init__(self, plan: Plan, n: int) -> None:
         self.plan = plan
         self.n = n
+        self.order = plan.order(n)
         shape = (len(plan.methods), len(plan.cells))
         self.scores = np.full((*shape, n), np.nan)
         self.errors = np.full((*shape, n), np.nan)
         self.n_evaluations = np.zeros(shape, dtype=np.int64)
         self.n_rows = 0
         self.seconds = np.zeros(shape)
-        self._failed: dict[Key, Record] = {}
+        self._unfinished: dict[Key, Record] = {}
         self._maps: dict[tuple[int, int], np.ndarray] = {}
         self._places = {cell.name: place for place, cell in enumerate(plan.cells)}
 
-    def take(self, record: Record) -> Record:
-        """Take what a worker or the store says; return all that is known of that shard."""
+    def take(self, record: Record, wanted: Collection[str] | None = None) -> Record:
+        """Take what a worker or the store says; return all that is known of that shard.
+
+        Parameters
+        ----------
+        record : Record
+        wanted : collection of str, optional
+            The cells whose scores are to be had, by default all that it has.
+        """
+        samples = self.order[record.start : record.stop]
         for name, scored in record.cells.items():
+            if wanted is not None and name not in wanted:
+                continue
             place = (record.method, self._places[name])
-            self.scores[place][record.start : record.stop] = scored.score
-            self.errors[place][record.start : record.stop] = scored.error
+            self.scores[place][samples] = scored.score
+            self.errors[place][samples] = scored.error
             self.n_evaluations[place] += scored.n_evaluations
             self.n_rows += scored.n_rows
             self.seconds[place] += scored.seconds
         for case, maps in record.maps.items():
             self._maps[record.method, case] = maps
         key = (record.method, record.start)
-        before = self._failed.pop(key, None)
+        before = self._unfinished.pop(key, None)
         if before is not None:
-            # What failed was tried again.
+            # What failed was tried again, or what was not asked for is now.
             record = replace(record, cells={**before.cells, **record.cells})
-        if record.failed:
-            self._failed[key] = record
+        if record.failed or len(record.cells) < len(self.plan.cells):
+            self._unfinished[key] = record
         return record
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """Which cells failed, on some samples at least, shape (e, m)."""
+        found = np.zeros(self.seconds.shape, dtype=bool)
+        for (method, _), record in self._unfinished.items():
+            found[method, [self._places[name] for name in record.failed]] = True
+        return found
 
     def failures(self) -> Iterator[Failure]:
         """Yield what failed, explainer by explainer."""
-        for _, record in sorted(self._failed.items()):
+        for _, record in sorted(self._unfinished.items()):
             for name in record.failed:
                 scored = record.cells[name]
                 yield Failure(
@@ -76,7 +97,8 @@ class Collected:
                 if (place, case) in self._maps
             }
             label = int(y.part(case, case + 1).read()[0])
-            yield Case(case, np.array(x.part(case, case + 1).read()[0]), label, maps)
+            number = int(self.order[case])
+            yield Case(number, np.array(x.part(case, case + 1).read()[0]), label, maps)
 
     def evaluation(
         self,
@@ -85,8 +107,9 @@ class Collected:
         settings: dict[str, Any],
         confidence: float,
         agg_func: Callable[..., Any] | None,
+        stopping: Stopping | None = None,
     ) -> Evaluation:
-        """Return all of it, with what was asked for."""
+        """Return all of it, with what was asked for; data in the order of the plan."""
         plan = self.plan
         return Evaluation(
             explainers=tuple(method.name for method in plan.methods),
@@ -104,4 +127,5 @@ class Collected:
             cases=tuple(self.cases(data.x, data.y)),
             columns=tuple(cell.names for cell in plan.cells),
             agg_func=agg_func,
+            stopping=stopping,
         )

@@ -38,7 +38,8 @@ _SECTIONS = {
     "call_kwargs": None,
     "run": {
         *("batch_size", "shard_size", "n_jobs", "threads", "device", "devices", "store", "seed"),
-        *("confidence", "cases", "backend", "verbose"),
+        *("confidence", "cases", "backend", "verbose", "softmax"),
+        *("until", "smallest_difference", "score_bounds"),
     },
     "report": {"html", "markdown", "json"},
     "thresholds": None,
@@ -87,7 +88,7 @@ class Threshold:
         named = evaluation.explainers if self.explainer is None else (self.explainer,)
         lines = []
         for explainer in named:
-            scores = evaluation.scores_of(explainer, self.metric)
+            scores = evaluation.scores_asked(explainer, self.metric)
             # A mean without the samples that failed would be that of others.
             mean = float(scores.mean())
             low = -np.inf if self.at_least is None else self.at_least
@@ -217,7 +218,7 @@ class Config:
         methods = {name: self._method(name, each) for name, each in content["xai_methods"].items()}
         calls = self._made("call_kwargs", content.get("call_kwargs"))
         # What would else be found out after the work.
-        cells = cells_of(metrics, calls)
+        cells = cells_of(metrics, calls, run.get("softmax"))
         columns = [cell.name for cell in cells]
         for threshold in self.thresholds:
             threshold.check(list(methods), columns)

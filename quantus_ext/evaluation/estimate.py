@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,6 +37,8 @@ class Estimate:
     workers : int
     failures : tuple of str
         What failed on these samples, by explainer and metric.
+    at_most : bool
+        Whether it may be less, because the run ends when the ranking is known.
     """
 
     n_evaluations: int
@@ -43,11 +46,13 @@ class Estimate:
     n_tasks: int
     workers: int
     failures: tuple[str, ...]
+    at_most: bool = False
 
     def __str__(self) -> str:
         cost = (
-            f"about {self.n_evaluations:,} evaluations and {_duration(self.seconds)} in "
-            f"{self.n_tasks:,} tasks on {self.workers} worker{'s' * (self.workers > 1)}"
+            f"{'at most ' * self.at_most}about {self.n_evaluations:,} evaluations and "
+            f"{_duration(self.seconds)} in {self.n_tasks:,} tasks on {self.workers} "
+            f"worker{'s' * (self.workers > 1)}"
         )
         return "\n".join([cost, *(f"will fail: {failure}" for failure in self.failures)])
 
@@ -110,8 +115,9 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
     methods = dict(enumerate(plan.methods))
     wanted = {method: [cell.name for cell in cells] for method in methods}
     # The first pass pays for what is made once.
-    worker.run(Shard.of(data, methods, 0, 1), wanted)
-    records = worker.run(Shard.of(data, methods, 0, n), wanted)
+    numbers = np.arange(n)
+    worker.run(Shard.of(data, numbers, methods, 0, 1), wanted)
+    records = worker.run(Shard.of(data, numbers, methods, 0, n), wanted)
     scored = [each for record in records for each in record.cells.values()]
     rows = sum(each.n_rows for each in scored)
     seconds = sum(record.seconds for record in records) + sum(each.seconds for each in scored)
@@ -127,6 +133,7 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
         n_tasks=n_tasks,
         workers=workers,
         failures=tuple(failures),
+        at_most=plan.shuffled,
     )
 
 

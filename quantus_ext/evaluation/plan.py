@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from quantus.functions.explanation_func import explain
 from quantus.helpers import constants
 from quantus.helpers.enums import ScoreDirection
@@ -24,8 +25,10 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.batch import channels_are_first
+from quantus_ext.engine import sampling
 from quantus_ext.engine.keywords import MOST_ASKED, all_marked, told_apart
 from quantus_ext.engine.modules import called_alike, with_keywords
+from quantus_ext.engine.sampling import Purpose
 from quantus_ext.evaluation.explainers import carries_input
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.finetune import FineTuner
@@ -118,6 +121,10 @@ class Method:
             return cls(name, value, given, carries_input=carries_input(value, given))
         return cls(name, maps=Rows.of(f"xai_methods[{name!r}]", value))
 
+    def in_order(self, order: NDArray[np.int64]) -> Method:
+        """Return the same of the samples in another order, that of their numbers."""
+        return self if self.maps is None else replace(self, maps=self.maps.in_order(order))
+
     def identity(self) -> str:
         """Return what the explainer is known by: its content."""
         maps = None if self.maps is None else self.maps.key()
@@ -167,7 +174,9 @@ class Plan:
         of this package that have ``seed=None``.
     device : str or torch.device or None
     cases : tuple of int
-        Samples whose maps are kept for the report.
+        Places of the samples whose maps are kept for the report.
+    shuffled : bool, default False
+        Whether samples are scored in a random order, from which the places are counted.
     """
 
     methods: tuple[Method, ...]
@@ -177,6 +186,14 @@ class Plan:
     seed: int
     device: str | torch.device | None
     cases: tuple[int, ...]
+    shuffled: bool = False
+
+    def order(self, n: int) -> NDArray[np.int64]:
+        """Return the numbers of n samples in the order in which they are scored."""
+        if not self.shuffled:
+            return np.arange(n)
+        key = sampling.sample_keys(self.seed, torch.zeros(1, dtype=torch.int64))
+        return sampling.distinct(key, n, Purpose.SAMPLE_ORDER)[0].argsort().numpy()
 
     def shards(self, n: int) -> list[tuple[int, int]]:
         """Return where the shards of n samples begin and end."""
@@ -278,7 +295,9 @@ def methods_of(
     return methods
 
 
-def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cell]:
+def cells_of(
+    metrics: object, call_kwargs: Mapping[str, Any] | None, softmax: bool | None = None
+) -> list[Cell]:
     """Return the columns: each metric, copied, with each call's arguments.
 
     Parameters
@@ -286,6 +305,8 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
     metrics : mapping or sequence
         See :data:`Metrics`.
     call_kwargs : mapping of str to mapping, optional
+    softmax : bool, optional
+        Of all calls.
     """
     if isinstance(metrics, Mapping):
         named = _distinct("metrics", metrics)
@@ -317,6 +338,13 @@ def cells_of(metrics: object, call_kwargs: Mapping[str, Any] | None) -> list[Cel
                 f"call_kwargs[{name!r}] must not hold {', '.join(taken)}, which evaluate passes "
                 "to every call"
             )
+        if softmax is not None:
+            if "softmax" in call:
+                raise ValueError(
+                    f"softmax={softmax} is that of all calls: leave it out, or take softmax out of "
+                    f"call_kwargs[{name!r}]"
+                )
+            call["softmax"] = softmax
     cells = []
     for name, metric in named.items():
         if not isinstance(metric, Metric):
@@ -355,7 +383,7 @@ def shown_name(metric: str, call: str, calls: Sized | None) -> str:
 
 
 def _copied(name: str, metric: Metric[Any]) -> Any:
-    """Return a copy that gives a score a sample."""
+    """Return a copy that gives one score per sample."""
     past = (metric.evaluation_scores, metric.all_evaluation_scores)
     without = {id(scores): type(scores)() for scores in past if isinstance(scores, (list, dict))}
     try:
@@ -471,6 +499,7 @@ def identity(
         "batch_size": plan.batch_size,
         "shard_size": plan.shard_size,
         "cases": list(plan.cases),
+        "shuffled": plan.shuffled,
         "n": len(x),
         "model": known.content.key,
         **{name: None if rows is None else rows.key() for name, rows in data.items()},

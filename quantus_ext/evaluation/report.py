@@ -91,14 +91,19 @@ def to_markdown(evaluation: Evaluation) -> str:
     best = "bold: best, or tied with the best"
     header = ["explainer", *(plain(_titled(evaluation, each)) for each in evaluation.metrics)]
     by_cell = {(row.explainer, row.metric): row for row in ranking.rows}
+    stopped = evaluation.stopping is not None
     rows = [
-        [plain(explainer), *(_cell(by_cell[explainer, m], ranking) for m in evaluation.metrics)]
+        [
+            plain(explainer),
+            *(_cell(by_cell[explainer, m], ranking, stopped=stopped) for m in evaluation.metrics),
+        ]
         for explainer in evaluation.explainers
     ]
+    which = f"n of {evaluation.n:,}" if stopped else f"{evaluation.n:,}"
     what = (
-        f"Means over {evaluation.n:,} samples with {evaluation.confidence:.0%} "
-        f"intervals; {best}. Metrics do not compare with each other."
-        f"{_shown(_left_out(evaluation, ranking))}"
+        f"Means over {which} samples with {evaluation.confidence:.0%} intervals; {best}. Metrics "
+        f"do not compare with each other.{_shown(_left_out(evaluation, ranking))}"
+        f"{_shown(_stopped(evaluation))}"
     )
     lines = ["## Faithfulness of explanations", what, markdown(header, rows)]
     if evaluation.failures:
@@ -119,6 +124,8 @@ def _shown(sentence: str) -> str:
 
 def _left_out(evaluation: Evaluation, ranking: Ranking) -> str:
     """Say where fewer samples than all count, because some have no score."""
+    if evaluation.stopping is not None:
+        return ""
     counts = {m: max(row.n for row in ranking.of(m)) for m in evaluation.metrics}
     fewer = [f"{m} counts {n:,}" for m, n in counts.items() if 0 < n < evaluation.n]
     if not fewer:
@@ -126,22 +133,47 @@ def _left_out(evaluation: Evaluation, ranking: Ranking) -> str:
     return f" Samples that an explainer has no score for are left out: {', '.join(fewer)}."
 
 
+def _stopped(evaluation: Evaluation) -> str:
+    """Say what follows from a run that ended early."""
+    stopping = evaluation.stopping
+    if stopping is None:
+        return ""
+    rule = stopping.rule
+    sentences = [
+        "The run ended when the ranking was known.",
+        "Samples were scored in random order.",
+        "An explainer was left out of a metric once it was told apart from every other one.",
+        f"All verdicts hold together with {evaluation.confidence:.0%} confidence.",
+        "Intervals allow for the looking.",
+        "Ranks come from pairs, on the samples that both have; means may rest on different ones.",
+    ]
+    if rule.smallest_difference:
+        sizes = [f"{number(size)} by {name}" for name, size in rule.smallest_difference.items()]
+        sentences.append(f"≈: known to differ by less than {', '.join(sizes)}.")
+    unbounded = [name for name in evaluation.metrics if name not in rule.bounds]
+    if unbounded:
+        sentences.append(f"Scores of {', '.join(unbounded)} have no bounds: there, approximately.")
+    return " ".join(sentences)
+
+
 def _titled(evaluation: Evaluation, metric: str) -> str:
     arrow = {"higher": "↑", "lower": "↓"}.get(evaluation.directions[metric].value, "")
     return f"{metric} {arrow}".strip()
 
 
-def _cell(row: Ranked, ranking: Ranking) -> str:
+def _cell(row: Ranked, ranking: Ranking, *, stopped: bool) -> str:
     if row.n == 0:
         return "–"
     text = f"{number(row.mean)} ({number(row.low)} to {number(row.high)})"
+    if stopped:
+        text += f", n = {row.n:,}"
     return f"**{text}**" if _leads(row, ranking) else text
 
 
 def _leads(row: Ranked, ranking: Ranking) -> bool:
     """Whether a row is the best of its metric or tied with it."""
     best = ranking.of(row.metric)[0]
-    return row.n > 0 and (row.rank == 1 or best.explainer in row.ties)
+    return row.n > 0 and (row.rank == 1 or best.explainer in (*row.ties, *row.close))
 
 
 def _distinct(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:
@@ -189,6 +221,7 @@ def to_html(evaluation: Evaluation) -> str:
         _failures(evaluation),
         "<h2>Overview</h2>",
         f"<p>{escape(best)}</p>",
+        f"<p>{escape(_stopped(evaluation))}</p>" if evaluation.stopping else "",
         _overview(evaluation, ranking),
         "<h2>Metric by metric</h2>",
         "<p>Bars: the intervals of the means. Boxes: the scores, sample by sample.</p>",
@@ -232,7 +265,8 @@ def _overview(evaluation: Evaluation, ranking: Ranking) -> str:
         for metric in evaluation.metrics:
             row = by_cell[explainer, metric]
             text = "–" if row.n == 0 else f"{number(row.mean)}  ({row.shown_rank})"
-            cells.append(_td(text, kind="best" if _leads(row, ranking) else ""))
+            below = f"{row.n:,} samples" if evaluation.stopping and row.n else ""
+            cells.append(_td(text, kind="best" if _leads(row, ranking) else "", below=below))
         rows.append(cells)
     return _table(["", *(escape(_titled(evaluation, m)) for m in evaluation.metrics)], rows)
 
@@ -244,7 +278,7 @@ def _metric(evaluation: Evaluation, ranking: Ranking, metric: str) -> str:
     direction = evaluation.directions[metric].value
     cells = [
         [
-            _td(row.explainer, below=f"tied with {', '.join(row.ties)}" if row.ties else ""),
+            _td(row.explainer, below=_beside(row)),
             _td(row.shown_rank),
             _td(
                 number(row.mean), below=f"{number(row.low)} to {number(row.high)}" if row.n else ""
@@ -258,6 +292,12 @@ def _metric(evaluation: Evaluation, ranking: Ranking, metric: str) -> str:
         f'<section class="metric"><h3>{escape(metric)} ({direction} is better)</h3>'
         f"{_table(header, cells, wide=False)}{_spread(evaluation, metric)}</section>"
     )
+
+
+def _beside(row: Ranked) -> str:
+    """Return what is to be said of an explainer and others."""
+    said = [("tied with", row.ties), ("close to", row.close)]
+    return "; ".join(f"{how} {', '.join(names)}" for how, names in said if names)
 
 
 def _interval(row: Ranked, limits: tuple[float, float]) -> str:

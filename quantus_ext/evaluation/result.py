@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
+from quantus_ext.evaluation import sequences
 from quantus_ext.evaluation.statistics import (
     bounds_of,
     holm,
@@ -21,6 +23,7 @@ from quantus_ext.evaluation.statistics import (
     paired_means,
     paired_test,
 )
+from quantus_ext.evaluation.stopping import Stopping, Verdict
 from quantus_ext.evaluation.tables import markdown, number, plain
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
 
@@ -86,7 +89,11 @@ class Ranked:
     ties : tuple of str
         Explainers that these samples cannot tell from it.
     n : int
-        Those samples; 0 where there is no rank.
+        Those samples; 0 where there is no rank. Of an evaluation that ended when the ranking was
+        known, those of this explainer: ranks then come from pairs, on the samples that both have.
+    close : tuple of str
+        Explainers that are known to differ from it by less than the smallest difference that
+        matters.
     """
 
     metric: str
@@ -97,11 +104,16 @@ class Ranked:
     high: float
     ties: tuple[str, ...]
     n: int
+    close: tuple[str, ...] = ()
 
     @property
     def shown_rank(self) -> str:
-        """The rank as text: ``=`` beside it says that it is tied, a dash that there is none."""
-        return "–" if self.rank is None else f"{self.rank}{' =' if self.ties else ''}"
+        """The rank as text, a dash for none.
+
+        ``=`` beside it says that it is tied with another, ``≈`` that it is close to one.
+        """
+        mark = " =" if self.ties else " ≈" if self.close else ""
+        return "–" if self.rank is None else f"{self.rank}{mark}"
 
 
 @dataclass(frozen=True)
@@ -248,6 +260,9 @@ class Evaluation:
         The metric and the call behind each of ``metrics``.
     n_rows : int
         Rows that were really sent through the model for the metrics, each different one once.
+    stopping : Stopping or None
+        Where it stopped, if it ended when the ranking was known (``until="ranked"``): scores of
+        samples that were not needed are NaN.
     carry_inputs : tuple of bool or None
         Of each explainer, whether its maps were read as carrying the input factor; None where
         that was each metric's to say.
@@ -284,6 +299,7 @@ class Evaluation:
     columns: tuple[tuple[str, str], ...] = ()
     n_rows: int = 0
     carry_inputs: tuple[bool | None, ...] = ()
+    stopping: Stopping | None = None
     agg_func: Callable[..., Any] | None = None
 
     @classmethod
@@ -347,15 +363,23 @@ class Evaluation:
 
     def scores_of(self, explainer: str, metric: str) -> NDArray[np.float64]:
         """Return the scores of a cell, shape (n,)."""
-        return self._turned_or_not(explainer, metric, 1)
-
-    def _turned_or_not(self, explainer: str, metric: str, sign: int) -> NDArray[np.float64]:
         checks.one_of("explainer", explainer, self.explainers)
         checks.one_of("metric", metric, self.metrics)
         values: NDArray[np.float64] = self.scores[
             self.explainers.index(explainer), self.metrics.index(metric)
         ]
-        return sign * values
+        return values
+
+    def scores_asked(self, explainer: str, metric: str) -> NDArray[np.float64]:
+        """Return the scores of a cell without those that the ranking did not need.
+
+        They are in the order in which the samples were scored.
+        """
+        scores = self.scores_of(explainer, metric)
+        if self.stopping is None:
+            return scores
+        place = self.explainers.index(explainer), self.metrics.index(metric)
+        return scores[self.stopping.order[: self.stopping.counts[place]]]
 
     def _sign(self, metric: str) -> int:
         return -1 if self.directions[metric] is ScoreDirection.LOWER else 1
@@ -366,6 +390,16 @@ class Evaluation:
             known = np.isfinite(self.scores)
             total = np.where(known, self.scores, 0).sum(2)
             means = total / known.sum(2)
+        return pd.DataFrame(means, index=list(self.explainers), columns=list(self.metrics))
+
+    def _means_of_shared(self) -> pd.DataFrame:
+        """Return mean scores over the samples that all explainers with scores have one for."""
+        known = np.isfinite(self.scores)
+        there = np.any(known, axis=2)
+        shared = np.where(there[..., None], known, True).all(0) & there.any(0)[:, None]
+        with np.errstate(invalid="ignore"):
+            means = np.where(shared, self.scores, 0).sum(2) / shared.sum(1)
+        means[~there] = np.nan
         return pd.DataFrame(means, index=list(self.explainers), columns=list(self.metrics))
 
     def to_frame(self) -> pd.DataFrame:
@@ -416,6 +450,9 @@ class Evaluation:
         errors of scores are part of what varies between samples. What failed has no rank, and
         takes no samples from the others.
 
+        An evaluation that ended when the ranking was known has verdicts on all pairs, which hold
+        together for all metrics, and intervals that allow for the looking; see ``stopping``.
+
         Parameters
         ----------
         n_resamples : int, default 2000
@@ -430,7 +467,10 @@ class Evaluation:
         seed = checks.fixed_seed("seed", seed)
         rows = []
         for metric in self.metrics:
-            rows += self._ranked(metric, n_resamples, seed)
+            if self.stopping is None:
+                rows += self._ranked(metric, n_resamples, seed)
+            else:
+                rows += self._ranked_by_verdicts(metric, self.stopping)
         return Ranking(tuple(rows), self.confidence)
 
     def _ranked(self, metric: str, n_resamples: int, seed: int) -> list[Ranked]:
@@ -479,6 +519,51 @@ class Evaluation:
         without = [e for place, e in enumerate(self.explainers) if place not in there]
         return [*rows, *(Ranked(metric, e, None, nan, nan, nan, (), 0) for e in without)]
 
+    def _ranked_by_verdicts(self, metric: str, stopping: Stopping) -> list[Ranked]:
+        column = self.metrics.index(metric)
+        values = self.scores[:, column, stopping.order]
+        known, verdicts = np.isfinite(values), stopping.verdicts[column]
+        there = [
+            place
+            for place, explainer in enumerate(self.explainers)
+            if known[place].any() and (explainer, metric) not in self._failed
+        ]
+        # Pair by pair, because samples differ more than explainers do.
+        better = np.zeros((len(values), len(values)), dtype=bool)
+        for i, j in itertools.permutations(there, 2):
+            both = known[i] & known[j]
+            difference = paired_difference(values[i, both], values[j, both])
+            better[i, j] = self._sign(metric) * difference.sum() > 0
+        rows = []
+        for i in there:
+            own = values[i, known[i]]
+            low, high = sequences.interval(
+                own, 1 - self.confidence, stopping.rule.bounds.get(metric)
+            )
+            rows.append(
+                Ranked(
+                    metric=metric,
+                    explainer=self.explainers[i],
+                    rank=1 + int(better[:, i].sum()),
+                    mean=float(own.mean()),
+                    low=low,
+                    high=high,
+                    ties=tuple(
+                        self.explainers[j]
+                        for j in there
+                        if j != i and verdicts[i, j] == Verdict.OPEN
+                    ),
+                    n=len(own),
+                    close=tuple(
+                        self.explainers[j] for j in there if verdicts[i, j] == Verdict.CLOSE
+                    ),
+                )
+            )
+        rows.sort(key=lambda row: row.rank or 0)
+        nan = float("nan")
+        without = [e for place, e in enumerate(self.explainers) if place not in there]
+        return [*rows, *(Ranked(metric, e, None, nan, nan, nan, (), 0) for e in without)]
+
     @property
     def _failed(self) -> set[tuple[str, str]]:
         """Cells that failed, on some samples at least."""
@@ -493,6 +578,9 @@ class Evaluation:
 
     def compare(self, a: str, b: str, *, n_resamples: int = 2000, seed: int = 0) -> Comparison:
         """Compare two explainers sample by sample, by each metric.
+
+        Where the evaluation ended when the ranking was known, intervals and p-values allow for
+        the looking.
 
         Parameters
         ----------
@@ -515,6 +603,8 @@ class Evaluation:
         rows = []
         for metric in self.metrics:
             first, second = self.scores_of(a, metric), self.scores_of(b, metric)
+            if self.stopping is not None:
+                first, second = first[self.stopping.order], second[self.stopping.order]
             both = np.isfinite(first) & np.isfinite(second)
             first, second = first[both], second[both]
             rows.append(self._compared(metric, first, second, n_resamples, seed))
@@ -541,18 +631,23 @@ class Evaluation:
         difference = self._sign(metric) * paired_difference(first, second)
         low = high = p = effect = nan
         if n > 1:
-            bounds = bounds_of([first, second])
-            # From the best answer of one with the worst of the other to the opposite.
-            reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-            means = paired_means(
-                difference[None],
-                confidence=self.confidence,
-                n_resamples=n_resamples,
-                seed=seed,
-                bounds=reach,
-            )
-            low, high = float(means.low[0]), float(means.high[0])
-            p = paired_test(difference, n_resamples=n_resamples, seed=seed)
+            if self.stopping is not None:
+                reach = self.stopping.rule.reach(metric)
+                low, high = sequences.interval(difference, 1 - self.confidence, reach)
+                p = sequences.p_value(difference, reach)
+            else:
+                bounds = bounds_of([first, second])
+                # From the best answer of one with the worst of the other to the opposite.
+                reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+                means = paired_means(
+                    difference[None],
+                    confidence=self.confidence,
+                    n_resamples=n_resamples,
+                    seed=seed,
+                    bounds=reach,
+                )
+                low, high = float(means.low[0]), float(means.high[0])
+                p = paired_test(difference, n_resamples=n_resamples, seed=seed)
             spread = difference.std(ddof=1)
             if spread > 0:
                 effect = float(difference.mean() / spread)
@@ -579,7 +674,7 @@ class Evaluation:
         """
         from quantus_ext.protocols import metric_agreement
 
-        means = self.means()
+        means = self.means() if self.stopping is None else self._means_of_shared()
         for explainer, metric in self._failed:
             # The mean over other samples would rank it.
             means.loc[explainer, metric] = np.nan
@@ -678,6 +773,8 @@ class Evaluation:
             "failures": [asdict(failure) for failure in self.failures],
             "settings": self.settings,
         }
+        if self.stopping is not None:
+            content["stopping"] = self.stopping.to_plain()
         text = sealed_json(content, nan=False)
         if path is not None:
             write_text(path, text)
@@ -729,6 +826,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "columns": tuple((metric, call) for metric, call in content["columns"]),
             "n_rows": content["n_rows"],
             "carry_inputs": tuple(content["carry_inputs"]),
+            "stopping": Stopping.of_plain(content["stopping"]) if "stopping" in content else None,
         }
     except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
@@ -747,6 +845,9 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
         or set(fields["directions"]) != set(fields["metrics"])
     ):
         raise DamagedError(f"its arrays are not of {shape[0]} explainers and {shape[1]} metrics")
+    stopping = fields["stopping"]
+    if stopping is not None and not stopping.fits(*per_sample[0]):
+        raise DamagedError("where it stopped does not fit its scores")
     return fields
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quantus_ext import checks
@@ -30,6 +31,9 @@ class Rows:
         Whatever has a length, a shape and slices; or a file, which every machine that works on it
         must see under this name.
     start, stop : int
+    order : numpy.ndarray of int, optional
+        Which rows of the source these are, where they are in another order; ``start`` and ``stop``
+        then count along it.
 
     Examples
     --------
@@ -43,6 +47,7 @@ class Rows:
     source: Any
     start: int
     stop: int
+    order: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, name: str, values: Any) -> Rows:
@@ -91,17 +96,35 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """Return samples ``start`` to ``stop - 1`` of these, and no more than those of an array."""
+        first, last = self.start + start, self.start + stop
         if isinstance(self.source, Path):
-            return Rows(self.source, self.start + start, self.start + stop)
-        return Rows(self.source[self.start + start : self.start + stop], 0, stop - start)
+            if self.order is None:
+                return Rows(self.source, first, last)
+            return Rows(self.source, 0, stop - start, self.order[first:last])
+        return Rows(self._rows(self.source, first, last), 0, stop - start)
+
+    def in_order(self, order: NDArray[np.int64]) -> Rows:
+        """Return all of them in another order, that of their numbers."""
+        return Rows(self.source, 0, len(self), order + self.start)
+
+    def _rows(self, source: Any, start: int, stop: int) -> Any:
+        """Return rows of what the source holds."""
+        if self.order is None:
+            return source[start:stop]
+        places = self.order[start:stop]
+        if isinstance(source, np.ndarray):
+            return source[places]
+        # Not everything that slices takes a list of places.
+        return np.concatenate([np.asarray(source[place : place + 1]) for place in places])
 
     def read(self) -> np.ndarray:
         """Return them as an array; what is read from a file is in memory then."""
         if isinstance(self.source, Path):
             mapped = np.load(self.source, mmap_mode="r")
-            return native(np.array(mapped[self.start : self.stop]))
+            return native(np.array(self._rows(mapped, self.start, self.stop)))
         # In order, because torch takes no negative strides.
-        return np.ascontiguousarray(native(np.asarray(self.source[self.start : self.stop])))
+        rows = self._rows(self.source, self.start, self.stop)
+        return np.ascontiguousarray(native(np.asarray(rows)))
 
     def key(self) -> str:
         """Return what they are known by, in memory or in a file: their content."""
@@ -154,3 +177,8 @@ class Data:
         """Return what belongs to samples ``start`` to ``stop - 1``."""
         s = None if self.s is None else self.s.part(start, stop)
         return self.x.part(start, stop), self.y.part(start, stop), s
+
+    def in_order(self, order: NDArray[np.int64]) -> Data:
+        """Return all samples in another order, that of their numbers."""
+        s = None if self.s is None else self.s.in_order(order)
+        return Data(self.x.in_order(order), self.y.in_order(order), s)

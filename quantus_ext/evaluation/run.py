@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,11 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
+from quantus.helpers.enums import ScoreDirection
 from torch import nn
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine import sampling
 from quantus_ext.engine.progress import progress_bar
@@ -39,6 +42,7 @@ from quantus_ext.evaluation.plan import (
 from quantus_ext.evaluation.result import Evaluation, Failure, checked_confidence
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record, Shard, Worker
+from quantus_ext.evaluation.stopping import Looks, StoppingRule, rounds
 from quantus_ext.evaluation.store import Store
 from quantus_ext.finetune.training import as_input
 from quantus_ext.foreign import fix_seeds
@@ -53,6 +57,9 @@ _DEFAULT_BATCH_SIZE = 64
 
 _DEFAULT_BATCHES = 4
 """Batches a shard, by default."""
+
+_SMALL_BATCH_SIZE = 32
+"""Of a batch, and of a shard, where the ranking decides when to stop."""
 
 _MOST_THREADS = 1024
 
@@ -90,6 +97,7 @@ def evaluate(
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
+    softmax: bool | None = None,
     multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -100,6 +108,9 @@ def evaluate(
     store: str | Path | None = None,
     seed: int | None = 0,
     confidence: float = 0.95,
+    until: Literal["ranked"] | None = None,
+    smallest_difference: float | Mapping[str, float] | None = None,
+    score_bounds: Mapping[str, tuple[float, float]] | None = None,
     cases: int = 3,
     dry_run: Literal[False] = False,
 ) -> Evaluation: ...
@@ -117,6 +128,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose: bool | None = None,
     progress: bool | None = None,
     *,
+    softmax: bool | None = None,
     multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -127,6 +139,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     store: str | Path | None = None,
     seed: int | None = 0,
     confidence: float = 0.95,
+    until: Literal["ranked"] | None = None,
+    smallest_difference: float | Mapping[str, float] | None = None,
+    score_bounds: Mapping[str, tuple[float, float]] | None = None,
     cases: int = 3,
     dry_run: bool = False,
 ) -> Evaluation | Estimate | pd.DataFrame:
@@ -174,15 +189,19 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     verbose : bool, optional
         Say first what it will cost, from a few samples, and show progress. ``progress`` is its
         old name.
+    softmax : bool, optional
+        Of all calls of metrics: probabilities rather than logits; each metric's own default if
+        None. In ``call_kwargs`` calls have one of their own.
     multiply_by_inputs : mapping of str to bool, optional
         Of explainers, whether their maps carry the input as a factor, as those of Integrated
         Gradients and SHAP do; metrics with ``multiply_by_inputs`` read them so. By default known of
         ``quantus.explain`` and of captum's explainers, and else the metric's own.
     batch_size : int, optional
-        Samples that a metric or an explainer is called with at once. By default 64, or the largest
-        number up to 64 that divides the ``shard_size`` that is given.
+        Samples that a metric or an explainer is called with at once. By default 64, with ``until``
+        32, or the largest number up to that which divides the ``shard_size`` that is given.
     shard_size : int, optional
-        Samples a task, a multiple of ``batch_size``; four times that by default.
+        Samples a task, a multiple of ``batch_size``; four times that by default, with ``until``
+        as many.
     n_jobs : int, optional
         Workers; 1 unless ``joblib.parallel_config`` says otherwise.
     threads : int, optional
@@ -201,7 +220,18 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         package have their own; one with ``seed=None`` gets a fresh one, the same for all shards
         and kept in the store.
     confidence : float, default 0.95
-        Of the intervals in the result.
+        Of the intervals in the result; with ``until``, of all verdicts on pairs together.
+    until : "ranked", optional
+        Score the samples in random order, shard by shard, and stop when the ranking is known: an
+        explainer that is told apart from every other one by a metric is not asked about again by
+        it. The result is the same for any number of workers, and its error rates allow for the
+        looking; see ``docs/stopping.md``.
+    smallest_difference : float or mapping of str to float, optional
+        With ``until``, of all metrics or by the names of columns: two explainers whose mean scores
+        are known to differ by less need not be told apart.
+    score_bounds : mapping of str to (float, float), optional
+        With ``until``, between which the scores of a column lie, where its metric does not say so.
+        Between bounds error rates are exact, without bounds they hold for many samples.
     cases : int, default 3
         Samples, evenly spaced, whose attributions are kept for :meth:`Evaluation.to_html`.
     dry_run : bool, default False
@@ -240,7 +270,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     checks.module("model", model)
     with turns.asking(model):
         checks.evaluation_mode(model)
-    batch_size, shard_size = _sizes(batch_size, shard_size)
+    if until is not None:
+        checks.one_of("until", until, ("ranked",))
+    batch_size, shard_size = _sizes(batch_size, shard_size, small=until is not None)
     confidence = checked_confidence(confidence)
     agg_func = checks.optional(checks.function, "agg_func", agg_func)
     return_as_df = checks.optional(checks.flag, "return_as_df", return_as_df)
@@ -259,17 +291,26 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         warnings.warn("progress is Quantus's old name of verbose", DeprecationWarning, stacklevel=2)
         verbose = progress if verbose is None else verbose
     seed = checks.seed(seed)
+    softmax = checks.optional(checks.flag, "softmax", softmax)
     data = Data.of(x_batch, y_batch, s_batch)
     n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(xai_methods, explain_func_kwargs, len(data), multiply_by_inputs)),
-        cells=tuple(cells_of(metrics, call_kwargs)),
+        cells=tuple(cells_of(metrics, call_kwargs, softmax)),
         batch_size=batch_size,
         shard_size=shard_size,
         seed=sampling.fresh_seed() if seed is None else seed,
         device=device,
-        cases=tuple(np.linspace(0, len(data) - 1, n_cases).round().astype(int).tolist()),
+        # Of a random order the first ones, which all explainers are asked about.
+        cases=tuple(
+            np.linspace(0, (len(data) if until is None else n_cases) - 1, n_cases)
+            .round()
+            .astype(int)
+            .tolist()
+        ),
+        shuffled=until is not None,
     )
+    rule = _rule(plan, model, confidence, smallest_difference, score_bounds)
     plan = with_calls_read(plan, model, data.x)
     n_tasks = len(plan.shards(len(data)))
     if dry_run or verbose:
@@ -283,26 +324,132 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         fix_seeds(cell.metric, fresh)
     if seed is None:
         plan = replace(plan, seed=fresh)
+    if plan.shuffled:
+        order = plan.order(len(data))
+        data = data.in_order(order)
+        plan = replace(plan, methods=tuple(method.in_order(order) for method in plan.methods))
     result = Collected(plan, len(data))
-    todo = _missing(result, kept, threads)
-    # What is read from or cut out for each shard does not travel with the model.
-    light = replace(plan, methods=tuple(replace(method, maps=None) for method in plan.methods))
-    if todo.tasks:
-        light = _ready(light, todo, model, data)
-    payload = Payload(Worker(model, light), devices)
-    left = _finish(result, kept, todo, payload, data, n_jobs, verbose=bool(verbose))
-    evaluation = result.evaluation(data, settings=about, confidence=confidence, agg_func=agg_func)
+    looks = None if rule is None else _looks(rule, result)
+    crew = _Crew(n_jobs, threads, devices)
+    left = _score(result, kept, looks, model, data, crew, verbose=bool(verbose))
+    evaluation = result.evaluation(
+        data,
+        settings=about,
+        confidence=confidence,
+        agg_func=agg_func,
+        stopping=None if looks is None else looks.found,
+    )
     for message in left:
         warnings.warn(message, UserWarning, stacklevel=2)
     _warn_of(evaluation.failures)
     return evaluation.as_quantus_frame() if return_as_df else evaluation
 
 
+class _Crew(NamedTuple):
+    """Who does the work: workers, the threads of each, and the devices that they share out."""
+
+    n_jobs: int | None
+    threads: int | None
+    devices: list[str] | None
+
+
 class _Todo(NamedTuple):
-    """What no store has: tasks by their first sample, and the shards of explainers to be kept."""
+    """What no store has: tasks by their first sample, and the cells that are to be kept of them."""
 
     tasks: dict[int, Task]
-    unknown: set[Key]
+    unknown: dict[Key, tuple[str, ...]]
+
+
+def _rule(
+    plan: Plan,
+    model: nn.Module,
+    confidence: float,
+    smallest_difference: float | Mapping[str, float] | None,
+    score_bounds: Mapping[str, tuple[float, float]] | None,
+) -> StoppingRule | None:
+    """Return when a pair is settled, or None where all samples are scored."""
+    names = [cell.name for cell in plan.cells]
+    given = {"smallest_difference": smallest_difference, "score_bounds": score_bounds}
+    if not plan.shuffled:
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f'{name} needs until="ranked": without it nothing stops early')
+        return None
+    if len(plan.methods) < 2:
+        raise ValueError('until="ranked" needs at least two explainers to rank, has one')
+    if smallest_difference is not None and not isinstance(smallest_difference, Mapping):
+        smallest_difference = dict.fromkeys(names, smallest_difference)
+    smallest = {
+        name: checks.positive_number(f"smallest_difference[{name!r}]", value)
+        for name, value in _by_column("smallest_difference", smallest_difference, names).items()
+    }
+    bounds, apart = {}, {}
+    for cell in plan.cells:
+        metric = cell.metric
+        if isinstance(metric, TorchMetric):
+            known = metric.bounds(adapter_of(model), cell.call.get("softmax"))
+            if known is not None:
+                bounds[cell.name] = known
+                apart[cell.name] = min(metric.max_difference, known[1] - known[0])
+    for name, pair in _by_column("score_bounds", score_bounds, names).items():
+        low, high = checks.interval(f"score_bounds[{name!r}]", pair)
+        bounds[name], apart[name] = (low, high), high - low
+    n_pairs = math.comb(len(plan.methods), 2) * len(names)
+    return StoppingRule(confidence, n_pairs, smallest, bounds, apart)
+
+
+def _by_column(name: str, values: Any, columns: Sequence[str]) -> Mapping[str, Any]:
+    """Return values by the names of columns, an empty mapping for none."""
+    found = checks.optional(checks.mapping, name, values) or {}
+    unknown = [str(each) for each in found if each not in columns]
+    if unknown:
+        raise ValueError(
+            f"{name} must be by the names of columns, {', '.join(columns)}, has "
+            f"{', '.join(unknown)}"
+        )
+    return found
+
+
+def _looks(rule: StoppingRule, result: Collected) -> Looks:
+    cells = result.plan.cells
+    signs = [-1 if cell.direction is ScoreDirection.LOWER else 1 for cell in cells]
+    names = [cell.name for cell in cells]
+    return Looks(rule, result.order, len(result.plan.methods), names, signs)
+
+
+def _score(
+    result: Collected,
+    kept: Store | None,
+    looks: Looks | None,
+    model: nn.Module,
+    data: Data,
+    crew: _Crew,
+    *,
+    verbose: bool,
+) -> list[str]:
+    """Have all shards scored, or as many as the ranking needs; return what they left."""
+    plan = result.plan
+    shards = plan.shards(result.n)
+    names = tuple(cell.name for cell in plan.cells)
+    wanted = dict.fromkeys(range(len(plan.methods)), names)
+    payload: Payload | None = None
+    left: dict[str, None] = {}
+    with progress_bar(shown=verbose, total=len(shards), unit="shard", desc="evaluate") as bar:
+        for part in [slice(0, len(shards))] if looks is None else rounds(len(shards)):
+            some = shards[part]
+            todo = _missing(result, kept, some, wanted, crew.threads)
+            bar.update(len(some) - len(todo.tasks))
+            if todo.tasks:
+                if payload is None:
+                    ready = _ready(plan, wanted if looks else todo.unknown, model, data)
+                    payload = Payload(Worker(model, ready), crew.devices)
+                left.update(_finish(result, kept, todo, payload, data, crew.n_jobs, bar))
+            if looks is not None:
+                looks.look(result.scores, some[-1][1], result.failed)
+                wanted = looks.wanted()
+                if not wanted:
+                    break
+    return list(left)
 
 
 def _identified(
@@ -324,36 +471,45 @@ def _identified(
     return kept, about, kept.seed
 
 
-def _missing(result: Collected, kept: Store | None, threads: int | None) -> _Todo:
-    """Take what the store has, and return the rest."""
-    plan = result.plan
-    names = tuple(cell.name for cell in plan.cells)
-    todo = _Todo({}, set())
-    for start, stop in plan.shards(result.n):
-        wanted = {}
-        for method in range(len(plan.methods)):
+def _missing(
+    result: Collected,
+    kept: Store | None,
+    shards: Sequence[tuple[int, int]],
+    wanted: Mapping[int, tuple[str, ...]],
+    threads: int | None,
+) -> _Todo:
+    """Take what the store has of the cells that are wanted, and return the rest."""
+    todo = _Todo({}, {})
+    for start, stop in shards:
+        missing = {}
+        for method, names in wanted.items():
             record = None if kept is None else kept.read(method, start, stop)
+            there: set[str] = set()
             if record is not None:
-                result.take(record)
-            wanted[method] = names if record is None else tuple(record.failed)
-        missing = {(method, start) for method, own in wanted.items() if own}
-        if names in wanted.values():
+                result.take(record, names)
+                there = {*record.cells} - {*record.failed}
+            own = tuple(name for name in names if name not in there)
+            if own:
+                missing[method] = own
+        if not missing:
+            continue
+        todo.unknown.update({(method, start): own for method, own in missing.items()})
+        if any(own == wanted[method] for method, own in missing.items()):
             # Asked about as it would have been as a whole, because which rows share a pass is a
             # matter of rounding; what is there already stays.
-            wanted = dict.fromkeys(wanted, names)
-        if missing:
-            own_cells = {method: own for method, own in wanted.items() if own}
-            todo.tasks[start] = Task(start, stop, own_cells, threads)
-            todo.unknown.update(missing)
+            missing = dict(wanted)
+        todo.tasks[start] = Task(start, stop, missing, threads)
     return todo
 
 
-def _ready(plan: Plan, todo: _Todo, model: nn.Module, data: Data) -> Plan:
-    """Return the plan with the cells that are needed, trained and measured."""
-    needed = {name for task in todo.tasks.values() for own in task.wanted.values() for name in own}
+def _ready(plan: Plan, wanted: Mapping[Any, Sequence[str]], model: nn.Module, data: Data) -> Plan:
+    """Return the plan for workers, with the cells that are needed, trained and measured."""
+    needed = {name for names in wanted.values() for name in names}
     plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.name in needed))
     plan = replace(plan, cells=_settled(plan, model, data.x, data.y))
-    return replace(plan, cells=tuple(planned(cell, plan, model, data.x) for cell in plan.cells))
+    plan = replace(plan, cells=tuple(planned(cell, plan, model, data.x) for cell in plan.cells))
+    # What is read from or cut out for each shard does not travel with the model.
+    return replace(plan, methods=tuple(replace(method, maps=None) for method in plan.methods))
 
 
 def _finish(
@@ -363,31 +519,31 @@ def _finish(
     payload: Payload,
     data: Data,
     n_jobs: int | None,
-    *,
-    verbose: bool,
-) -> list[str]:
+    bar: Any,
+) -> dict[str, None]:
     """Have the tasks done and kept; return what is to be said of what they left."""
     left: dict[str, None] = {}
 
     def shard_of(task: Task) -> Shard:
         methods = {method: result.plan.methods[method] for method in task.wanted}
-        return Shard.of(data, methods, task.start, task.stop)
+        return Shard.of(data, result.order, methods, task.start, task.stop)
 
     with (
         locks_cleared(payload.key),
-        progress_bar(shown=verbose, total=len(todo.tasks), unit="shard", desc="evaluate") as bar,
         closing(_records(payload, todo.tasks, shard_of, n_jobs)) as finished,
     ):
         for records in finished:
             for record in records:
                 left.update(dict.fromkeys(record.left))
-                if (record.method, record.start) not in todo.unknown:
+                missing = todo.unknown.get((record.method, record.start))
+                if missing is None:
                     continue
-                complete = result.take(record)
+                cells = {name: record.cells[name] for name in missing}
+                complete = result.take(replace(record, cells=cells))
                 if kept is not None:
                     kept.write(complete)
             bar.update()
-    return list(left)
+    return left
 
 
 def _workers(name: str, value: object) -> int:
@@ -418,18 +574,22 @@ def _devices(name: str, value: object) -> list[str]:
     return named
 
 
-def _sizes(batch_size: int | None, shard_size: int | None) -> tuple[int, int]:
-    """Return the samples of a batch and of a shard; what is not given fits what is."""
+def _sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tuple[int, int]:
+    """Return the samples of a batch and of a shard; what is not given fits what is.
+
+    Small shards let a ranking stop early.
+    """
+    default, batches = (_SMALL_BATCH_SIZE, 1) if small else (_DEFAULT_BATCH_SIZE, _DEFAULT_BATCHES)
     if shard_size is not None:
         shard_size = checks.positive_integer("shard_size", shard_size)
     if batch_size is None:
-        largest = _DEFAULT_BATCH_SIZE
+        largest = default
         if shard_size is not None:
             largest = next(n for n in range(min(largest, shard_size), 0, -1) if shard_size % n == 0)
         batch_size = largest
     batch_size = checks.positive_integer("batch_size", batch_size)
     if shard_size is None:
-        return batch_size, _DEFAULT_BATCHES * batch_size
+        return batch_size, batches * batch_size
     if shard_size % batch_size:
         raise ValueError(
             f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from quantus.helpers import utils
 from torch import nn
 
@@ -35,7 +36,9 @@ class Shard:
     Attributes
     ----------
     start, stop : int
-        Global indices.
+        Places in the order in which samples are scored.
+    index : numpy.ndarray of int, shape (n,)
+        The samples' numbers.
     x, y : Rows
     s : Rows or None
     maps : dict of int to Rows
@@ -44,20 +47,31 @@ class Shard:
 
     start: int
     stop: int
+    index: NDArray[np.int64]
     x: Rows
     y: Rows
     s: Rows | None
     maps: dict[int, Rows]
 
     @classmethod
-    def of(cls, data: Data, methods: Mapping[int, Method], start: int, stop: int) -> Shard:
-        """Cut samples out, with their maps by these explainers, as far as there are some."""
+    def of(
+        cls,
+        data: Data,
+        order: NDArray[np.int64],
+        methods: Mapping[int, Method],
+        start: int,
+        stop: int,
+    ) -> Shard:
+        """Cut samples out, with their maps by these explainers, as far as there are some.
+
+        Data and maps are in the order in which samples are scored.
+        """
         maps = {
             place: method.maps.part(start, stop)
             for place, method in methods.items()
             if method.maps is not None
         }
-        return cls(start, stop, *data.part(start, stop), maps)
+        return cls(start, stop, order[start:stop], *data.part(start, stop), maps)
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class Record:
     method : int
         Place of the explainer.
     start, stop : int
-        Global indices of the samples.
+        Places in the order in which samples are scored.
     cells : dict of str to Scored
     maps : dict of int to numpy.ndarray
         Attributions of the samples that are shown as cases.
@@ -211,7 +225,8 @@ class Worker:
             parts = []
             for first in range(0, len(x), self.plan.batch_size):
                 rows = slice(first, first + self.plan.batch_size)
-                made = call.maps(self.model, x[rows], y[rows], shard.start + first, self._device)
+                number = int(shard.index[first])
+                made = call.maps(self.model, x[rows], y[rows], number, self._device)
                 # A copy, for what was returned may be a buffer that is written again.
                 parts.append(np.array(array_of("what the explainer returns", made)))
                 if parts[-1].shape[:1] != (len(x[rows]),):
@@ -251,7 +266,7 @@ class Worker:
                 yield method, _failed(len(x), 0.0, *failure)
         start = time.perf_counter()
         try:
-            found = self._score(cell, good, shard.start, x, y, s) if good else []
+            found = self._score(cell, good, shard.index, x, y, s) if good else []
         except (Exception, SystemExit) as error:
             if len(good) > 1:
                 # Each by itself: one may be at fault for all.
@@ -265,19 +280,20 @@ class Worker:
         self,
         cell: Cell,
         maps: Mapping[int, np.ndarray],
-        first: int,
+        index: NDArray[np.int64],
         x: np.ndarray,
         y: np.ndarray,
         s: np.ndarray | None,
     ) -> list[Scored]:
         """Score the maps of some explainers, by their places, all at once."""
         start = time.perf_counter()
-        rows = slice(first, first + len(x))
         call = dict(cell.call)
         if checks.is_rows(call.get("custom_batch")):
-            call["custom_batch"] = call["custom_batch"][rows]
+            custom = call["custom_batch"]
+            by_number = isinstance(custom, np.ndarray)
+            call["custom_batch"] = custom[index] if by_number else [custom[i] for i in index]
         if call.get("model_predict_kwargs"):
-            call["model_predict_kwargs"] = part_of(call["model_predict_kwargs"], rows)
+            call["model_predict_kwargs"] = part_of(call["model_predict_kwargs"], index)
         metric = cell.metric
         if not isinstance(metric, TorchMetric):
             metric = Foreign(metric, seed=self.plan.seed)
@@ -290,7 +306,7 @@ class Worker:
             s,
             device=self.plan.device,
             batch_size=self.plan.batch_size,
-            index_batch=np.arange(rows.start, rows.stop),
+            index_batch=index,
             explainers=[
                 (None, None) if each.function is None else (each.function, self._keywords(each))
                 for each in methods

@@ -20,6 +20,7 @@ from quantus_ext.adapters.base import input_dtype
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.modules import are_probabilities, may_draw, resolve_softmax
+from quantus_ext.engine.outputs import ScoresOf
 from quantus_ext.engine.plan import Execution, Precision
 from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
@@ -244,7 +245,7 @@ def first_outputs(model: nn.Module, x: Tensor, device: torch.device) -> Tensor:
     """Return the outputs for the first few training inputs, or say that these do not fit."""
     first = as_input(x[:PROBES], model, device)
     try:
-        return Forward(model).clean(first)
+        return Forward(ScoresOf(model)).clean(first)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -315,7 +316,7 @@ class _Run:
         held_out = min(max(round(settings.validation_fraction * len(x)), 1), len(x) - 2)
         self.validation, self.training = order[:held_out], order[held_out:]
         # Without its softmax a model is a shallow copy of it, with a mode of its own.
-        self.resolved = resolve_softmax(model, False, as_input(x[:2], model, device))
+        self.resolved = resolve_softmax(ScoresOf(model), False, as_input(x[:2], model, device))
         outputs = first_outputs(self.resolved, x, device)
         self.autocast_dtype = Execution(precision=settings.precision).autocast_dtype(device)
         self.forward = torch.compile(self.resolved) if settings.compile else self.resolved

@@ -78,6 +78,8 @@ class Fidelity(RemovalMetric):
 
     name = "Fidelity"
     score_direction = ScoreDirection.HIGHER
+    score_range = (-1.0, 1.0)
+    max_difference = 1.0
 
     alpha: tuple[float, float] = (1.0, 1.0)
     beta: float = 1.0
@@ -99,6 +101,8 @@ class Fidelity(RemovalMetric):
         self.score = score
         self.output = output
         self.reads_values = output != "label"
+        if score == "gap":
+            self.max_difference = 2.0
         if score == "minus":
             # Quantus declares it for the class; here it depends on which score is returned.
             self.score_direction = ScoreDirection.LOWER  # type: ignore[misc]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -96,6 +97,7 @@ class Infidelity(TorchMetric):
 
     name = "Infidelity"
     score_direction = ScoreDirection.LOWER
+    score_range = (0.0, inf)
     evaluation_category = EvaluationCategory.FAITHFULNESS
 
     def __init__(

@@ -73,6 +73,7 @@ class PScore(TorchMetric):
 
     name = "PScore"
     score_direction = ScoreDirection.HIGHER
+    score_range = (-1.0, 1.0)
     evaluation_category = EvaluationCategory.FAITHFULNESS
     asks_model = False
     reads_values = False

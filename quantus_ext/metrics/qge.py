@@ -98,7 +98,7 @@ class QGE(TorchMetric):
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks one of these rules, or ``metric`` has no score a sample.
+        If an argument breaks one of these rules, or ``metric`` has no score per sample.
 
     Examples
     --------
@@ -136,8 +136,8 @@ class QGE(TorchMetric):
             )
         if isinstance(metric, SensitivityN):
             raise ValueError(
-                "metric must give a score a sample: SensitivityN correlates across the samples, "
-                "once for each number of features"
+                "metric must give one score per sample: SensitivityN correlates across the "
+                "samples, once for each number of features"
             )
         if isinstance(metric, ROAR) and metric.retrain != "once":
             raise ValueError(
@@ -208,6 +208,9 @@ class QGE(TorchMetric):
         self.clean_rows = adapted.clean_rows  # type: ignore[misc]
         self.reads_labels = adapted.reads_labels  # type: ignore[misc]
         self.reads_values = adapted.reads_values
+        low, high = adapted.score_range
+        self.score_range = (low - high, high - low)
+        self.max_difference = 2 * adapted.max_difference
         self.carries_entries = adapted.carries_entries  # type: ignore[misc]
         self.custom_is_index = adapted.custom_is_index
 

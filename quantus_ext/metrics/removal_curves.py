@@ -153,7 +153,9 @@ class MoRF(RemovalCurve):
 
     name = "MoRF"
     score = "morf"
+    max_difference = 1.0
     score_direction = ScoreDirection.HIGHER
+    score_range = (-1.0, 1.0)
 
 
 class LeRF(RemovalCurve):
@@ -164,7 +166,9 @@ class LeRF(RemovalCurve):
 
     name = "LeRF"
     score = "lerf"
+    max_difference = 1.0
     score_direction = ScoreDirection.LOWER
+    score_range = (-1.0, 1.0)
 
 
 class ABPC(RemovalCurve):
@@ -178,6 +182,7 @@ class ABPC(RemovalCurve):
     name = "ABPC"
     score = "abpc"
     score_direction = ScoreDirection.HIGHER
+    score_range = (-1.0, 1.0)
 
 
 class AreaUnderCurve(RemovalCurve):
@@ -218,6 +223,7 @@ class Deletion(AreaUnderCurve):
     name = "Deletion"
     score = "deletion"
     score_direction = ScoreDirection.LOWER
+    score_range = (0.0, 1.0)
 
 
 class Insertion(AreaUnderCurve):
@@ -230,3 +236,4 @@ class Insertion(AreaUnderCurve):
     name = "Insertion"
     score = "insertion"
     score_direction = ScoreDirection.HIGHER
+    score_range = (0.0, 1.0)

@@ -42,6 +42,7 @@ class SynScore(TorchMetric):
 
     name = "SynScore"
     score_direction = ScoreDirection.HIGHER
+    score_range = (0.0, 1.0)
     evaluation_category = EvaluationCategory.LOCALISATION
     reads_values = False
     clean_rows = 0

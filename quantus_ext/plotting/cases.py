@@ -46,7 +46,7 @@ def plot_case(
     a_batch : array-like, shape of `x_batch` or with one channel
         Attributions; what is shown is their sum over channels.
     metrics : sequence of quantus.metrics.base.Metric
-        Have been called on these inputs, with a score a sample; also Quantus's own.
+        Have been called on these inputs, with one score per sample; also Quantus's own.
     sample : int, default 0
         Which of the inputs.
     share : float, default 0.1
@@ -174,7 +174,7 @@ def _score_line(name: str, metric: Metric[Any], sample: int) -> str:
     scores = metric.evaluation_scores
     if sample >= np.size(scores) or np.ndim(scores[sample]) > 0:
         raise ValueError(
-            f"{name} must have a score a sample, after a call with return_aggregate=False; "
+            f"{name} must have one score per sample, after a call with return_aggregate=False; "
             f"{metric.name} has {np.size(scores)} values"
         )
     errors = getattr(metric, "standard_errors", ())

@@ -71,6 +71,17 @@ def code_of(*arguments: str) -> int:
     return 0
 
 
+def test_a_file_says_whether_probabilities_are_asked_for(config, tmp_path):
+    file = Path(config())
+    file.write_text(file.read_text().replace("[run]", "[run]\nsoftmax = false"))
+    assert code_of(str(file)) == 0
+    x, y = data()
+    maps = gradients(network(), x, y)
+    expected = MoRF(4)(network(), x, y, maps, softmax=False)
+    found = Evaluation.from_json(tmp_path / "found.json").scores_of("maps", "MoRF")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_a_file_is_evaluated_and_reported(config, tmp_path, capsys):
     assert code_of(config()) == 0
     x, y = data()

@@ -265,6 +265,24 @@ def test_calls_with_other_arguments_are_columns_of_their_own():
         run(metrics={"MoRF": MoRF(4)}, call_kwargs=calls, return_as_df=True)
 
 
+@pytest.mark.parametrize("softmax", [True, False])
+def test_a_softmax_is_that_of_all_calls(softmax):
+    metrics = {
+        "MoRF": MoRF(4),
+        "INFD": Infidelity(n_perturb_samples=5, perturb_patch_sizes=[2]),
+        "Quantus's": quantus.FaithfulnessCorrelation(
+            nr_runs=5, subset_size=3, return_aggregate=False, disable_warnings=True
+        ),
+    }
+    found = run(metrics=metrics, softmax=softmax)
+    assert_same(found, run(metrics=metrics, call_kwargs={"": {"softmax": softmax}}))
+    other = run(metrics=metrics, softmax=not softmax)
+    for metric in metrics:
+        assert (
+            found.scores_of("gradients", metric) != other.scores_of("gradients", metric)
+        ).any(), metric
+
+
 def tuned_once(**settings):
     x, y = data()
     tuner = settings.pop("fine_tune", FineTuner(x, y, epochs=1, display_progressbar=False))
@@ -318,7 +336,8 @@ def test_a_seed_of_none_is_fresh_and_the_same_for_all_shards():
     # Constant inputs would show shards that share draws, equal seeds that they don't.
     first = run(metrics=metric, x_batch=twice, y_batch=y, xai_methods={"g": gradients})
     second = run(metrics=metric, x_batch=twice, y_batch=y, xai_methods={"g": gradients})
-    assert (first.scores != second.scores).all()
+    # Not of every sample: of so few windows the same four come again at times.
+    assert (first.scores != second.scores).any()
     assert metric["INFD"].seed is None
 
 
@@ -385,6 +404,12 @@ def test_metrics_in_a_list_have_their_own_names():
         ({"cases": -1}, ValueError, "cases must be at least 0"),
         ({"call_kwargs": {"a": 3}}, TypeError, "call_kwargs must be a dict"),
         ({"call_kwargs": {"a": {"a_batch": 3}}}, ValueError, "must not hold a_batch"),
+        ({"softmax": "no"}, TypeError, "softmax must be True or False, is 'no'"),
+        (
+            {"softmax": True, "call_kwargs": {"a": {"softmax": False}}},
+            ValueError,
+            r"softmax=True is that of all calls: leave it out, .* call_kwargs\['a'\]",
+        ),
         ({"x_batch": "missing.npy"}, FileNotFoundError, "missing.npy"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"explain_func_kwargs": 3}, TypeError, "explain_func_kwargs must be a dict, is 3"),

@@ -22,7 +22,7 @@ from quantus_ext import QGE
 N = 6
 ONE = "a number"
 CURVE = "a curve, averaged"
-LAYERS = "a number a layer, averaged"
+LAYERS = "a number per layer, averaged"
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Entry:
     call: Mapping[str, Any] = field(default_factory=dict)
 
 
-VALUES_ONLY = "reads the values without their places"
-SUM_ONLY = "reads the sum of the values; 0 but for rounding, then ±1 by chance"
-RANKS_OF_BOTH = "compares the ranks of two maps, both inverted; 0 but for ties"
-BOTH_MAPS = "asks whether two maps are equal, both inverted; 0 but for ties"
+VALUES_ONLY = "uses the values, not their positions"
+SUM_ONLY = "uses the sum of the values; ±1 by chance if rounding changes it"
+RANKS_OF_BOTH = "compares the ranks of two maps, both inverted; differs only by ties"
+BOTH_MAPS = "tests whether two maps are equal, both inverted; differs only by ties"
 
 _steps = {"features_in_step": 16}
 _repeats = {"nr_samples": 3}
@@ -74,7 +74,7 @@ ENTRIES: dict[str, Entry] = {
     "Monotonicity-Nguyen": Entry(partial(quantus.MonotonicityCorrelation, **_steps, **_repeats)),
     "Selectivity": Entry(partial(quantus.Selectivity, **_patches), CURVE),
     "SensitivityN": Entry(
-        quantus.SensitivityN, error="metric must give a score a sample: SensitivityN correlates"
+        quantus.SensitivityN, error="metric must give one score per sample: SensitivityN correlates"
     ),
     "IROF": Entry(quantus.IROF),
     "ROAD": Entry(partial(quantus.ROAD, percentages=[10, 30, 50]), CURVE),
@@ -186,16 +186,16 @@ def names() -> list[str]:
 
 def markdown_table() -> str:
     rows = [
-        "| Quantus metric | Better | Gives for a sample | Maps it makes itself | QGE |",
+        "| Quantus metric | Better | Score per sample | Maps it computes itself | QGE |",
         "|---|---|---|---|---|",
     ]
     for name, entry in ENTRIES.items():
         if entry.error:
-            rows.append(f"| {name.strip()} | – | – | – | `ValueError`: no score a sample |")
+            rows.append(f"| {name.strip()} | – | – | – | `ValueError`: no score per sample |")
             continue
         direction = QGE(entry.make()).direction.value
-        again = "inverted as well" if entry.explains_again else "none"
-        note = f"0: {entry.always_zero}" if entry.always_zero else "the gap"
+        again = "inverted too" if entry.explains_again else "none"
+        note = f"0: {entry.always_zero}" if entry.always_zero else "the difference"
         rows.append(f"| {name.strip()} | {direction} | {entry.gives} | {again} | {note} |")
     return "\n".join(rows)
 

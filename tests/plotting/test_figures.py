@@ -206,7 +206,7 @@ def bad_area(**parts: Any) -> dict[str, Any]:
         ),
         (
             lambda: plot_case(np.ones((1, 3)), np.ones((1, 3)), [RFidelity()]),
-            r"metrics\[0\] must have a score a sample",
+            r"metrics\[0\] must have one score per sample",
         ),
         (lambda: plot_curves([0, 0], {}, label="f"), "fractions must increase, are all 0"),
         (lambda: plot_curves([1, 0], {}, label="f"), "fractions must be two or more increasing"),

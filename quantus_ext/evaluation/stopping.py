@@ -1,0 +1,257 @@
+"""When a ranking of explainers is known, pair by pair, so that no more samples are needed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantus_ext.evaluation import sequences
+from quantus_ext.evaluation.statistics import Bounds, Floats, paired_difference, tied_pairs
+
+_GROWTH = 4
+"""The share of all shards so far that is added between two looks is one in so many."""
+
+_LEAST_RESAMPLES = 2000
+
+_BEYOND = 20
+"""Resamples that are expected beyond the level of the last test."""
+
+
+class Verdict(IntEnum):
+    """What samples say of the first explainer of a pair beside the second."""
+
+    WORSE = -1
+    OPEN = 0
+    BETTER = 1
+    CLOSE = 2
+    """They differ by less than the smallest difference that matters."""
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """When a pair of explainers is settled.
+
+    Half of the chance of error is for looks at any number of samples, by confidence sequences; the
+    other half for one last test of pairs that are open when all samples have been scored. Each
+    half is shared out equally among all pairs of all metrics, so that the chance of any wrong
+    verdict in the whole evaluation is at most ``1 - confidence``.
+
+    Attributes
+    ----------
+    confidence : float
+    n_pairs : int
+        Of all metrics.
+    smallest_difference : float, or None for each metric
+        By metric; metrics that have none are left out.
+    bounds : mapping of str to (float, float)
+        Between which scores lie, by metric. Where that is not known verdicts are asymptotic.
+    max_difference : mapping of str to float
+        How far apart scores of one sample can be, by metric with bounds.
+    """
+
+    confidence: float
+    n_pairs: int
+    smallest_difference: Mapping[str, float]
+    bounds: Mapping[str, Bounds]
+    max_difference: Mapping[str, float]
+
+    @property
+    def level(self) -> float:
+        """The chance of error of each half for one pair."""
+        return (1 - self.confidence) / 2 / self.n_pairs
+
+    def reach(self, metric: str) -> Bounds | None:
+        """Return between which the differences of scores of one sample lie."""
+        if metric not in self.bounds:
+            return None
+        return -self.max_difference[metric], self.max_difference[metric]
+
+    def verdict(self, metric: str, first: Floats, second: Floats, *, sign: int) -> Verdict:
+        """Say which of two explainers is better, from samples in random order.
+
+        Parameters
+        ----------
+        metric : str
+        first, second : array, shape (n,)
+            Scores of the same samples; where one is NaN the sample does not count.
+        sign : int
+            1 where higher scores are better, -1 where lower ones are.
+        """
+        difference = _difference(first, second)
+        smallest = self.smallest_difference.get(metric)
+        candidates = [0.0] if smallest is None else [0.0, smallest, -smallest]
+        reach = self.reach(metric)
+        if reach is not None:
+            # Further apart than bounds allow nothing can be.
+            candidates = [min(max(each, reach[0]), reach[1]) for each in candidates]
+        order, *near = sequences.sides(difference, candidates, self.level, reach)
+        if order:
+            return Verdict(int(sign * order))
+        return Verdict.CLOSE if near == [-1, 1] else Verdict.OPEN
+
+    def last_verdict(self, first: Floats, second: Floats, *, sign: int) -> Verdict:
+        """Say it from all samples, by a test that may be made once."""
+        difference = _difference(first, second)
+        if len(difference) < 2:
+            return Verdict.OPEN
+        tied = tied_pairs(
+            np.stack([difference, np.zeros_like(difference)]),
+            1 - self.level,
+            max(_LEAST_RESAMPLES, math.ceil(_BEYOND / self.level)),
+            np.random.default_rng(0),
+        )
+        return Verdict.OPEN if tied[0, 1] else Verdict(int(sign * np.sign(difference.mean())))
+
+
+def _difference(first: Floats, second: Floats) -> Floats:
+    both = np.isfinite(first) & np.isfinite(second)
+    return paired_difference(first[both], second[both])
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """Where an evaluation that ended when its ranking was known has stopped.
+
+    Attributes
+    ----------
+    order : numpy.ndarray of int, shape (n,)
+        The samples in the random order in which they were scored.
+    counts : numpy.ndarray of int, shape (e, m)
+        How many of them were scored, by explainer and metric.
+    verdicts : numpy.ndarray of int, shape (m, e, e)
+        A :class:`Verdict` on each pair by each metric.
+    rule : StoppingRule
+    """
+
+    order: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    verdicts: NDArray[np.int8]
+    rule: StoppingRule
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as what JSON holds."""
+        return {
+            "order": self.order.tolist(),
+            "counts": self.counts.tolist(),
+            "verdicts": self.verdicts.tolist(),
+            "rule": asdict(self.rule),
+        }
+
+    @classmethod
+    def of_plain(cls, content: Mapping[str, Any]) -> Stopping:
+        """Return what :meth:`to_plain` was made of."""
+        rule = dict(content["rule"])
+        rule["bounds"] = {name: (low, high) for name, (low, high) in rule["bounds"].items()}
+        return cls(
+            np.array(content["order"], dtype=np.int64),
+            np.array(content["counts"], dtype=np.int64),
+            np.array(content["verdicts"], dtype=np.int8),
+            StoppingRule(**rule),
+        )
+
+    def fits(self, explainers: int, metrics: int, n: int) -> bool:
+        """Whether it can be of so many explainers, metrics and samples."""
+        return (
+            sorted(self.order.tolist()) == list(range(n))
+            and self.counts.shape == (explainers, metrics)
+            and self.verdicts.shape == (metrics, explainers, explainers)
+            and bool(np.isin(self.verdicts, list(Verdict)).all())
+        )
+
+
+class Looks:
+    """Verdicts that grow with the samples.
+
+    Parameters
+    ----------
+    rule : StoppingRule
+    order : array of int, shape (n,)
+    explainers : int
+    metrics : sequence of str
+    signs : sequence of int
+        Of each metric, 1 where higher scores are better.
+    """
+
+    def __init__(
+        self,
+        rule: StoppingRule,
+        order: NDArray[np.int64],
+        explainers: int,
+        metrics: Sequence[str],
+        signs: Sequence[int],
+    ) -> None:
+        self._metrics, self._signs = metrics, signs
+        shape = (explainers, len(metrics))
+        self._needed = np.ones(shape, dtype=bool)
+        self.found = Stopping(
+            order,
+            np.zeros(shape, dtype=np.int64),
+            np.zeros((len(metrics), explainers, explainers), dtype=np.int8),
+            rule,
+        )
+
+    def look(self, scores: Floats, scored: int, failed: NDArray[np.bool_]) -> None:
+        """Take account of the samples that have been scored since the last look.
+
+        Parameters
+        ----------
+        scores : array, shape (e, m, n)
+            Of the samples in their own order.
+        scored : int
+            How many samples of the random order have been scored, where they were wanted.
+        failed : array of bool, shape (e, m)
+            Cells that failed: they have no rank, and no more samples can give them one.
+        """
+        found, rule = self.found, self.found.rule
+        found.counts[self._needed] = scored
+        self._needed[:] = False
+        for metric, name in enumerate(self._metrics):
+            sign = self._signs[metric]
+            for first, second in itertools.combinations(range(len(scores)), 2):
+                pair = [first, second]
+                if found.verdicts[metric, first, second] or failed[pair, metric].any():
+                    continue
+                n = found.counts[pair, metric].min()
+                values = scores[pair, metric][:, found.order[:n]]
+                verdict = rule.verdict(name, *values, sign=sign)
+                if verdict is Verdict.OPEN and n == len(found.order):
+                    verdict = rule.last_verdict(*values, sign=sign)
+                if verdict is Verdict.OPEN:
+                    self._needed[pair, metric] = True
+                found.verdicts[metric, first, second] = verdict
+                found.verdicts[metric, second, first] = opposite(verdict)
+
+    def wanted(self) -> dict[int, tuple[str, ...]]:
+        """Return the metrics that need more samples, by the places of the explainers."""
+        named = {
+            explainer: tuple(name for name, more in zip(self._metrics, needed, strict=True) if more)
+            for explainer, needed in enumerate(self._needed)
+        }
+        return {explainer: names for explainer, names in named.items() if names}
+
+
+def opposite(verdict: Verdict) -> Verdict:
+    """Return the verdict on the same pair with the two exchanged."""
+    return verdict if verdict is Verdict.CLOSE else Verdict(-verdict)
+
+
+def rounds(n_shards: int) -> Iterator[slice]:
+    """Yield the shards between one look and the next, the same for any number of workers.
+
+    Examples
+    --------
+    >>> from quantus_ext.evaluation.stopping import rounds
+    >>> [(each.start, each.stop) for each in rounds(12)]
+    [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 10), (10, 12)]
+    """
+    done = 0
+    while done < n_shards:
+        start, done = done, min(n_shards, done + max(1, done // _GROWTH))
+        yield slice(start, done)
