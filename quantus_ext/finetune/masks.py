@@ -69,7 +69,7 @@ class MaskSampler:
         self.element = element
         self.patch_size = checks.patch_size(element, patch_size)
         self.feature_mask = checks.optional(checks.function, "feature_mask", feature_mask)
-        self.segments = segments
+        self.segments = checks.optional(_segment_ids, "segments", segments)
         self.seed = checks.fixed_seed("seed", seed)
 
     def __call__(self, x: Tensor, draw: int = 0, index: Tensor | None = None) -> Tensor:
@@ -150,3 +150,14 @@ class MaskSampler:
         among = None if self.feature_mask is None else elements.present
         chosen = sampling.subsets(own, elements.largest, sizes, among)
         return once(self.perturbation, x, elements.expand(chosen, slice(None)), own)
+
+
+def _segment_ids(name: str, values: object) -> Tensor:
+    """Return segment ids, a tensor of integers with an axis of samples, or raise TypeError."""
+    integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if isinstance(values, Tensor) and values.ndim > 1 and values.dtype in integers:
+        return values
+    raise TypeError(
+        f"{name} must be a tensor of integer segment ids, shape (n, *spatial), is "
+        f"{checks.shown(values)}"
+    )
