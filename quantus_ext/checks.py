@@ -6,7 +6,7 @@ import itertools
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Real
@@ -536,10 +536,20 @@ def samples(name: str, values: Any, n: int) -> None:
         )
 
 
-def as_many(name: str, values: Sequence[Any], n: int) -> None:
-    """Raise ValueError unless a sequence holds one for each of n samples."""
-    if len(values) != n:
-        raise ValueError(f"{name} must hold one for each of {n} samples, holds {len(values)}")
+def entries(name: str, values: object, n: int | None = None) -> list[Any]:
+    """Return what a sequence or a data set holds, of each sample one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or holds another number than ``n``.
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence with one for each sample, is {shown(values)}")
+    found = list(values)
+    if n not in (None, len(found)):
+        raise ValueError(f"{name} must hold one for each of {n} samples, holds {len(found)}")
+    return found
 
 
 def mask(name: str, values: Any) -> np.ndarray | Tensor:

@@ -123,6 +123,11 @@ class Generation(TokenIds):
             output = checks.integer("output", output)
         special = set(checks.naturals("special_ids", special_ids))
         if tokenizer is not None:
+            if not hasattr(tokenizer, "all_special_ids"):
+                raise TypeError(
+                    "tokenizer must be one of Hugging Face's, or None, is "
+                    f"{checks.shown(tokenizer)}"
+                )
             special |= set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
             mask_id = tokenizer.mask_token_id if mask_id is None else mask_id
             for known in (tokenizer.pad_token_id, tokenizer.eos_token_id):
@@ -261,13 +266,13 @@ class Generation(TokenIds):
                 "contrasts must be given with contrast=True and only then, "
                 f"{'are' if self.contrast else 'are not'} to be: contrast is {self.contrast}"
             )
-        checks.as_many("continuations", continuations, len(prompts))
-        others = [None] * len(prompts) if contrasts is None else contrasts
-        checks.as_many("contrasts", others, len(prompts))
+        asked = checks.entries("prompts", prompts)
+        said = checks.entries("continuations", continuations, len(asked))
+        others: list[Any] = [None] * len(asked)
+        if contrasts is not None:
+            others = checks.entries("contrasts", contrasts, len(asked))
         rows = []
-        for sample, (prompt, *follow) in enumerate(
-            zip(prompts, continuations, others, strict=True)
-        ):
+        for sample, (prompt, *follow) in enumerate(zip(asked, said, others, strict=True)):
             row = self._prompt(prompt, kept, segments, sample)
             if not row:
                 raise ValueError(

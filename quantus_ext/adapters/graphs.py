@@ -127,7 +127,7 @@ class Graphs(Adapter):
         hops = checks.optional(checks.positive_integer, "hops", hops)
         if hops is not None and nodes is None:
             raise ValueError("hops needs nodes, the explained node of each sample")
-        samples = list(graphs)
+        samples = checks.entries("graphs", graphs)
         _check(samples, element)
         targets = None if nodes is None else _targets(nodes, samples)
         # Samples may share a graph, which is held once.
@@ -195,13 +195,9 @@ class Graphs(Adapter):
             If an explanation has another shape or no such mask.
         """
         chosen = self._samples(samples)
-        if len(explanations) != len(chosen):
-            raise ValueError(
-                f"explanations must hold one for each of {len(chosen)} samples, hold "
-                f"{len(explanations)}"
-            )
+        own = checks.entries("explanations", explanations, len(chosen))
         maps = np.zeros((len(chosen), 1 + self._removable.shape[1]))
-        for place, (row, given, sample) in enumerate(zip(maps, explanations, chosen, strict=True)):
+        for place, (row, given, sample) in enumerate(zip(maps, own, chosen, strict=True)):
             layout = self._layout_of(sample)
             values = _values(given, layout, self.element, place)
             np.add.at(row, 1 + layout.columns.numpy(), values)

@@ -219,8 +219,8 @@ class TokenIds(Adapter):
         [[0.0, 0.5, 0.3, 0.0], [0.1, 0.2, 0.4, 0.0]]
         """
         rows = torch.as_tensor(checks.whole("x_batch", x_batch))
-        given = getattr(attributions, "values", attributions)
-        checks.as_many("attributions", given, len(rows))
+        held = getattr(attributions, "values", attributions)
+        given = checks.entries("attributions", held, len(rows))
         labels = None if y_batch is None else checks.labels(y_batch, len(rows))
         maps = np.zeros(tuple(rows.shape))
         told, removable = self._told(rows).numpy(), self.removable(rows).numpy()

@@ -337,6 +337,8 @@ def test_copies_and_pickles_answer_alike(tokenizer: Any):
     [
         (lambda: Generation(language_model("GPT2")), "pad_id must be an id"),
         (lambda: wrapped("GPT2", output="median"), "output must be one of"),
+        (lambda: Generation(language_model("GPT2"), 3), "tokenizer must be one of Hugging"),
+        (lambda: wrapped("GPT2").encode("text", ["text"]), "prompts must be a sequence"),
         (
             lambda: Generation(language_model("GPT2"), pad_id=PAD, removal="mask"),
             "mask_id must be an id",
