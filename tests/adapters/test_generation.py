@@ -239,6 +239,24 @@ def test_a_sample_scores_alike_alone_and_in_any_chunk(kind: str):
         np.testing.assert_allclose(found, expected[sample : sample + 1], rtol=1e-9)
 
 
+def test_low_precision_is_that_of_logits_alone():
+    model = Generation(language_model("GPT2").bfloat16(), pad_id=PAD)
+    x = torch.from_numpy(model.encode(PROMPTS, CONTINUATIONS))
+    logits: list[Tensor] = []
+    keep = model.model.model.register_forward_hook(lambda *args: logits.append(args[2].logits))
+    with torch.no_grad():
+        found = model(x)[:, 0]
+    keep.remove()
+    assert found.dtype == torch.float32
+    # The last prompt tokens of both, and those of the continuations but the last.
+    places = torch.arange(4, 9)
+    known = logits[0].double().log_softmax(2)
+    for row, (prompt, follows) in enumerate(zip(PROMPTS, CONTINUATIONS, strict=True)):
+        first = len(prompt) - 1 - int(places[0])
+        said = [known[row, first + done, token] for done, token in enumerate(follows)]
+        torch.testing.assert_close(found[row].double(), torch.stack(said).sum())
+
+
 def test_labels_say_which_of_two_is_likelier():
     model = wrapped("GPT2", contrast=True)
     x = rows_of(model)
