@@ -3,8 +3,8 @@
 A small GPT-2 learns to write movie reviews and their verdict (see ``benchmarks.reviews`` for the
 archive). Explained is the log-probability of a review's last words, and the lead of the right
 verdict over the wrong one. ``python -m benchmarks.language_model --archive
-vaderSentiment-3.3.2.tar.gz --threads 1`` in the repository's root takes about ten minutes;
-``--quick`` takes two and writes nothing.
+vaderSentiment-3.3.2.tar.gz --threads 1`` in the repository's root takes half an hour;
+``--quick`` takes two minutes and writes nothing.
 """
 
 from __future__ import annotations

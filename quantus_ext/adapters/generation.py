@@ -474,7 +474,8 @@ class _Continued(nn.Module):
 
 def _logits(output: Any) -> Tensor:
     found: Tensor = getattr(output, "logits", output)
-    return found
+    # Logarithms of many tokens' probabilities are summed, which is no place to lose digits.
+    return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
 def _log_probabilities(logits: Tensor, targets: Tensor, present: Tensor) -> Tensor:

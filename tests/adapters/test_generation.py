@@ -163,19 +163,20 @@ def test_answers_equal_those_by_hand(kind: str, removal: str):
         x = rows_of(model)
         for sample in range(2):
             t = len(removable(sample))
-            states = np.random.default_rng(0).random((4, t)) < 0.5
+            states = np.random.default_rng(0).random((3, t)) < 0.5
             states[0], states[1] = True, False
-            rows = np.tile(x[sample], (4, 1))
+            rows = np.tile(x[sample], (3, 1))
             rows[:, 1 : 1 + t][~states] = Generation.REMOVED
             with torch.no_grad():
-                both = model(torch.from_numpy(rows))
-            for softmax, found in ((False, both), (True, both.softmax(1))):
-                ask = slowly(model.model.model, sample, removal, output, contrast, softmax)
-                np.testing.assert_allclose(found[:, :1].numpy(), ask(states), rtol=1e-8)
+                found = model(torch.from_numpy(rows))
+            ask = slowly(model.model.model, sample, removal, output, contrast, softmax=False)
+            expected = ask(states)
+            np.testing.assert_allclose(found[:, :1].numpy(), expected, rtol=1e-8)
+            probability = 1 / (1 + np.exp(-expected)) if contrast else np.exp(expected)
+            np.testing.assert_allclose(found.softmax(1)[:, :1].numpy(), probability, rtol=1e-8)
 
 
-@pytest.mark.parametrize("kind", ["GPT2", "T5"])
-@pytest.mark.parametrize("contrast", [False, True])
+@pytest.mark.parametrize(("kind", "contrast"), [("GPT2", False), ("T5", True)])
 def test_scores_equal_those_by_hand(kind: str, contrast: bool):
     model = wrapped(kind, contrast=contrast)
     x = rows_of(model)
@@ -236,6 +237,24 @@ def test_a_sample_scores_alike_alone_and_in_any_chunk(kind: str):
         part = a[sample : sample + 1, : alone.shape[1]]
         found = Deletion(4)(model, alone, Y[:1], part, index_batch=np.array([sample]))
         np.testing.assert_allclose(found, expected[sample : sample + 1], rtol=1e-9)
+
+
+def test_low_precision_is_that_of_logits_alone():
+    model = Generation(language_model("GPT2").bfloat16(), pad_id=PAD)
+    x = torch.from_numpy(model.encode(PROMPTS, CONTINUATIONS))
+    logits: list[Tensor] = []
+    keep = model.model.model.register_forward_hook(lambda *args: logits.append(args[2].logits))
+    with torch.no_grad():
+        found = model(x)[:, 0]
+    keep.remove()
+    assert found.dtype == torch.float32
+    # The last prompt tokens of both, and those of the continuations but the last.
+    places = torch.arange(4, 9)
+    known = logits[0].double().log_softmax(2)
+    for row, (prompt, follows) in enumerate(zip(PROMPTS, CONTINUATIONS, strict=True)):
+        first = len(prompt) - 1 - int(places[0])
+        said = [known[row, first + done, token] for done, token in enumerate(follows)]
+        torch.testing.assert_close(found[row].double(), torch.stack(said).sum())
 
 
 def test_labels_say_which_of_two_is_likelier():
