@@ -417,6 +417,9 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         batch_size: int,
     ) -> Draws:
         """Return how many draws the samples need, from scoring some of them twice."""
+        known = self.known_draws()
+        if known is not None:
+            return known
         auto = self.auto_draws
         assert auto is not None
         n_draws = draws_of.pilot_draws(self.most_draws)
@@ -584,6 +587,13 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
     def most_draws(self) -> int:
         """The draws of a sample, or the most of them."""
         return int(getattr(self, self.draws_argument))
+
+    def known_draws(self) -> Draws | None:
+        """Return how many draws are enough, where that is known without a pilot."""
+        rows = self.evaluations_a_sample
+        if self.auto_draws is None:
+            return None
+        return self.auto_draws.without_pilot(None if rows is None else (rows - 1) / self.most_draws)
 
     def with_draws(self, n: int) -> TorchMetric:
         """Return a copy that makes so many draws, in place of asking a pilot."""

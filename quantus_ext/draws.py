@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,10 @@ FEWEST = 2
 
 _PILOT_SHARE = 10
 """A pilot's sets have one in so many of the most draws: enough where a few tell next to nothing."""
+
+_DEAR = 10
+"""Rows for a draw from which on the fewest draws are within 5 % of the best number for a ranking,
+whatever samples say: with no difference between samples ``(1 + c d) / (c d)`` of it."""
 
 _FEWEST_SAMPLES = 8
 """Samples of a pilot below which it says nothing."""
@@ -75,6 +79,18 @@ class AutoDraws(ShownByArguments):
         if self.at_most is not None and checks.positive_integer("at_most", self.at_most) < FEWEST:
             raise ValueError(f"at_most must be at least {FEWEST} draws, is {self.at_most}")
         checks.one_of("goal", self.goal, ("intervals", "ranking"))
+
+    def without_pilot(self, rows_a_draw: float | None) -> Draws | None:
+        """Return the number of draws where no pilot is needed to know it.
+
+        Parameters
+        ----------
+        rows_a_draw : float or None
+            Rows through the model, where that is known.
+        """
+        if self.goal == "ranking" and rows_a_draw is not None and rows_a_draw >= _DEAR:
+            return Draws(FEWEST, f"a ranking from few rows: each draw takes {rows_a_draw:.3g}")
+        return None
 
     def decide(
         self,
@@ -185,8 +201,19 @@ def draws_for_intervals(
         share = (bound - 1) / 2
         return math.inf if share <= 0 else pilot_draws(most) / share / ((1 + widening) ** 2 - 1)
 
-    wanted = f"intervals at most {widening:.0%} wider than with infinitely many"
-    return _largest(first, second, most, needed, wanted, single=True)
+    few = _too_few(first, second)
+    if few is not None:
+        return Draws(most, few)
+    first, second = _known(first, second)
+    needs = {places: needed(*values) for places, *values in _items(first, second, single=True)}
+    places, need = max(needs.items(), key=lambda item: item[1])
+    of = f"map {places[0]}" if len(places) == 1 else f"maps {places[0]} and {places[1]}"
+    asked = "more than any number" if math.isinf(need) else f"{need:.3g}"
+    return Draws(
+        most if need >= most else max(FEWEST, math.ceil(need)),
+        f"intervals at most {widening:.0%} wider than with infinitely many: {of} of {len(first)} "
+        f"need {asked}, from {first.shape[1]} samples",
+    )
 
 
 def draws_for_a_ranking(
@@ -194,9 +221,10 @@ def draws_for_a_ranking(
 ) -> Draws:
     """Return how many draws tell explainers apart from the fewest rows, where samples can be added.
 
-    With one row for the clean sample and c for a draw, the variance of a mean is least for its
-    cost with ``d = sqrt(w² / b² / c)`` draws a sample, the textbook's two-stage allocation
-    (Cochran, 1977, "Sampling Techniques").
+    With one row for the clean sample and c for a draw, a mean of a given variance costs rows in
+    proportion to ``(b² + w² / d) (1 + c d)``, least with ``d = sqrt(w² / b² / c)``, the textbook's
+    two-stage allocation (Cochran, 1977, "Sampling Techniques"). One number of draws serves all
+    pairs: that with which none costs many more rows than it must.
 
     Parameters
     ----------
@@ -205,15 +233,29 @@ def draws_for_a_ranking(
     rows_a_draw : float
     most : int
     """
+    counts = np.arange(FEWEST, most + 1)
 
-    def needed(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    def excess(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
         between, within = _mean_squares(one, other)
-        if within == 0:
-            return 0
-        share = (between / within - 1) / 2
-        return math.inf if share <= 0 else math.sqrt(pilot_draws(most) / share / rows_a_draw)
+        samples = max(between - within, 0.0) / 2
+        draws = pilot_draws(most) * within
+        least = (math.sqrt(samples) + math.sqrt(draws * rows_a_draw)) ** 2
+        if least == 0:
+            return np.ones(len(counts))
+        return (samples + draws / counts) * (1 + rows_a_draw * counts) / least
 
-    return _largest(first, second, most, needed, "the fewest rows for a ranking", single=False)
+    few = _too_few(first, second)
+    if few is not None:
+        return Draws(most, few)
+    first, second = _known(first, second)
+    costs = {places: excess(*values) for places, *values in _items(first, second, single=False)}
+    worst = np.max(list(costs.values()), axis=0)
+    best = int(worst.argmin())
+    return Draws(
+        int(counts[best]),
+        f"a ranking from few rows: no pair of {len(first)} maps needs more than {worst[best]:.3g} "
+        f"times as many as it must, from {first.shape[1]} samples",
+    )
 
 
 def _mean_squares(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float]:
@@ -223,27 +265,26 @@ def _mean_squares(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple
     return between, within
 
 
-def _largest(
-    first: NDArray[np.float64],
-    second: NDArray[np.float64],
-    most: int,
-    needed: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
-    wanted: str,
-    *,
-    single: bool,
-) -> Draws:
-    """Return the largest need of any map or pair of maps, between the fewest draws and the most."""
+def _known(
+    first: NDArray[np.float64], second: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the samples that all maps have scores for."""
     known = np.isfinite(first).all(0) & np.isfinite(second).all(0)
-    if known.sum() < _FEWEST_SAMPLES:
-        return Draws(most, f"{int(known.sum())} samples are too few for a pilot")
-    first, second = first[:, known], second[:, known]
-    needs: dict[tuple[int, ...], float] = {}
+    return first[:, known], second[:, known]
+
+
+def _too_few(first: NDArray[np.float64], second: NDArray[np.float64]) -> str | None:
+    """Say so if there are too few samples with scores."""
+    n = _known(first, second)[0].shape[1]
+    return f"{n} samples are too few for a pilot" if n < _FEWEST_SAMPLES else None
+
+
+def _items(
+    first: NDArray[np.float64], second: NDArray[np.float64], *, single: bool
+) -> Iterator[tuple[tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield maps and pairs of maps by their places, with scores or their differences."""
     if single or len(first) == 1:
-        needs.update({(i,): needed(first[i], second[i]) for i in range(len(first))})
+        for i in range(len(first)):
+            yield (i,), first[i], second[i]
     for i, j in itertools.combinations(range(len(first)), 2):
-        needs[i, j] = needed(first[i] - first[j], second[i] - second[j])
-    places, need = max(needs.items(), key=lambda item: item[1])
-    n = most if need >= most else max(FEWEST, math.ceil(need))
-    of = f"map {places[0]}" if len(places) == 1 else f"maps {places[0]} and {places[1]}"
-    asked = "more than any number" if math.isinf(need) else f"{need:.3g}"
-    return Draws(n, f"{wanted}: {of} of {len(first)} need {asked}, from {known.sum()} samples")
+        yield (i, j), first[i] - first[j], second[i] - second[j]

@@ -533,34 +533,44 @@ def _with_draws(
     plan: Plan, model: nn.Module, data: Data, kept: Store | None
 ) -> tuple[Plan, dict[str, Draws]]:
     """Return the plan with as many draws as a pilot calls for, the same for all shards."""
-    pilots = {
-        cell.name: cell.metric.auto_draws.n_pilot
+    asking = {
+        cell.name: cell.metric
         for cell in plan.cells
         if isinstance(cell.metric, TorchMetric) and cell.metric.auto_draws is not None
     }
-    if not pilots:
+    if not asking:
         return plan, {}
-    found: dict[str, Draws | tuple[str, str]] = {} if kept is None else {**kept.draws()}
-    if not found.keys() >= pilots.keys():
-        n = min(len(data), max(pilots.values()))
+    found: dict[str, Draws | tuple[str, str]] = {
+        name: draws for name, metric in asking.items() if (draws := metric.known_draws())
+    }
+    if kept is not None:
+        found.update(kept.draws())
+    pilots = [
+        metric.auto_draws.n_pilot
+        for name, metric in asking.items()
+        if name not in found and metric.auto_draws is not None
+    ]
+    if pilots:
+        n = min(len(data), max(pilots))
         order = plan.order(len(data))
         # Of a random order the first ones.
         places = np.arange(n) if plan.shuffled else np.linspace(0, len(data) - 1, n).round()
         places = places.astype(np.int64)
         methods = tuple(method.in_order(places) for method in plan.methods)
         shard = Shard.of(data.in_order(places), order[places], dict(enumerate(methods)), 0, n)
-        made = Worker(model, replace(plan, cases=())).draws(shard)
-        found = made if kept is None else {**made, **kept.draws(made)}
-    cells = []
+        cells = tuple(cell for cell in plan.cells if cell.name not in found)
+        made = Worker(model, replace(plan, cells=cells, cases=())).draws(shard)
+        found.update(made if kept is None else {**made, **kept.draws(made)})
+    ready = []
     for cell in plan.cells:
-        draws = found.get(cell.name)
-        if isinstance(draws, Draws):
+        decided = found.get(cell.name)
+        if isinstance(decided, Draws):
             assert isinstance(cell.metric, TorchMetric)
-            cells.append(replace(cell, metric=cell.metric.with_draws(draws.n)))
+            ready.append(replace(cell, metric=cell.metric.with_draws(decided.n)))
         else:
-            cells.append(replace(cell, failure=draws or cell.failure))
-    known = {name: draws for name, draws in found.items() if isinstance(draws, Draws)}
-    return replace(plan, cells=tuple(cells)), known
+            ready.append(replace(cell, failure=decided or cell.failure))
+    known = {name: each for name, each in found.items() if isinstance(each, Draws)}
+    return replace(plan, cells=tuple(ready)), known
 
 
 def _finish(

@@ -155,11 +155,35 @@ def tied_pairs(
     values: Floats, confidence: float, n_resamples: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
     """Return which rows the samples cannot tell apart, as :func:`paired_means` says."""
+    # Equal differences have a spread of 0 and no mean but by rounding.
+    level = (1 - confidence) * (1 + 1e-9)
+    tied: NDArray[np.bool_] = _pair_p_values(values, n_resamples, generator, together=True) > level
+    return tied
+
+
+def pair_p_values(values: Floats, n_resamples: int, generator: np.random.Generator) -> Floats:
+    """Return p-values of pairs of rows having one mean, each by itself, shape (k, k).
+
+    Of the two tests of :func:`paired_means` the larger one.
+
+    Parameters
+    ----------
+    values : array, shape (k, n)
+    n_resamples : int
+    generator : numpy.random.Generator
+    """
+    return _pair_p_values(values, n_resamples, generator, together=False)
+
+
+def _pair_p_values(
+    values: Floats, n_resamples: int, generator: np.random.Generator, *, together: bool
+) -> Floats:
+    """Return p-values of pairs, each by itself or of the largest statistic of all."""
     k, n = values.shape
     first, second = np.triu_indices(k, 1)
-    tied = np.ones((k, k), dtype=bool)
+    p = np.ones((k, k))
     if len(first) == 0:
-        return tied
+        return p
     # All turns that differ (turning all samples changes no size), the one that turns none first.
     every = 2 ** (n - 1) if n <= 32 else np.inf
     count = int(min(every, n_resamples))
@@ -191,16 +215,22 @@ def tied_pairs(
     # A t statistic grows with the size of the sum over the root of the sum of squares, which no
     # turn changes.
     sizes = _ratio(np.abs(turned), np.sqrt(n * squares))
-    by_turns = _share_at_least(sizes[0], sizes.max(1))
     spread = np.sqrt(np.maximum(drawn_squares - np.square(drawn), 0))
-    by_bootstrap = _share_at_least(
-        _ratio(np.abs(mean), np.sqrt(variance)), _ratio(np.abs(drawn), spread).max(1)
+    drawn_sizes = _ratio(np.abs(drawn), spread)
+    found = _ratio(np.abs(mean), np.sqrt(variance))
+    if together:
+        by_turns = _share_at_least(sizes[0], sizes.max(1))
+        by_bootstrap = _share_at_least(found, drawn_sizes.max(1))
+    else:
+        pairs = range(len(first))
+        by_turns = np.array([float(_share_at_least(sizes[0, j], sizes[:, j])) for j in pairs])
+        by_bootstrap = np.array(
+            [float(_share_at_least(found[j], drawn_sizes[:, j])) for j in pairs]
+        )
+    p[first, second] = p[second, first] = np.where(
+        squares == 0, 1.0, np.maximum(by_turns, by_bootstrap)
     )
-    # Equal differences have a spread of 0 and no mean but by rounding.
-    level = (1 - confidence) * (1 + 1e-9)
-    within = (np.maximum(by_turns, by_bootstrap) > level) | (squares == 0)
-    tied[first, second] = tied[second, first] = within
-    return tied
+    return p
 
 
 def _ratio(first: Floats, second: Floats) -> Floats:

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantus_ext.evaluation import sequences
-from quantus_ext.evaluation.statistics import Bounds, Floats, paired_difference, tied_pairs
+from quantus_ext.evaluation.statistics import Bounds, Floats, pair_p_values, paired_difference
 
 _GROWTH = 4
 """The share of all shards so far that is added between two looks is one in so many."""
 
 _LEAST_RESAMPLES = 2000
 
-_BEYOND = 20
+_BEYOND = 10
 """Resamples that are expected beyond the level of the last test."""
 
 
@@ -96,18 +96,25 @@ class StoppingRule:
             return Verdict(int(sign * order))
         return Verdict.CLOSE if near == [-1, 1] else Verdict.OPEN
 
-    def last_verdict(self, first: Floats, second: Floats, *, sign: int) -> Verdict:
-        """Say it from all samples, by a test that may be made once."""
-        difference = _difference(first, second)
-        if len(difference) < 2:
-            return Verdict.OPEN
-        tied = tied_pairs(
-            np.stack([difference, np.zeros_like(difference)]),
-            1 - self.level,
-            max(_LEAST_RESAMPLES, math.ceil(_BEYOND / self.level)),
-            np.random.default_rng(0),
-        )
-        return Verdict.OPEN if tied[0, 1] else Verdict(int(sign * np.sign(difference.mean())))
+    def last_verdicts(self, scores: Floats, *, sign: int) -> NDArray[np.int8]:
+        """Say it of all pairs from all samples, by a test that may be made once.
+
+        Parameters
+        ----------
+        scores : array, shape (k, n)
+            Where one is NaN the sample does not count.
+        sign : int
+        """
+        known = scores[:, np.isfinite(scores).all(0)]
+        found = np.zeros((len(scores), len(scores)), dtype=np.int8)
+        if known.shape[1] < 2:
+            return found
+        n_resamples = max(_LEAST_RESAMPLES, math.ceil(_BEYOND / self.level))
+        p = pair_p_values(known, n_resamples, np.random.default_rng(0))
+        mean = known.mean(1)
+        better = np.sign(sign * (mean[:, None] - mean))
+        found[p <= self.level] = better[p <= self.level]
+        return found
 
 
 def _difference(first: Floats, second: Floats) -> Floats:
@@ -212,21 +219,41 @@ class Looks:
         found, rule = self.found, self.found.rule
         found.counts[self._needed] = scored
         self._needed[:] = False
-        for metric, name in enumerate(self._metrics):
-            sign = self._signs[metric]
-            for first, second in itertools.combinations(range(len(scores)), 2):
-                pair = [first, second]
-                if found.verdicts[metric, first, second] or failed[pair, metric].any():
-                    continue
-                n = found.counts[pair, metric].min()
-                values = scores[pair, metric][:, found.order[:n]]
-                verdict = rule.verdict(name, *values, sign=sign)
-                if verdict is Verdict.OPEN and n == len(found.order):
-                    verdict = rule.last_verdict(*values, sign=sign)
-                if verdict is Verdict.OPEN:
-                    self._needed[pair, metric] = True
-                found.verdicts[metric, first, second] = verdict
-                found.verdicts[metric, second, first] = opposite(verdict)
+        for metric in range(len(self._metrics)):
+            for first, second in self._open(metric, failed):
+                n = found.counts[[first, second], metric].min()
+                values = scores[[first, second], metric][:, found.order[:n]]
+                verdict = rule.verdict(self._metrics[metric], *values, sign=self._signs[metric])
+                self._settle(metric, first, second, verdict)
+            if scored == len(found.order):
+                self._last_look(scores[:, metric], metric, failed)
+            for pair in self._open(metric, failed):
+                self._needed[list(pair), metric] = True
+
+    def _last_look(self, scores: Floats, metric: int, failed: NDArray[np.bool_]) -> None:
+        """Test the pairs that are still open, of which all samples have been scored."""
+        pairs = list(self._open(metric, failed))
+        if not pairs:
+            return
+        whole = sorted({explainer for pair in pairs for explainer in pair})
+        verdicts = self.found.rule.last_verdicts(scores[whole], sign=self._signs[metric])
+        for first, second in pairs:
+            verdict = verdicts[whole.index(first), whole.index(second)]
+            self._settle(metric, first, second, Verdict(int(verdict)))
+
+    def _settle(self, metric: int, first: int, second: int, verdict: Verdict) -> None:
+        self.found.verdicts[metric, first, second] = verdict
+        self.found.verdicts[metric, second, first] = opposite(verdict)
+
+    def _open(self, metric: int, failed: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+        """Yield the pairs that are not settled and can be."""
+        verdicts = self.found.verdicts[metric]
+        for first, second in itertools.combinations(range(len(verdicts)), 2):
+            if (
+                verdicts[first, second] == Verdict.OPEN
+                and not failed[[first, second], metric].any()
+            ):
+                yield first, second
 
     def wanted(self) -> dict[int, tuple[str, ...]]:
         """Return the metrics that need more samples, by the places of the explainers."""
