@@ -503,7 +503,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 if start == 0 and self.asks_model:
                     is_own = asked is samples.answering
                     known_as = samples.model if is_own else without_keywords(asked)
-                    answers_by_chance = _answers_by_chance(known_as, forward, samples.x)
+                    answers_by_chance = _answers_by_chance(known_as, forward, samples)
             checks.no_softmax_of_one(probabilities, clean.shape[1])
             batch = Batch(
                 x=samples.x[rows],
@@ -833,7 +833,7 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
 }
 
 
-def _answers_by_chance(model: nn.Module, forward: Forward, x: Tensor) -> bool:
+def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> bool:
     """Return whether a model does, and warn if so or if rows influence each other.
 
     Parameters
@@ -842,9 +842,10 @@ def _answers_by_chance(model: nn.Module, forward: Forward, x: Tensor) -> bool:
         As the caller knows it.
     forward : Forward
         Asks it, or a view of it; its plan is known.
-    x : Tensor, shape (n, \\*sample)
-        All inputs of the call.
+    samples : Samples
+        All of the call.
     """
+    x, features = samples.x, samples.features
     if not all(getattr(module, "check_rows", True) for module in model.modules()):
         return False
     try:
@@ -854,6 +855,7 @@ def _answers_by_chance(model: nn.Module, forward: Forward, x: Tensor) -> bool:
             x,
             together=forward.chunk_size,
             precision=forward.execution.autocast_dtype(x.device),
+            gone=None if features is None else x[:1].masked_fill(counted(features, x)[:1], 0),
         )
     except Exception as error:
         # A model may take batches of one size alone, and all that it is asked for scores have it.

@@ -6,7 +6,7 @@ import itertools
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Real
@@ -309,6 +309,20 @@ def without_channel(s: Tensor, shape: tuple[int, ...]) -> Tensor:
     return s
 
 
+def segments(name: str, s: object, x: Tensor) -> Tensor:
+    """Return integer segment ids of samples as a tensor, without an axis of one channel.
+
+    Raises
+    ------
+    TypeError
+        If they are no integers.
+    """
+    ids = s if isinstance(s, Tensor) else torch.from_numpy(np.array(array_of(name, s)))
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integer segment ids, has dtype {ids.dtype}")
+    return without_channel(ids, (len(x), *(x.shape[2:] or x.shape[1:])))
+
+
 def seed(value: object, name: str = "seed") -> int | None:
     """Return a seed: an integer of at least 0, or None."""
     return optional(fixed_seed, name, value)
@@ -520,6 +534,22 @@ def samples(name: str, values: Any, n: int) -> None:
             f"{name} must hold one item for each of the {n} samples, has shape "
             f"{tuple(values.shape)}"
         )
+
+
+def entries(name: str, values: object, n: int | None = None) -> list[Any]:
+    """Return what a sequence or a data set holds, of each sample one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none, or holds another number than ``n``.
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a sequence with one for each sample, is {shown(values)}")
+    found = list(values)
+    if n not in (None, len(found)):
+        raise ValueError(f"{name} must hold one for each of {n} samples, holds {len(found)}")
+    return found
 
 
 def mask(name: str, values: Any) -> np.ndarray | Tensor:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from quantus_ext import (
     MoRF,
     RFidelity,
 )
-from quantus_ext.adapters import BlackBox, Columns, Series, TokenIds
+from quantus_ext.adapters import BlackBox, Columns, Generation, Graphs, Series, TokenIds
 from quantus_ext.base import TorchMetric
 from quantus_ext.perturbation import background_replacement_by_indices
 from tests.cases import untuned
@@ -44,6 +44,7 @@ class Modality:
     model: nn.Module
     x: np.ndarray
     a: np.ndarray
+    classes: int = 4
 
     @property
     def segments(self) -> np.ndarray:
@@ -85,6 +86,51 @@ def _plain(name: str) -> Modality:
     return Modality(inputs.model, inputs.x, inputs.a)
 
 
+def _graphs(element: Literal["edge", "node", "feature"]) -> Modality:
+    from torch_geometric.data import Data
+    from torch_geometric.nn import GIN, global_add_pool
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = GIN(3, 4, 2, 4)
+
+        def forward(self, x: torch.Tensor, edge_index: torch.Tensor, batch: torch.Tensor) -> Any:
+            return global_add_pool(self.layers(x, edge_index), batch)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Network().eval()
+        graphs = []
+        for size in (5, 4):
+            ring = torch.stack([torch.arange(size), torch.arange(size).roll(1)])
+            graphs.append(
+                Data(x=torch.randn(size, 3), edge_index=torch.cat([ring, ring.flip(0)], 1))
+            )
+    model = Graphs(network, graphs, element=element)
+    x = model.rows()
+    return Modality(model, x, np.random.default_rng(0).normal(size=x.shape))
+
+
+class _Writer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(12, 4), nn.Linear(4, 12)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        seen = self.embedding(input_ids) * attention_mask.unsqueeze(2)
+        return self.head(seen.cumsum(1).tanh())
+
+
+def _generation() -> Modality:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Generation(_Writer().double().eval(), pad_id=0, contrast=True)
+    prompts = [[5, 6, 7, 8, 9, 4], [11, 10, 9, 3]]
+    x = model.encode(prompts, [[2, 3], [8]], [[4], [7]])
+    return Modality(model, x, np.random.default_rng(0).normal(size=x.shape), classes=2)
+
+
 def _predict(model: nn.Module, rows: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(rows)).numpy()
@@ -103,6 +149,10 @@ MODALITIES: dict[str, Callable[[], Modality]] = {
     ),
     "text `(n, L)` (`TokenIds`)": partial(_text, over_embeddings=False),
     "text, maps over embeddings `(n, L, D)`": partial(_text, over_embeddings=True),
+    "prompts of a language model (`Generation`)": _generation,
+    "graphs, their edges (`Graphs`)": partial(_graphs, "edge"),
+    "graphs, their nodes (`Graphs`)": partial(_graphs, "node"),
+    "graphs, features of their nodes (`Graphs`)": partial(_graphs, "feature"),
 }
 
 
@@ -154,7 +204,7 @@ def _infidelity_by_inputs(**keywords: Any) -> Infidelity:
 def _roar(modality: Modality, **keywords: Any) -> ROAR:
     x, a = (np.concatenate([each] * 2) for each in (modality.x, modality.a))
     a = a.sum(-1) if a.ndim == 3 and x.dtype == np.int64 else a
-    trainer = FineTuner(x, np.arange(4), epochs=1, display_progressbar=False)
+    trainer = FineTuner(x, np.arange(4) % modality.classes, epochs=1, display_progressbar=False)
     return ROAR(trainer, a, [0.4], **keywords)
 
 
@@ -181,7 +231,11 @@ def runs(modality: Modality, metric: str, which: str, removal: str) -> bool:
         keywords["modality"] = modality
     try:
         scores = make(**keywords)(
-            modality.model, modality.x, np.array([0, 3]), modality.a, s_batch=modality.segments
+            modality.model,
+            modality.x,
+            np.array([0, modality.classes - 1]),
+            modality.a,
+            s_batch=modality.segments,
         )
     except (TypeError, ValueError) as error:
         if len(str(error)) < 30:  # not an argument, its value and the rule

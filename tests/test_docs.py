@@ -53,6 +53,8 @@ def names() -> dict[str, object]:
 )
 def test_blocks_run(page, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if any("torch_geometric" in block for block in python_blocks(page)):
+        pytest.importorskip("torch_geometric")
     for block in python_blocks(page):
         exec(compile(block, f"{page.name}: {block.splitlines()[0]}", "exec"), names)
 

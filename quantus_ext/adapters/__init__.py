@@ -3,6 +3,8 @@
 from quantus_ext.adapters.base import Adapter
 from quantus_ext.adapters.black_box import BlackBox, refit
 from quantus_ext.adapters.columns import Columns
+from quantus_ext.adapters.generation import Generation
+from quantus_ext.adapters.graphs import Graphs
 from quantus_ext.adapters.outputs import BinaryLogit, MultiOutput, Regression
 from quantus_ext.adapters.series import Series
 from quantus_ext.adapters.tokens import EmbeddedTokens, TextClassifier, TokenIds
@@ -14,6 +16,8 @@ __all__ = [
     "BlackBox",
     "Columns",
     "EmbeddedTokens",
+    "Generation",
+    "Graphs",
     "MultiOutput",
     "PerSample",
     "Regression",

@@ -39,6 +39,9 @@ class Adapter(ShownByArguments, nn.Module):
     ----------
     takes_ids : bool
         Whether inputs are integers and stay integers.
+    takes_presence : bool
+        Whether inputs say which elements are there, 1 for those that are: then they can only be
+        removed, and are in single precision whatever the weights are.
     one_label : bool
         Whether the largest output names the answer.
     removed : float
@@ -62,6 +65,7 @@ class Adapter(ShownByArguments, nn.Module):
     """
 
     takes_ids: bool = False
+    takes_presence: bool = False
     one_label: bool = True
     removed: float = 0.0
     own_softmax: bool = False
@@ -79,7 +83,8 @@ class Adapter(ShownByArguments, nn.Module):
         self.model = checks.module("model", model)
         self.training = in_training(model)
         if isinstance(model, Adapter):
-            self.takes_ids, self.one_label = model.takes_ids, model.one_label
+            self.takes_ids, self.takes_presence = model.takes_ids, model.takes_presence
+            self.one_label = model.one_label
             self.removed, self.feature_mask = model.removed, model.feature_mask
             self.padding_mask = model.padding_mask
             self.own_softmax, self.channel_first = model.own_softmax, model.channel_first
@@ -131,12 +136,27 @@ def adapter_of(model: nn.Module) -> Adapter:
 
 def input_dtype(model: nn.Module) -> torch.dtype | None:
     """Return the type of a model's inputs: integers, or that of its weights, None without any."""
-    return torch.int64 if adapter_of(model).takes_ids else weight_dtype(model)
+    adapter = adapter_of(model)
+    if adapter.takes_ids:
+        return torch.int64
+    return torch.float32 if adapter.takes_presence else weight_dtype(model)
 
 
 def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:
-    """Return a perturbation that leaves a model's padding alone, and out of its statistics."""
-    padding = adapter_of(model).padding_mask
+    """Return a perturbation that leaves a model's padding alone, and out of its statistics.
+
+    Raises
+    ------
+    ValueError
+        If elements of the model can only be removed.
+    """
+    adapter = adapter_of(model)
+    if adapter.takes_presence:
+        raise ValueError(
+            f"perturb_func and perturb_baseline must be left out for a {type(adapter).__name__}, "
+            "whose elements are there or gone and have no value to change"
+        )
+    padding = adapter.padding_mask
     return perturbation if padding is None else PaddingPreserving(perturbation, padding)
 
 
@@ -145,4 +165,5 @@ def default_removal(model: nn.Module) -> Perturbation:
     adapter = adapter_of(model)
     default = replace_by(adapter.removed)
     # On ids padding is no row of numbers; that its ids stay is the feature mask's matter.
-    return default if adapter.takes_ids else sparing(default, model)
+    by_number = not (adapter.takes_ids or adapter.takes_presence)
+    return sparing(default, model) if by_number else default

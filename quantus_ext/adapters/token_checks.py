@@ -60,10 +60,11 @@ def _check_words(model: TokenIds, ids: Tensor, keywords: _Keywords) -> None:
     if not model.by_embeddings:
         return
     found, cause = model.forward(ids, **keywords), None
-    own = model.require_embedding()(ids)
+    given = model.removable(ids)
+    own = model.require_embedding()(ids.masked_fill(~given, model.pad_id))
     try:
         with NoCodes():
-            again = model.ask_embeddings(own, ids, model.removable(ids), **keywords)
+            again = model.ask_embeddings(own, ids, given, **keywords)
     except _ERRORS as error:
         again, cause = torch.full_like(found, torch.inf), error
     if not _alike(found, again) and _steady(model, ids, keywords):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
@@ -184,8 +185,64 @@ class TokenIds(Adapter):
         check_text_model(self, x, keywords)
 
     def removable(self, ids: Tensor) -> Tensor:
-        """Return where ids (n, L) are neither padding nor special tokens, bool."""
-        return RemovableTokens(self.pad_id, self.special_ids)(ids) >= 0
+        """Return where ids (n, L) are tokens that can be removed, bool."""
+        assert self.feature_mask is not None
+        return self.feature_mask(ids) >= 0
+
+    def maps(self, attributions: Any, x_batch: Any, y_batch: Any = None) -> NDArray[np.float64]:
+        """Return ``a_batch``, shape (n, L), of what explainers say of one text at a time.
+
+        Parameters
+        ----------
+        attributions : sequence or shap.Explanation
+            Of each text a value for each of its tokens, or for each that can be removed: an array,
+            or what captum's ``LLMAttribution`` returns. With an axis of classes behind, as of
+            SHAP values, the explained one is taken.
+        x_batch : array of int, shape (n, L)
+        y_batch : array of int, shape (n,), optional
+            Explained classes, where there is such an axis.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a text's values are not as many.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from quantus_ext.adapters import TokenIds
+        >>> bag = torch.nn.EmbeddingBag(9, 2).eval()
+        >>> model = TokenIds(bag, mask_id=1, pad_id=0, special_ids=[2])
+        >>> model.maps([[0.5, 0.3], [0.1, 0.2, 0.4]], [[2, 7, 8, 0], [2, 5, 6, 0]]).tolist()
+        [[0.0, 0.5, 0.3, 0.0], [0.1, 0.2, 0.4, 0.0]]
+        """
+        rows = torch.as_tensor(checks.whole("x_batch", x_batch))
+        held = getattr(attributions, "values", attributions)
+        given = checks.entries("attributions", held, len(rows))
+        labels = None if y_batch is None else checks.labels(y_batch, len(rows))
+        maps = np.zeros(tuple(rows.shape))
+        told, removable = self._told(rows).numpy(), self.removable(rows).numpy()
+        for sample, each in enumerate(given):
+            values = checks.float64("attributions", getattr(each, "seq_attr", each))
+            if values.ndim == 2 and labels is not None and labels[sample] < values.shape[1]:
+                values = values[:, labels[sample]]
+            fitting = [
+                place[sample]
+                for place in (told, removable)
+                if values.shape == (place[sample].sum(),)
+            ]
+            if not fitting:
+                raise ValueError(
+                    f"attributions must hold a value for each of {told[sample].sum()} tokens of "
+                    f"sample {sample}, or of {removable[sample].sum()} that can be removed, hold "
+                    f"shape {values.shape}: for an axis of classes behind pass y_batch"
+                )
+            maps[sample, fitting[0]] = values
+        return maps
+
+    def _told(self, ids: Tensor) -> Tensor:
+        """Return of which tokens explainers tell, bool, shape (n, L): all but padding."""
+        return ids != self.pad_id
 
     @property
     def vocabulary(self) -> int | None:

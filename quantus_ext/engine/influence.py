@@ -73,7 +73,7 @@ class Influence(NamedTuple):
         return None
 
 
-def measure(ask: Ask, x: Tensor, together: int) -> Tensor:
+def measure(ask: Ask, x: Tensor, together: int, gone: Tensor | None = None) -> Tensor:
     """Ask a few rows again, and apart from each other, and measure how far outputs change.
 
     At most 12 rows go through the model, and nothing comes back from its device.
@@ -86,6 +86,8 @@ def measure(ask: Ask, x: Tensor, together: int) -> Tensor:
         Inputs, of which up to four are asked.
     together : int
         Rows that go through the model at once at most; 1: company is no question.
+    gone : Tensor, shape (1, \\*sample), optional
+        What a single sample is with everything removed, by default 0: its company.
 
     Returns
     -------
@@ -106,7 +108,8 @@ def measure(ask: Ask, x: Tensor, together: int) -> Tensor:
     rows, numbers = x[some], torch.arange(len(x), device=x.device)[some]
     if len(x) == 1 and x.is_floating_point():
         # A single sample is paired with its empty version.
-        rows, numbers = torch.cat([x, torch.zeros_like(x)]), numbers.repeat(2)
+        rows = torch.cat([x, torch.zeros_like(x) if gone is None else gone])
+        numbers = numbers.repeat(2)
     parts = list(zip(rows.split(together), numbers.split(together), strict=True))
     outputs, again = (torch.cat([ask(*part) for part in parts]) for _ in range(2))
     chance = _change(again, outputs)
@@ -127,6 +130,7 @@ def examine(
     *,
     together: int,
     precision: torch.dtype | None,
+    gone: Tensor | None = None,
 ) -> Influence:
     """Return what a model's rows do to each other; one found to do nothing is not asked again.
 
@@ -137,7 +141,7 @@ def examine(
     ----------
     model : nn.Module
         As the caller knows it; what ``ask`` asks may be another view of it.
-    ask, x, together
+    ask, x, together, gone
         See :func:`measure`.
     precision : torch.dtype, optional
         Of the layers, where that is not the weights' own.
@@ -147,12 +151,12 @@ def examine(
         return Influence(0.0, 0.0, 0.0)
     rounding = _rounding(model, x.device, precision)
     with isolated_where_drawn(model, x.device):
-        chance, company = measure(ask, x, together).tolist()
+        chance, company = measure(ask, x, together, gone).tolist()
         found = Influence(chance, company, rounding)
         for _ in range(_DOUBTS):
             if found.is_shared:
                 # Two random answers may be equal.
-                chance = float(measure(ask, x, together)[0])
+                chance = float(measure(ask, x, together, gone)[0])
                 found = found._replace(chance=max(found.chance, chance))
     # A model may be fixed in place, so harmful ones are always checked again.
     if not (found.is_random or found.is_shared):

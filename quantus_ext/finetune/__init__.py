@@ -4,7 +4,7 @@ from quantus_ext.finetune.cache import clear_memory
 from quantus_ext.finetune.health import Health, health_report
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import TuningReport
-from quantus_ext.finetune.tuner import FineTuner, resolve_tuned_model, tuning_seed
+from quantus_ext.finetune.tuner import FineTuner, resolve_tuned_model, segments_of, tuning_seed
 
 __all__ = [
     "FineTuner",
@@ -14,5 +14,6 @@ __all__ = [
     "clear_memory",
     "health_report",
     "resolve_tuned_model",
+    "segments_of",
     "tuning_seed",
 ]

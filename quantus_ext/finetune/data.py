@@ -31,10 +31,13 @@ class TrainingData:
     x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
     y : Tensor, int64, shape (n,), or None
         None stands for the predictions of the model that is tuned.
+    s : Tensor of int, shape (n, \\*spatial), optional
+        Segment ids.
     """
 
     x: Tensor
     y: Tensor | None
+    s: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TrainingData:
         return self
@@ -42,10 +45,10 @@ class TrainingData:
     @cached_property
     def key(self) -> str:
         """The content's key."""
-        return content_key(self.x, self.y)
+        return content_key(self.x, self.y, self.s)
 
 
-def read(x: object, y: object = None, *, seed: int = 0) -> TrainingData:
+def read(x: object, y: object = None, s: object = None, *, seed: int = 0) -> TrainingData:
     """Read training data into memory.
 
     Parameters
@@ -54,6 +57,8 @@ def read(x: object, y: object = None, *, seed: int = 0) -> TrainingData:
         Inputs, channels first; or what gives ``(x, y)`` pairs.
     y : array or tensor of int, shape (n,), optional
         Labels.
+    s : array or tensor of int, shape (n, \\*spatial), optional
+        Segment ids.
     seed : int, default 0
         Of the global generators while a loader shuffles: the order is always the same.
 
@@ -74,9 +79,17 @@ def read(x: object, y: object = None, *, seed: int = 0) -> TrainingData:
         raise ValueError(
             f"x must hold at least 3 samples, 2 to train on and 1 to hold out, holds {len(inputs)}"
         )
-    if y is None:
-        return TrainingData(inputs, None)
-    return TrainingData(inputs, torch.from_numpy(checks.labels(y, len(inputs), "y")))
+    segments = None
+    if s is not None:
+        segments = checks.segments("s", s, inputs).clone()
+        spatial = tuple(inputs.shape[2:] or inputs.shape[1:])
+        if tuple(segments.shape) != (len(inputs), *spatial):
+            raise ValueError(
+                f"s must hold segment ids of shape {(len(inputs), *spatial)}, has "
+                f"{tuple(segments.shape)}"
+            )
+    labels = None if y is None else torch.from_numpy(checks.labels(y, len(inputs), "y"))
+    return TrainingData(inputs, labels, segments)
 
 
 @contextmanager

@@ -32,13 +32,14 @@ class MaskSampler(ShownByArguments):
         For ``element="patch"``.
     feature_mask : callable, optional
         That of the model's adapter; see :class:`quantus_ext.adapters.Adapter`.
+    segments : Tensor of int, shape (N, \\*spatial), optional
+        Segment ids of all samples, for ``element="segment"``.
     seed : int, default 0
 
     Raises
     ------
     ValueError
-        If an argument is invalid; in a call with ``element="segment"``, because training data have
-        no segment maps.
+        If an argument is invalid; in a call with ``element="segment"``, without ``segments``.
 
     Examples
     --------
@@ -59,6 +60,7 @@ class MaskSampler(ShownByArguments):
         element: str = "position",
         patch_size: int | None = None,
         feature_mask: FeatureMask | None = None,
+        segments: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         checks.one_of("element", element, ELEMENTS)
@@ -67,6 +69,7 @@ class MaskSampler(ShownByArguments):
         self.element = element
         self.patch_size = checks.patch_size(element, patch_size)
         self.feature_mask = checks.optional(checks.function, "feature_mask", feature_mask)
+        self.segments = checks.optional(_segment_ids, "segments", segments)
         self.seed = checks.fixed_seed("seed", seed)
 
     def __call__(self, x: Tensor, draw: int = 0, index: Tensor | None = None) -> Tensor:
@@ -86,14 +89,14 @@ class MaskSampler(ShownByArguments):
             {0, 1}.
         """
         keys = self._keys(x, draw, index)
-        elements = self.elements(x)
+        elements = self.elements(x, index)
         bounds = [max(sampling.snapped_floor(self.beta * t), 1) + 1 for t in elements.totals()]
         limits = torch.tensor(bounds, device=x.device)[:, None, None]
         return self._masked(x, keys, elements, sampling.integers(keys, limits, Purpose.MASK_SIZE))
 
     def at(self, x: Tensor, fraction: float, draw: int = 0, index: Tensor | None = None) -> Tensor:
         """Return a copy with exactly ``⌊fraction·t⌋`` random elements of each sample perturbed."""
-        elements = self.elements(x)
+        elements = self.elements(x, index)
         share = checks.finite_number("fraction", fraction)
         sizes = [sampling.snapped_floor(share * t) for t in elements.totals()]
         if len(set(sizes)) == 1:
@@ -106,21 +109,34 @@ class MaskSampler(ShownByArguments):
         share = checks.finite_number("fraction", fraction)
         return sampling.snapped_floor(share * self.elements(x).largest)
 
-    def elements(self, x: Tensor) -> Elements:
+    def elements(self, x: Tensor, index: Tensor | None = None) -> Elements:
         """Return the elements of samples.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, \\*sample)
+        index : Tensor, int64, shape (n,), optional
+            The samples' indices, by default 0, …, n - 1.
 
         Raises
         ------
         ValueError
-            With ``element="segment"``.
+            With ``element="segment"``, without ``segments``.
         """
+        own = None
         if self.element == "segment":
-            raise ValueError(
-                "element='segment' needs segment maps, which training data do not have: pass a "
-                "tuned model or a callable as fine_tune, or use element='patch'"
-            )
+            if self.segments is None:
+                raise ValueError(
+                    "element='segment' needs segment maps, which these training data do not have: "
+                    "pass a tuned model or a callable as fine_tune, give them to the FineTuner as "
+                    "s, or use element='patch'"
+                )
+            rows = torch.arange(len(x)) if index is None else index
+            own = self.segments[rows.to(self.segments.device)].to(x.device)
         features = None if self.feature_mask is None else self.feature_mask(x)
-        return elements_of(x, self.element, patch_size=self.patch_size, features=features)
+        return elements_of(
+            x, self.element, patch_size=self.patch_size, segments=own, features=features
+        )
 
     def _keys(self, x: Tensor, draw: int, index: Tensor | None) -> Tensor:
         index = torch.arange(len(x)) if index is None else index
@@ -134,3 +150,14 @@ class MaskSampler(ShownByArguments):
         among = None if self.feature_mask is None else elements.present
         chosen = sampling.subsets(own, elements.largest, sizes, among)
         return once(self.perturbation, x, elements.expand(chosen, slice(None)), own)
+
+
+def _segment_ids(name: str, values: object) -> Tensor:
+    """Return segment ids, a tensor of integers with an axis of samples, or raise TypeError."""
+    integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if isinstance(values, Tensor) and values.ndim > 1 and values.dtype in integers:
+        return values
+    raise TypeError(
+        f"{name} must be a tensor of integer segment ids, shape (n, *spatial), is "
+        f"{checks.shown(values)}"
+    )

@@ -60,6 +60,8 @@ class FineTuner(ShownByArguments):
         memory once.
     y : array or tensor of int, shape (n,), optional
         Labels. None: the model's predictions for ``x``.
+    s : array or tensor of int, shape (n, \\*spatial), optional
+        Segment ids of ``x``, as of the words of texts, for metrics with ``element="segment"``.
     epochs : int, default 10
         Largest number of epochs.
     lr : float, default 1e-3
@@ -113,6 +115,7 @@ class FineTuner(ShownByArguments):
         x: np.ndarray | Tensor | DataLoader[Any] | Dataset[Any],
         y: np.ndarray | Tensor | None = None,
         *,
+        s: np.ndarray | Tensor | None = None,
         epochs: int = 10,
         lr: float = 1e-3,
         optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
@@ -147,7 +150,7 @@ class FineTuner(ShownByArguments):
             precision=precision,
             compile=checks.flag("compile", compile),
         )
-        self.data = data.read(x, y, seed=self.settings.seed)
+        self.data = data.read(x, y, s, seed=self.settings.seed)
         checks.optional(checks.torch_device, "device", device)
         self.device = device
         folder = checks.optional(checks.address, "cache_dir", cache_dir)
@@ -254,6 +257,7 @@ class FineTuner(ShownByArguments):
             element=element,
             patch_size=patch_size,
             feature_mask=adapter_of(model).feature_mask,
+            segments=segments_of(self, element),
             seed=tuning_seed(self),
         )
         return self(model, masks)
@@ -265,6 +269,13 @@ def tuning_seed(fine_tune: object) -> int:
     It is the tuner's own, so that metrics with different seeds use the same copy.
     """
     return fine_tune.settings.seed if isinstance(fine_tune, FineTuner) else 0
+
+
+def segments_of(fine_tune: object, element: str) -> Tensor | None:
+    """Return the segment ids of the data that a tuner trains on, where segments are elements."""
+    if isinstance(fine_tune, FineTuner) and element == "segment":
+        return fine_tune.data.s
+    return None
 
 
 def tuned_by(

@@ -26,6 +26,7 @@ from quantus_ext.finetune import (
     TuningReport,
     health_report,
     resolve_tuned_model,
+    segments_of,
     tuning_seed,
 )
 from quantus_ext.finetune.training import check_labels
@@ -303,6 +304,7 @@ class FFidelity(RFidelity):
             element=self.element,
             patch_size=self.patch_size,
             feature_mask=adapter.feature_mask,
+            segments=segments_of(fine_tune, self.element),
             seed=tuning_seed(fine_tune),
         )
         tuned, report = resolve_tuned_model(fine_tune, model, masks)

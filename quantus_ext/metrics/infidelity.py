@@ -226,7 +226,8 @@ class Infidelity(TorchMetric):
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)
-        if not batch.x.is_floating_point():
+        only_removed = adapter_of(batch.model).takes_presence and not self._perturbs
+        if only_removed or not batch.x.is_floating_point():
             resolved = default_removal(batch.model)
         else:
             resolved = sparing(resolved, batch.model)

@@ -7,10 +7,9 @@ from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from quantus.functions.perturb_func import baseline_replacement_by_indices
 from quantus.helpers.enums import EvaluationCategory
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks, perturbation
@@ -120,7 +119,9 @@ class RemovalMetric(TorchMetric):
 
     def elements(self, batch: Batch) -> Elements:
         """Return the elements of the samples; segments come from ``s_batch``."""
-        segments = _segments(batch.s, batch.x) if self.element == "segment" else None
+        segments = None
+        if self.element == "segment" and batch.s is not None:
+            segments = checks.segments("s_batch", batch.s, batch.x)
         return elements_of(
             batch.x,
             self.element,
@@ -133,12 +134,3 @@ class RemovalMetric(TorchMetric):
 def _number(value: Real) -> float:
     number = checks.plain(value)
     return float(number) if isinstance(number, Real) else float(value)
-
-
-def _segments(s: np.ndarray | Tensor | None, x: Tensor) -> Tensor | None:
-    if s is None:
-        return None
-    ids = s if isinstance(s, Tensor) else torch.from_numpy(np.asarray(s))
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"s_batch must hold integer segment ids, has dtype {ids.dtype}")
-    return checks.without_channel(ids, (len(x), *(x.shape[2:] or x.shape[1:])))

@@ -22,7 +22,7 @@ from quantus_ext.engine.elements import elements_of
 from quantus_ext.engine.modules import called_alike, without_keywords
 from quantus_ext.engine.perturb import Perturbation, once
 from quantus_ext.engine.sampling import Purpose
-from quantus_ext.finetune import FineTuner, TuningReport, tuning_seed
+from quantus_ext.finetune import FineTuner, TuningReport, segments_of, tuning_seed
 from quantus_ext.finetune.training import (
     as_input,
     check_labels,
@@ -94,10 +94,10 @@ class ROAR(Fidelity):
         if not isinstance(trainer, FineTuner):
             raise TypeError(f"trainer must be a FineTuner, is {checks.shown(trainer)}")
         checks.one_of("retrain", retrain, ("once", "per_sparsity"))
-        if self.element == "segment":
+        if self.element == "segment" and trainer.data.s is None:
             raise ValueError(
-                "element='segment' needs segment maps, which training data do not have: use "
-                "element='patch'"
+                "element='segment' needs segment maps of the training data: pass them as s to the "
+                "FineTuner, or use element='patch'"
             )
         self.trainer = trainer
         maps = tensor_of("a_train", a_train, trainer.data.x.device, None)
@@ -148,6 +148,7 @@ class ROAR(Fidelity):
             element=self.element,
             patch_size=self.patch_size,
             feature_mask=adapter_of(model).feature_mask,
+            segments=segments_of(self.trainer, self.element),
             share=self._share,
             seed=tuning_seed(self.trainer),
         )
@@ -216,6 +217,8 @@ class RemoveTop(ShownByArguments):
         See :func:`quantus_ext.engine.elements.elements_of`.
     feature_mask : callable, optional
         See :class:`quantus_ext.adapters.Adapter`.
+    segments : Tensor of int, shape (N, \\*spatial), optional
+        Segment ids of all samples, for ``element="segment"``.
     share : float, optional
         Of the elements; by default uniform on (0, 1) for each sample and draw.
     seed : int, default 0
@@ -229,6 +232,7 @@ class RemoveTop(ShownByArguments):
         element: str = "position",
         patch_size: int | None = None,
         feature_mask: FeatureMask | None = None,
+        segments: Tensor | None = None,
         share: float | None = None,
         seed: int = 0,
     ) -> None:
@@ -237,6 +241,7 @@ class RemoveTop(ShownByArguments):
         self.element = element
         self.patch_size = patch_size
         self.feature_mask = feature_mask
+        self.segments = segments
         self.share = share
         self.seed = seed
 
@@ -251,7 +256,10 @@ class RemoveTop(ShownByArguments):
             Rows of ``maps``.
         """
         features = None if self.feature_mask is None else self.feature_mask(x)
-        elements = elements_of(x, self.element, patch_size=self.patch_size, features=features)
+        own = None if self.segments is None else self.segments[index].to(x.device)
+        elements = elements_of(
+            x, self.element, patch_size=self.patch_size, segments=own, features=features
+        )
         keys = sampling.sample_keys(self.seed, index.to(x.device))
         ranks = elements.ranks(self.maps[index].to(x.device), keys)
         draws = sampling.draw_keys(keys, draw, draw + 1)

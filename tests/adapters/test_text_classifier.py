@@ -9,7 +9,7 @@ import torch
 import transformers
 from quantus.functions.perturb_func import gaussian_noise
 
-from quantus_ext import Deletion, FFidelity, FineTuner, Infidelity
+from quantus_ext import ROAR, Deletion, FFidelity, FineTuner, Infidelity
 from quantus_ext.adapters import TextClassifier, TokenIds
 from tests.harness import rows_seen
 
@@ -132,3 +132,70 @@ def test_tokenizers_without_what_it_needs_are_refused(classifier: TextClassifier
     Bare.pad_token_id = 0
     with pytest.raises(ValueError, match="mask_id must be an id with removal='mask'"):
         TextClassifier(classifier.model, Bare())
+
+
+@pytest.mark.parametrize("metric", ["FFidelity", "ROAR"])
+def test_copies_are_trained_without_whole_words(classifier: TextClassifier, metric: str):
+    texts = [f"{first} film is unwatchable {last}" for first in ("the", "slow") for last in WORDS]
+    x, s = classifier.encode(texts), classifier.words(texts)
+    labels = np.arange(len(x)) % 2
+    tuner = FineTuner(x, labels, s=s, epochs=2, batch_size=8, display_progressbar=False)
+    a = np.random.default_rng(0).normal(size=x.shape)
+    # A training row differs from a text in its removed tokens.
+    seen: list[torch.Tensor] = []
+
+    def keep(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if module.training:
+            seen.append(args[0].clone())
+
+    handle = classifier.register_forward_pre_hook(keep)
+    if metric == "FFidelity":
+        scored = FFidelity(0.5, fine_tune=tuner, element="segment", beta=0.4, n_samples=3)
+    else:
+        scored = ROAR(tuner, a, [0.5], element="segment")
+    scores = scored(classifier, x[:4], labels[:4], a[:4], s_batch=s[:4])
+    handle.remove()
+    assert np.isfinite(scores).all()
+    removed = (torch.cat(seen) == TokenIds.REMOVED).numpy()
+    assert removed.any()
+    # Of the fourth word, "unwatchable", all three tokens or none.
+    places = np.flatnonzero(s[0] == 3)
+    assert len(places) == 3
+    assert (removed[:, places].all(1) | ~removed[:, places].any(1)).all()
+    assert removed[:, places[0]].any()
+
+
+def test_segments_of_training_data_must_fit():
+    x = np.ones((4, 6))
+    with pytest.raises(ValueError, match=r"s must hold segment ids of shape \(4, 6\), has"):
+        FineTuner(x, s=np.ones((4, 5), dtype=int))
+    with pytest.raises(TypeError, match="s must hold integer segment ids"):
+        FineTuner(x, s=x)
+
+
+def test_shap_values_of_texts_are_laid_out(classifier: TextClassifier):
+    shap = pytest.importorskip("shap")
+
+    def predict(texts: list[str]) -> np.ndarray:
+        ids = torch.from_numpy(classifier.encode([str(text) for text in texts]))
+        with torch.no_grad():
+            return classifier(ids).softmax(1).numpy()
+
+    explainer = shap.Explainer(predict, shap.maskers.Text(classifier.tokenizer), seed=0)
+    explained = explainer(TEXTS, silent=True)
+    x, y = classifier.encode(TEXTS), np.array([1, 0, 1])
+    maps = classifier.maps(explained, x, y)
+    for row, text, values, label in zip(maps, TEXTS, explained.values, y, strict=True):
+        length = len(classifier.tokenizer(text)["input_ids"])
+        assert values.shape == (length, 2)
+        np.testing.assert_array_equal(row[:length], values[:, label])
+        assert not row[length:].any()
+    # Efficiency: they sum to what all words together change.
+    gone = x.copy()
+    gone[classifier.removable(torch.from_numpy(x)).numpy()] = TokenIds.REMOVED
+    with torch.no_grad():
+        ends = [classifier(torch.from_numpy(ids)).softmax(1).numpy() for ids in (x, gone)]
+    effect = (ends[0] - ends[1])[range(3), y]
+    assert (np.sign(maps.sum(1)) == np.sign(effect)).all()
+    with pytest.raises(ValueError, match="axis of classes behind pass y_batch"):
+        classifier.maps(explained, x)

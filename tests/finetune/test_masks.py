@@ -123,6 +123,19 @@ def test_the_input_stays_as_it_is():
     assert bool((x == 1).all())
 
 
+def test_segments_are_those_of_the_samples_that_are_asked_for():
+    x, ids = torch.ones(400, 12), torch.arange(400 * 12).reshape(400, 12) % 7 // 2
+    index = torch.arange(400).flip(0)
+    masked = sampler(beta=0.5, element="segment", segments=ids)(x, 3, index)
+    elements = elements_of(masked, "segment", segments=ids[index])
+    gone = masked_elements(masked, element="segment", segments=ids[index])
+    assert set(gone.sum(1).tolist()) == {0.0, 1.0, 2.0}
+    assert elements.largest == 4
+    exact = sampler(element="segment", segments=ids).at(x, 0.5, 1, index)
+    gone = masked_elements(exact, element="segment", segments=ids[index])
+    assert set(gone.sum(1).tolist()) == {2.0}
+
+
 def test_errors():
     with pytest.raises(ValueError, match="beta must be above 0 and at most 1, is 0"):
         sampler(0.0)
