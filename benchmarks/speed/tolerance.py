@@ -24,7 +24,7 @@ def tolerance(scale: Scale) -> Section:
     levels = levels_of(model, scored.x, smoothgrad_squared(model, scored.x, scored.y))
 
     fixed = FFidelity(fine_tune=tuned, n_samples=DRAWS)
-    until_known = FFidelity(fine_tune=tuned, tolerance=TOLERANCE, n_samples="auto")
+    until_known = FFidelity(fine_tune=tuned, tolerance=TOLERANCE, n_samples=1000)
     truth = FFidelity(fine_tune=tuned, n_samples=truth_draws, seed=1)
 
     def score(metric: FFidelity, map_: NDArray[np.float64], samples: Scored) -> np.ndarray:

@@ -196,6 +196,10 @@ def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
     shown = [(name, str(value)) for name, value in settings.get("versions", {}).items()]
     shown += [(name, str(settings[name])) for name in ("seed", "batch_size") if name in settings]
     shown += [
+        (f"draws of {name}", f"{found['n']} ({found['reason']})")
+        for name, found in settings.get("draws", {}).items()
+    ]
+    shown += [
         (name, str(settings[name])[:16])
         for name in ("model", "x_batch", "y_batch", "s_batch")
         if settings.get(name) is not None

@@ -437,6 +437,8 @@ def _score(
     wanted = dict.fromkeys(range(len(plan.methods)), names)
     payload: Payload | None = None
     left: dict[str, None] = {}
+    if kept is not None:
+        result.draws.update(kept.draws())
     with progress_bar(shown=verbose, total=len(shards), unit="shard", desc="evaluate") as bar:
         for part in [slice(0, len(shards))] if looks is None else rounds(len(shards)):
             some = shards[part]
@@ -559,7 +561,9 @@ def _with_draws(
         shard = Shard.of(data.in_order(places), order[places], dict(enumerate(methods)), 0, n)
         cells = tuple(cell for cell in plan.cells if cell.name not in found)
         made = Worker(model, replace(plan, cells=cells, cases=())).draws(shard)
-        found.update(made if kept is None else {**made, **kept.draws(made)})
+        found.update(made)
+    if kept is not None:
+        found.update(kept.draws(found))
     ready = []
     for cell in plan.cells:
         decided = found.get(cell.name)
