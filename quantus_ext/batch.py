@@ -1,4 +1,4 @@
-"""What a metric gets of a call: checked tensors on the model's device, batch by batch."""
+"""The batches of a call, as metrics get them: checked tensors on the model's device."""
 
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ Remake = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Explainer:
-    """An explanation function, called as Quantus does: the one way to do so.
+    """An explanation function, called as in Quantus.
 
-    What it leaves is put back, see :class:`quantus_ext.engine.fence.Fence`. The global random
-    states are seeded for each batch, and put back, so that its own random numbers depend on the
-    seed and on the batch alone.
+    Side effects are undone, see :class:`quantus_ext.engine.fence.Fence`. Global random states are
+    seeded for each batch and restored, so random numbers depend on the seed and the batch only.
 
     Attributes
     ----------
     function : callable or None
     keywords : mapping
-        Each call gets arrays of its own.
+        Each call gets its own copies of arrays.
     seed : int
-        Of the global random states.
+        For the global random states.
     fence : Fence
     """
 
@@ -72,9 +71,9 @@ class Explainer:
         return self.function
 
     def state(self, first: int) -> int:
-        """Return the global random states' seed for a batch by the index of its first sample.
+        """Return the seed of the global random states for a batch, by its first sample.
 
-        Metrics have others: one that explains again must not get the draws that are in the
+        Metrics use others: one that explains again must not get the draws that are in the
         attributions already.
         """
         purpose = sampling.Purpose.EXPLAINER_STATE
@@ -83,12 +82,12 @@ class Explainer:
     def maps(
         self, model: nn.Module, x: np.ndarray, y: np.ndarray, first: int, device: torch.device
     ) -> Any:
-        """Return what the function makes of a batch, as it comes.
+        r"""Return the function's result for a batch.
 
         Parameters
         ----------
         model : nn.Module
-        x : numpy.ndarray, shape (n, \\*sample)
+        x : numpy.ndarray, shape (n, \*sample)
         y : numpy.ndarray, shape (n,)
         first : int
             Global index of the first sample.
@@ -119,16 +118,16 @@ def _own(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Call:
-    """What a call is given beside samples and maps; see ``TorchMetric.__call__``.
+    """The arguments of a call other than samples and maps; see ``TorchMetric.__call__``.
 
     Attributes
     ----------
     model, model_predict_kwargs, softmax, device, custom_batch
         As given.
     has_attributions : bool
-        Whether all maps are passed.
+        Whether all maps are given.
     is_part : bool
-        Whether the samples are said to be some of a larger set.
+        Whether the samples are part of a larger set.
     """
 
     model: nn.Module
@@ -142,7 +141,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples of a call: checked tensors on the model's device.
+    r"""Some samples of a call: checked tensors on the model's device.
 
     Attributes
     ----------
@@ -150,27 +149,26 @@ class Batch:
         Inputs.
     y : Tensor, int64, shape (n,)
         Explained classes.
-    maps : Tensor, shape (m, n, \\*sample) or with one channel
-        Attributions of m explanations, normalised and absolute if asked.
+    maps : Tensor, shape (m, n, \*sample) or with one channel
+        Attributions of m explanations, normalised and absolute if requested.
     s : array or tensor, optional
-        What the call has as ``s_batch`` for these samples.
+        ``s_batch`` for these samples.
     clean : Tensor, shape (n, classes)
         The model's outputs for ``x``.
     index : Tensor, int64, shape (n,)
         Global sample indices.
     numbers : Tensor, int64, shape (n,)
-        Which samples of the call these are.
+        Sample numbers within the call.
     seed : int
     model : torch.nn.Module
         The explained model.
     explainers : tuple of Explainer
-        Of each map, to explain other models as this one was explained.
-    features : Tensor, int64, shape (n or 1, \\*spatial), or None
-        What the model's adapter says of its inputs; see
-        :class:`quantus_ext.adapters.Adapter`.
+        One per map, to explain other models in the same way.
+    features : Tensor, int64, shape (n or 1, \*spatial), or None
+        The feature mask of the model's adapter; see :class:`quantus_ext.adapters.Adapter`.
     remade : tuple of callable
-        Of each map, what is done to maps that a metric makes itself so that they compare with it;
-        empty where nothing is.
+        One per map: applied to maps that a metric computes itself, to make them comparable; empty
+        if not needed.
     """
 
     x: Tensor
@@ -187,19 +185,19 @@ class Batch:
     remade: tuple[Remake, ...] = ()
 
     def masked(self, forward: Forward, perturbation: Perturbation | None = None) -> MaskedModel:
-        """Return the model as it answers when elements of the samples are changed.
+        """Return the model as a function of changed elements of the samples.
 
         Parameters
         ----------
         forward : Forward
         perturbation : Perturbation, optional
-            What elements become, by default 0.
+            The replacement of elements, by default 0.
         """
         return MaskedModel(forward, self.x, self.y, perturbation, **self.known)
 
     @property
     def known(self) -> SampleArguments:
-        """What functions on the samples are given besides."""
+        """The other arguments of functions on the samples."""
         return {
             "seed": self.seed,
             "index": self.index,
@@ -209,7 +207,7 @@ class Batch:
 
     @property
     def counted(self) -> Tensor:
-        """Which values may count, bool; broadcasts to the attributions. Not so padding."""
+        """Which values are in an element (padding is not), bool, broadcasting to the maps."""
         if self.features is None:
             return torch.ones((), dtype=torch.bool, device=self.x.device)
         return counted(self.features, self.x)

@@ -1,4 +1,4 @@
-"""What a call leaves: the scores of some maps of the same samples."""
+"""The result of scoring several maps of the same samples."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class MapScores(ShownByArguments):
     ----------
     scores, standard_errors : numpy.ndarray, float64, shape (m, n)
     details : dict of numpy.ndarray, shape (m, n, …)
-        What else the same evaluations gave.
+        Further results of the same evaluations.
     n_evaluations : numpy.ndarray of int, shape (m,)
-        Rows through the model that the scores of each map rest on, as if it were scored alone.
+        Rows that the scores of each map are based on, as if it were scored alone.
     n_rows : int
-        Rows that were really sent.
+        Rows actually sent through the model.
     plan : Plan or None
-        How they went through the model.
+        The rows per pass and the layout used.
     draws : Draws or None
-        How many a pilot has found to be enough.
+        How many draws a pilot found to be enough.
     """
 
     scores: np.ndarray
@@ -44,14 +44,14 @@ class MapScores(ShownByArguments):
 
     @classmethod
     def of_batches(cls, results: Sequence[tuple[Scores, int, int]], forward: Forward) -> MapScores:
-        """Put batches together.
+        """Concatenate batches.
 
         Parameters
         ----------
         results : sequence of (Scores, int, int)
-            Of each batch its scores (m, n), its clean rows, and the rows sent besides.
+            For each batch: its scores (m, n), its clean rows, and the other rows sent.
         forward : Forward
-            The model that was asked.
+            The model.
         """
         batches = [scores for scores, _, _ in results]
         counts = sum(
@@ -73,7 +73,7 @@ class MapScores(ShownByArguments):
         )
 
     def without_errors(self) -> MapScores:
-        """Return them with standard errors that are not known."""
+        """Return the scores with unknown standard errors (NaN)."""
         unknown = {
             name: np.full_like(values, np.nan) if "error" in name else values
             for name, values in self.details.items()

@@ -1,12 +1,12 @@
-"""What meta-evaluation with MetaQuantus needs; MetaQuantus itself is not imported.
+"""Helpers for meta-evaluation with MetaQuantus, which is not imported.
 
-Every metric of the package is an ``estimator`` of ``MetaEvaluation`` as it is::
+Every metric of the package works as an ``estimator`` of ``MetaEvaluation``::
 
     evaluation(estimator=metric, …, score_direction=quantus_ext.metaquantus.score_direction(metric))
 
-F-Fidelity tunes one copy for each perturbed model, found again for every explainer. Tuning can heal
-a model whose weights were perturbed, so that a low adversary score of the model test may speak for
-the tuning, not against the metric: :func:`healing` says whether it did.
+F-Fidelity tunes one copy for each perturbed model and reuses it for every explainer. Fine-tuning
+can undo the perturbation of the weights, so that a low adversary score in the model test may be due
+to the tuning and not to the metric: :func:`healing` says whether it did.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from quantus_ext.metrics.qge import better_scores
 
 
 class DirectionText(str):
-    """A direction that is true as a condition where lower is better, and only there.
+    """A direction that, as a condition, is true only if lower is better.
 
-    MetaQuantus 0.0.5 asks ``if score_direction:``, and so takes every text that is not empty for
-    "lower"; its proposed fix compares with "higher" and "lower".
+    MetaQuantus 0.0.5 tests ``if score_direction:``, and so reads every non-empty string as "lower";
+    its proposed fix compares with "higher" and "lower".
 
     Examples
     --------
@@ -44,24 +44,24 @@ class DirectionText(str):
 
 
 def score_direction(metric: Metric[Any] | ScoreDirection | str) -> str:
-    """Return which scores are better in a form that every MetaQuantus reads rightly.
+    """Return which scores are better, in a form that every MetaQuantus reads correctly.
 
     Parameters
     ----------
     metric : quantus.metrics.base.Metric, ScoreDirection or {"higher", "lower"}
-        A metric, of Quantus or of this package, or a direction for one that declares none. What
-        Region Perturbation and Consistency declare wrongly in Quantus 0.6 is corrected.
+        A metric of Quantus or of this package, or a direction for one that declares none. Wrong
+        declarations of Region Perturbation and Consistency in Quantus 0.6 are corrected.
 
     Returns
     -------
     str
-        "higher" or "lower": compares, hashes, pickles and is written to JSON as that text, but is
+        "higher" or "lower": compares, hashes, pickles and is written to JSON as that string, but is
         false as a condition for "higher" (:class:`DirectionText`).
 
     Raises
     ------
     ValueError, TypeError
-        If a metric declares no direction, a text is neither, or it is a class.
+        If a metric declares no direction, a string is neither, or it is a class.
 
     Examples
     --------
@@ -84,16 +84,16 @@ def score_direction(metric: Metric[Any] | ScoreDirection | str) -> str:
 
 @dataclass(frozen=True)
 class Healing:
-    """Whether tuning healed the models that F-Fidelity was called with.
+    """Whether fine-tuning undid the perturbation of the models that F-Fidelity was called with.
 
     Attributes
     ----------
     calls, healed : int
-        Calls of the metric, and those in which the tuned copy read whole inputs clearly better
-        than the model itself, by more than 0.05.
+        Calls of the metric, and those in which the accuracy of the tuned copy on unmasked inputs
+        was higher than the model's by more than 0.05.
     accuracy_before, accuracy_after : float
-        Mean accuracies on whole inputs in the latter calls, of the models and of their copies; NaN
-        if there are none. In MetaQuantus the labels are the unperturbed model's answers.
+        Mean accuracies on unmasked inputs in the latter calls, of the models and of their copies;
+        NaN if there are none. In MetaQuantus, the labels are the unperturbed model's predictions.
     """
 
     calls: int
@@ -113,22 +113,22 @@ class Healing:
 
 
 def healing(metric: FFidelity) -> Healing:
-    """Return whether tuning healed the models that F-Fidelity has been called with so far.
+    """Return whether fine-tuning undid the perturbation of models that F-Fidelity was called with.
 
-    MetaQuantus's model test perturbs the weights and expects other scores. F-Fidelity's copies of
-    the perturbed models are tuned, and may be as good as the unperturbed one again. Accuracies are
-    those on the inputs of the call, so let the evaluation have model tests only: in its input test
-    they are of perturbed inputs.
+    MetaQuantus's model test perturbs the weights and expects different scores. F-Fidelity
+    fine-tunes copies of the perturbed models, which may be as good as the unperturbed one again.
+    Accuracies are measured on the inputs of the call, so the evaluation should have model tests
+    only: the input test perturbs inputs.
 
     Parameters
     ----------
     metric : FFidelity
-        After ``MetaEvaluation`` has called it. Take a fresh one for each evaluation.
+        After ``MetaEvaluation`` has called it. Use a new one for each evaluation.
 
     Returns
     -------
     Healing
-        Printed, it is a sentence.
+        Prints as a sentence.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Quantus's perturbation functions: one table from each to its path on this engine."""
+"""Quantus's perturbation functions on this engine, in one table."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def background_replacement_by_indices(
 ) -> np.ndarray:
     """Replace chosen values by those of random rows of a background set.
 
-    A perturbation function as Quantus has them, for its metrics and ours; ours draw the rows
-    from their own seed, Quantus's from NumPy's global state. See
+    A perturbation function of Quantus's kind, for its metrics and those of this package; the latter
+    draw the rows from their own seed, Quantus's from NumPy's global state. See
     :func:`quantus_ext.engine.replacements.draw_from`.
 
     Parameters
@@ -174,16 +174,16 @@ def blur_replacement_by_indices(
     blur_kernel_size: int | Sequence[int] = 15,
     **_: Any,
 ) -> np.ndarray:
-    """Replace chosen positions by the mean over what of a window around them is inside.
+    """Replace chosen positions by the mean over the part of a window around them that is inside.
 
-    A perturbation function as Quantus has them, for its metrics and ours. Quantus's own,
-    ``baseline_replacement_by_blur``, takes zeros for what is beyond the borders.
+    A perturbation function of Quantus's kind, for its metrics and those of this package. Quantus's
+    own ``baseline_replacement_by_blur`` pads with zeros instead.
 
     Parameters
     ----------
     arr : array, shape (F,), (C, T) or (C, H, W)
     indices : sequence of int
-        Of positions, into the flattened ``indexed_axes``.
+        Positions in the flattened ``indexed_axes``.
     indexed_axes : sequence of int
         Those after the channels, or all.
     blur_kernel_size : int or sequence of int, default 15
@@ -216,17 +216,17 @@ def gaussian_blur_replacement_by_indices(
     blur_sigma: float = 20.0,
     **_: Any,
 ) -> np.ndarray:
-    """Replace chosen positions by a Gaussian mean, over what of its kernel is inside.
+    """Replace chosen positions by a Gaussian mean over the part of the kernel that is inside.
 
-    A perturbation function as Quantus has them, for its metrics and ours; the blur of deletion
-    and insertion, 51 positions wide with a standard deviation of 20.
+    A perturbation function of Quantus's kind, for its metrics and those of this package: the blur
+    of RISE, 51 positions wide with a standard deviation of 20.
 
     Parameters
     ----------
     arr, indices, indexed_axes
         As for :func:`blur_replacement_by_indices`.
     blur_kernel_size : int or sequence of int, default 51
-        Sides of the kernel along the spatial axes, odd.
+        Odd sides of the kernel along the spatial axes.
     blur_sigma : float, default 20.0
         In positions.
 
@@ -264,22 +264,21 @@ def _replaced(
 
 
 def from_captum(perturb_func: Callable[..., Any]) -> CaptumFunction:
-    """Make a ``perturb_func`` of Infidelity of one that captum's ``infidelity`` takes.
+    r"""Turn a perturbation function for captum's ``infidelity`` into one for Infidelity.
 
-    Its ``I`` is taken as it is, so ``multiply_by_inputs`` and ``inputs_baseline`` are the
-    function's own matter, as in captum; and a map with one channel for several is spread evenly
-    over them, as ``I`` of each is another.
+    Its ``I`` is used as returned, so ``multiply_by_inputs`` and ``inputs_baseline`` do not apply,
+    as in captum. A map with one channel for several is spread evenly over them.
 
     Parameters
     ----------
     perturb_func : callable
-        Takes inputs, a tensor of shape (rows, \\*sample), and returns ``(I, x - I)``; that is also
-        what captum's ``infidelity_perturb_func_decorator`` makes.
+        Takes inputs, a tensor of shape (rows, \*sample), and returns ``(I, x - I)``; also a
+        function with captum's ``infidelity_perturb_func_decorator``.
 
     Returns
     -------
     callable
-        Called with one row at a time, with random states of its own for each.
+        Called with one row at a time, with seeded random states for each.
 
     Raises
     ------
@@ -322,14 +321,13 @@ def bind(
     *,
     default_baseline: object,
 ) -> functools.partial[Any]:
-    """Bind a perturbation function to its keywords, as Quantus does; errors come at once.
+    """Bind a perturbation function to its keyword arguments, as Quantus does, and check them.
 
     Parameters
     ----------
     perturb_func : callable
     perturb_baseline : float, str, array or None
-        None where the caller gave none. The default is then bound to functions that ask for one,
-        and to no others.
+        None for the default, which is bound only to functions that ask for a baseline.
     keywords : mapping, optional
     default_baseline : float or str
     """
@@ -362,16 +360,16 @@ def bound_argument(bound: functools.partial[Any], name: str) -> Any:
 def resolve(
     perturb_func: Callable[..., Any], keywords: Keywords = MappingProxyType({})
 ) -> Perturbation:
-    """Return the perturbation that a function of Quantus's kind makes on this engine.
+    r"""Return the engine's perturbation for a function of Quantus's kind.
 
     Parameters
     ----------
     perturb_func : callable
-        One of Quantus's functions, which take their native path where ``TABLE`` has one, or
-        any other, which is called row by row. A function of the user's own is called with a
-        ``mask`` if it has such a parameter; with ``arr`` (\\*sample), ``indices`` and
-        ``indexed_axes`` if it has the latter; with ``arr`` (1, values) and ``indices``
-        (1, count) if it has ``indices``, as ``quantus.Infidelity`` calls it; else with ``arr``.
+        A function of Quantus, which takes its native path if ``TABLE`` has one, or any other, which
+        is called row by row. Your own function is called with a ``mask`` if it has this parameter;
+        with ``arr`` (\*sample), ``indices`` and ``indexed_axes`` if it has the latter; with ``arr``
+        (1, values) and ``indices`` (1, count) if it has ``indices``, as in ``quantus.Infidelity``;
+        otherwise with ``arr``.
     keywords : mapping
         Passed to it.
 
@@ -380,7 +378,7 @@ def resolve(
     TypeError
         If ``perturb_func`` is not callable, or has no parameter ``arr``.
     ValueError
-        If its keywords do not fit.
+        If its keyword arguments do not fit.
     """
     checks.function("perturb_func", perturb_func)
     if isinstance(perturb_func, CaptumFunction):
@@ -490,7 +488,7 @@ def _convention(perturb_func: Callable[..., Any], keywords: Keywords) -> Convent
 
 
 def markdown_table() -> str:
-    """Return the table of functions, paths and metrics as it stands in the docs."""
+    """Return the table of functions, paths and metrics in the documentation."""
     rows = ["| Quantus function | what it does | path | metrics |", "|---|---|---|---|"]
     for entry in TABLE:
         if entry.native is not None:

@@ -1,4 +1,4 @@
-"""The metrics among those that Quantus lists, for programs that find theirs there."""
+"""The metrics in Quantus's own lists, for programs that look there."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _new_categories: set[str] = set()
 def register(*, shadow: bool = False) -> None:
     """Add the metrics of this package to ``quantus.AVAILABLE_METRICS``.
 
-    Each is listed under its ``evaluation_category`` by its ``name``; QGE, which has the category of
-    whatever metric it is put around, under a category ``"Wrapper"`` of its own. Importing the
-    package lists nothing. Called again, it lists nothing twice, and the last ``shadow`` counts.
-    Some need arguments: QGE a metric, PScore other models, ROAR a tuner and maps.
+    Each is listed by ``name`` under its ``evaluation_category``; QGE, whose category is that of its
+    inner metric, under ``"Wrapper"``. Importing the package lists nothing. Calling it again lists
+    nothing twice; the last ``shadow`` counts. Some metrics need arguments: QGE a metric, PScore
+    other models, ROAR a trainer and maps.
 
     Parameters
     ----------
     shadow : bool, default False
-        Replace Quantus's metrics of the same name (``Infidelity``). By default they stay, and ours
-        are listed beside them, as ``Infidelity (quantus_ext)``.
+        Replace Quantus's metric of the same name (``Infidelity``). By default it stays, and that of
+        this package is listed as ``Infidelity (quantus_ext)``.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def register(*, shadow: bool = False) -> None:
 
 
 def unregister() -> None:
-    """Undo :func:`register`; entries that others have made or changed meanwhile stay."""
+    """Undo :func:`register`; entries that others have added or changed meanwhile stay."""
     listed = cast("Listed", constants.AVAILABLE_METRICS)
     for category, name, metric, replaced in _entries:
         names = listed.get(category, {})

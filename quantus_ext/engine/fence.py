@@ -1,4 +1,4 @@
-"""Foreign code does its work and leaves nothing: models and process are as before, by content."""
+"""Undoes the side effects of foreign code on models and the process."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ _HELD = {
 
 
 class Fence:
-    """What all calls of one piece of foreign code go through.
+    """Runs all calls of one piece of foreign code, and undoes their side effects.
 
-    A call runs in one thread at a time, and while no other asks the model. Afterwards modes,
-    parameters, buffers, hooks, parts, ``requires_grad`` flags and gradients of the model are as
-    before, and so are the settings that torch and numpy keep for the process or thread: what
-    differs by content is put back, and a warning says once what that was. What was changed and put
-    back bit for bit does not differ. A model may be put from training into evaluation mode.
+    A call runs in one thread at a time, and while no other thread evaluates the model. Afterwards,
+    modes, parameters, buffers, hooks, submodules, ``requires_grad`` flags and gradients of the
+    model are restored, and so are the settings of torch and numpy for the process or thread.
+    Differences are found by content; a warning names them once. Changes that the code itself
+    reverts bit for bit are no difference. A model may be switched from training to evaluation mode.
 
     Parameters
     ----------
     who : str
-        What warnings and errors call it, as "the explainer 'noise'".
+        Its name in warnings and errors, such as "the explainer 'noise'".
 
     Examples
     --------
@@ -69,12 +69,12 @@ class Fence:
 
     @contextmanager
     def around(self, model: nn.Module) -> Iterator[None]:
-        """Run what is within.
+        """Run the code within.
 
         Raises
         ------
         ValueError
-            If parameters have other values afterwards, or something cannot be put back.
+            If parameters have other values afterwards, or something cannot be restored.
         """
         with turns.alone(model):
             kept = _Kept(model)
@@ -108,7 +108,7 @@ _listeners: ContextVar[list[str] | None] = ContextVar("who hears warnings", defa
 
 
 def tell(message: str) -> None:
-    """Warn of what foreign code left, or let those know who listen."""
+    """Warn of side effects of foreign code, or pass them to whoever listens."""
     heard = _listeners.get()
     if heard is None:
         warnings.warn(message, UserWarning, stacklevel=2)
@@ -118,7 +118,7 @@ def tell(message: str) -> None:
 
 @contextmanager
 def listening() -> Iterator[list[str]]:
-    """Collect what foreign code leaves instead of warning of it here."""
+    """Collect side effects of foreign code instead of warning of them here."""
     heard: list[str] = []
     token = _listeners.set(heard)
     try:

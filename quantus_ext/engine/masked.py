@@ -1,6 +1,6 @@
-"""A model asked about samples of which parts are changed: each distinct row once.
+"""A model as a function of changed samples, evaluated once per distinct row.
 
-No explanation is in it: one set of answers serves every map that is scored on them.
+It contains no explanation: one set of outputs serves every map that is scored on them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Sampler = Callable[[Rows, slice, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Block:
-    """Some draws of some samples, answered.
+    r"""Some draws of some samples, evaluated.
 
     Attributes
     ----------
@@ -42,14 +42,14 @@ class Block:
         Which samples, b of them.
     draws : slice
         Which draws, d of them.
-    mask : Tensor, bool, shape (b, d, \\*mask)
+    mask : Tensor, bool, shape (b, d, \*mask)
         Which elements were perturbed.
-    perturbed : Tensor, shape (b, d, \\*sample), or None
-        Valid only until the next block: the buffer is reused. None where it was not asked for.
+    perturbed : Tensor, shape (b, d, \*sample), or None
+        Valid only until the next block: the buffer is reused. None if not requested.
     answers : Tensor, float64, shape (b, d, 2)
         See :func:`quantus_ext.engine.answers.answers_of`.
     interpretation : Tensor, shape of ``perturbed``, optional
-        Infidelity's ``I``, where the perturbation says itself what it is.
+        Infidelity's ``I``, if the perturbation defines it.
     """
 
     samples: Rows
@@ -70,18 +70,18 @@ beside the model is shared by them, and they are still in the cache when the mod
 
 
 class SampleArguments(TypedDict, total=False):
-    """What else is known of samples.
+    """Further arguments about samples.
 
     Attributes
     ----------
     seed : int, default 0
-        With ``index`` it fixes every draw.
+        With ``index``, determines every draw.
     index : Tensor, int64, shape (n,), optional
         Global sample indices, by default 0, …, n - 1.
     clean : Tensor, shape (n, classes), optional
-        The model's outputs for the samples, where they are known already.
+        The model's outputs for the samples, if known.
     numbers : Tensor, int64, shape (n,), optional
-        Which samples of a call these are, for models that hold something for each; see
+        Sample numbers within a call, for models with per-sample data; see
         :func:`quantus_ext.adapters.samples_of_rows`. By default 0, …, n - 1.
     """
 
@@ -103,21 +103,21 @@ def known_of(
 
 
 class MaskedModel:
-    """A model, samples, and what becomes of their elements, prepared once.
+    r"""A model, samples, and the replacements of their elements, prepared once.
 
-    On a processor rows that are as the sample itself, as when black pixels become black, are not
-    sent through the model, nor a state that it was asked about before: it is taken to answer
-    equal rows equally. On a GPU the loop would have to wait to hear of them.
+    On a CPU, rows equal to the sample itself (black pixels made black) and states evaluated before
+    are not sent through the model: equal rows are assumed to have equal outputs. On a GPU, all are
+    sent, because the loop would have to wait to find out.
 
     Parameters
     ----------
     forward : Forward or callable
         Its plan gives the chunk size.
-    x : Tensor, shape (n, \\*sample)
+    x : Tensor, shape (n, \*sample)
     y : Tensor, int64, shape (n,)
         Explained classes.
     perturbation : Perturbation, optional
-        What elements become, by default 0.
+        The replacement of elements, by default 0.
     **samples
         See :class:`SampleArguments`.
 
@@ -159,9 +159,9 @@ class MaskedModel:
         self._answers = shared or Answers(keeps_draws=False)
 
     def name_of(self, *content: object) -> str | None:
-        """Return what some draws are known by to other calls, besides samples and their keys.
+        """Return the key of some draws for other calls, besides samples and their keys.
 
-        None where they are not kept: nothing is shared, or values would have to be looked at.
+        None if they are not stored: nothing is shared, or values would have to be inspected.
         """
         looked_at = not self._looks and any(isinstance(part, Tensor) for part in content)
         if not self._answers.keeps_draws or looked_at or content[0] is None:
@@ -180,9 +180,9 @@ class MaskedModel:
         name: Hashable = None,
         needs_perturbed: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Answer draws ``start`` to ``stop - 1`` of some samples and sum a statistic over them.
+        r"""Evaluate draws ``start`` to ``stop - 1`` of some samples and sum a statistic over them.
 
-        Memory is that of one block, a few chunks, whatever the number of draws.
+        Memory is that of one block, a few chunks, for any number of draws.
 
         Parameters
         ----------
@@ -191,20 +191,20 @@ class MaskedModel:
         keys : Tensor, int64, shape (n,)
             Of every sample's draws.
         sampler, statistic
-            Which elements, and what is summed.
+            Which elements are chosen, and what is summed.
         start, stop : int
             Range of draws.
         name : hashable, optional
-            What the draws are known by besides the samples and what elements become, so that
-            their answers are found again; by default they are not kept.
+            The key of the draws, besides samples and replacements, under which their outputs are
+            stored; by default they are not.
         needs_perturbed : bool, default False
-            Whether the statistic looks at the perturbed samples.
+            Whether the statistic uses the perturbed samples.
 
         Returns
         -------
-        sums : Tensor, float64, shape (b, \\*numbers)
+        sums : Tensor, float64, shape (b, \*numbers)
         asked : Tensor, float64, shape (b,)
-            Draws that the model has to be asked about.
+            Draws that have to be evaluated.
         """
         known = self._answers.of_draws(name, stop, self.original)
         numbers = torch.arange(len(self.x), device=self.x.device)[rows]
@@ -242,14 +242,14 @@ class MaskedModel:
     def without(
         self, ranks: Tensor, regions: Sequence[Region], elements: Elements
     ) -> tuple[Tensor, Asked]:
-        """Answer states of the samples in which all of a region of a ranking is gone.
+        """Evaluate states of the samples in which a complete region of a ranking is removed.
 
         Parameters
         ----------
         ranks : Tensor, int64, shape (n, T)
             Of each sample's elements.
         regions : sequence of Region
-            Nothing of them stays.
+            Removed completely.
         elements : Elements
             What is ranked.
 
@@ -257,7 +257,7 @@ class MaskedModel:
         -------
         answers : Tensor, float64, shape (n, regions, 2)
         asked : Asked
-            What the model has to be asked about.
+            The states that have to be evaluated.
         """
         states = _States(self.x, ranks, regions, elements)
         if self._looks:

@@ -1,4 +1,4 @@
-"""How rows go through a model: how many a pass, in which layout and precision, compiled or not."""
+"""How rows are sent through a model: rows per pass, memory layout, precision, compilation."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _HOPELESS = 1.25
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rows a forward pass takes, and in which layout.
+    """The rows per forward pass and their memory layout.
 
-    It never affects which draws are made. ``dataclasses.asdict`` gives it to be stored,
-    ``Plan(**stored)`` makes it again.
+    It never affects which draws are made. Store ``dataclasses.asdict(plan)`` and pass
+    ``Plan(**stored)`` to reuse it.
 
     Parameters
     ----------
     chunk_size : int
-        Rows a forward pass, at most.
+        Largest number of rows per forward pass.
     memory_format : {"contiguous", "channels_last"}
-        Layout of the rows in memory; images may be in channels-last layout.
+        Memory layout of the rows; images may be in channels-last layout.
 
     Raises
     ------
@@ -101,24 +101,24 @@ class ExecutionArguments(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Execution:
-    """How a metric wants its model run; the arguments of :class:`quantus_ext.base.TorchMetric`.
+    """How a metric runs its model; the arguments of :class:`quantus_ext.base.TorchMetric`.
 
     Parameters
     ----------
     chunk_size : int, optional
-        Rows a forward pass, at most.
+        Largest number of rows per forward pass.
     plan : Plan or "calibrate", optional
-        A known plan, or one that is measured. By default a rule from the widest activation, which
-        does not look at the clock, so that the same call gives the same bits.
+        A known plan, or a measured one. The default rule depends on the widest activation and
+        measures no time, so the same call gives the same bits.
     precision : {"float32", "bfloat16", "float16", "auto"}
-        Of the forward passes, by autocast; auto is bfloat16 where the device computes in it.
+        Of the forward passes, by autocast; ``"auto"`` is bfloat16 if the device computes in it.
     compile : bool
-        Whether the model is compiled, its weights frozen.
+        Whether the model is compiled with frozen weights.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument breaks a rule, or both ``chunk_size`` and a plan are given.
+        If an argument is invalid, or both ``chunk_size`` and a plan are given.
     """
 
     chunk_size: int | None = None
@@ -169,7 +169,7 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def rule(widest: int, device: torch.device, layout: Layout, chunk_size: int | None) -> Plan:
-    """Return the plan for a model whose widest activation takes so many bytes a row."""
+    """Return the plan for a model whose widest activation takes this many bytes per row."""
     kind = "cpu" if device.type == "cpu" else "cuda"
     least = _ENOUGH_ROWS[kind]
     if kind == "cpu":
@@ -180,10 +180,10 @@ def rule(widest: int, device: torch.device, layout: Layout, chunk_size: int | No
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc keep blocks up to 32 MiB for the next layer when they are freed.
+    """Make glibc keep freed blocks of up to 32 MiB for the next layer.
 
-    It does so from the first time that one so large was freed; until then it gives them back to
-    the system, and asks for them again, layer by layer. Other allocators don't notice.
+    It does so once a block that large was freed; before, it returns them to the system and requests
+    them again, layer by layer. Other allocators are not affected.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
@@ -191,21 +191,20 @@ def keep_freed_memory() -> None:
 def calibrate(
     run: Callable[[Tensor], object], x: Tensor, start: Plan, layouts: Sequence[Layout]
 ) -> Plan:
-    """Return the fastest plan among chunks of a quarter to four times ``start``'s.
+    r"""Return the fastest plan among chunks of a quarter to four times that of ``start``.
 
-    Candidates take turns, and the shortest time of each counts, so that what else the machine
-    does is no reason to prefer one. It takes about three seconds, or as long as a slow model needs
-    for two passes in each layout.
+    Candidates alternate and the shortest time of each counts, so that other load on the machine
+    favours none. It takes about three seconds, or two passes in each layout for a slow model.
 
     Parameters
     ----------
     run : callable
         The forward pass of some rows.
-    x : Tensor, shape (n, \\*sample)
-        Samples that are repeated as often as a pass needs.
+    x : Tensor, shape (n, \*sample)
+        Samples, repeated as needed.
     start : Plan
     layouts : sequence of {"contiguous", "channels_last"}
-        Those that the model takes.
+        Those that the model supports.
     """
 
     def seconds_a_row(plan: Plan) -> float:
@@ -250,7 +249,7 @@ def calibrate(
 
 
 def autocast_in_force(device: torch.device) -> torch.dtype | None:
-    """Return the type that autocast, whoever switched it on, makes layers compute in."""
+    """Return the type in which layers compute under the current autocast."""
     on = torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if on else None
 

@@ -11,7 +11,7 @@ Bounds = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Region:
-    """Part of each sample's ranking, from ``first`` to before ``past``, and how many go."""
+    """Part of each sample's ranking, ``first`` to before ``past``, and how many are removed."""
 
     first: tuple[int, ...]
     past: tuple[int, ...]
@@ -42,16 +42,16 @@ class Region:
 
     @property
     def all_removed(self) -> bool:
-        """Whether all of it goes, so that there is nothing to draw."""
+        """Whether all of it is removed, so that nothing is random."""
         return all(past - first == removed for first, past, removed in self.bounds)
 
     @property
     def size(self) -> int | None:
-        """How many elements go, where that is the same for all samples."""
+        """The number of removed elements, if it is the same for all samples."""
         return self.removed[0] if len(set(self.removed)) == 1 else None
 
     @property
     def span(self) -> slice | None:
-        """Its ranks, where they are the same for all samples."""
+        """The range of ranks, if it is the same for all samples."""
         same = len(set(self.first)) == len(set(self.past)) == 1
         return slice(self.first[0], self.past[0]) if same else None

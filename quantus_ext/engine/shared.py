@@ -1,4 +1,4 @@
-"""What calls share: clean outputs, and the answers to perturbed inputs."""
+"""What calls share: clean outputs, and outputs for perturbed inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from quantus_ext.memory import Memory
 
 
 class Remembered(NamedTuple):
-    """Clean outputs, with what asking for them found out."""
+    """Clean outputs, and what was found out when they were computed."""
 
     outputs: Tensor
     plan: Plan
@@ -27,14 +27,16 @@ class Remembered(NamedTuple):
 
 
 class SharedAnswers:
-    """What metrics have asked models, within bounds.
+    """A bounded memory of models' outputs.
 
     Parameters
     ----------
     most_bytes : int, default 256 MiB
-        Of the answers to perturbed inputs; those used last stay. Clean outputs have 64 MiB more.
+        For outputs of perturbed inputs; the most recently used stay. Clean outputs have another 64
+        MiB.
     by_identity : bool, default False
-        Models are known not to change, so that their content need not be read at every call.
+        Whether models are known not to change, so that their content need not be read in every
+        call.
     """
 
     def __init__(self, *, most_bytes: int = 256 * 2**20, by_identity: bool = False) -> None:
@@ -53,26 +55,26 @@ _current: ContextVar[SharedAnswers | None] = ContextVar("shared answers", defaul
 
 
 def current() -> SharedAnswers | None:
-    """Return what calls share here, None where nothing is shared."""
+    """Return the memory that calls share here, None if there is none."""
     return _current.get()
 
 
 @contextmanager
 def answers_shared(shared: SharedAnswers | None = None) -> Iterator[None]:
-    """Have metrics that ask the same model about the same rows ask it once.
+    """Let metrics in this context share the evaluations of the same model on the same rows.
 
-    Infidelity asks about the same draws for every map; all that removes the elements of a ranking
-    asks about states, many of which rankings and metrics have in common. Models and rows are the
-    same by their content, so that a model may be changed in between. A model with code of one's
-    own, which may read what no content shows, is asked for 8 rows of a batch each time, and for all
-    where the answers differ from those that are kept; so it is always where something in it cannot
-    be read, or a function of one's own is in a :class:`~quantus_ext.adapters.BlackBox` without a
-    key. A metric's ``n_evaluations`` stays what its scores rest on.
+    Infidelity uses the same draws for every map; metrics that remove elements of a ranking have
+    many states in common. Models and rows are identified by content, so a model may change in
+    between. A model with custom code, which may depend on something that its content does not show,
+    is evaluated on 8 rows of a batch each time, and on all rows if its outputs differ from the
+    stored ones. All rows are always evaluated if something in the model cannot be read, or a
+    function of yours is in a :class:`~quantus_ext.adapters.BlackBox` without a key. A metric's
+    ``n_evaluations`` still counts all rows that its scores are based on.
 
     Parameters
     ----------
     shared : SharedAnswers, optional
-        Where answers are kept; by default a new one, of at most 320 MiB.
+        Where outputs are stored; by default a new one, of at most 320 MiB.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What an evaluation found, and what follows from it."""
+"""The result of an evaluation: scores, rankings, comparisons."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FORMAT = 2
 
 @dataclass(frozen=True)
 class Failure:
-    """What a metric, or an explainer, raised on some samples.
+    """The error that a metric or an explainer raised on some samples.
 
     Attributes
     ----------
@@ -77,25 +77,25 @@ class Case(ShownByArguments):
 
 @dataclass(frozen=True)
 class Ranked:
-    """The place of one explainer by one metric.
+    """The rank of one explainer by one metric.
 
     Attributes
     ----------
     metric, explainer : str
     rank : int or None
-        1 is best; equal means share it. None for an explainer without scores, and for one that
-        failed on some samples.
+        1 is best; ties share it. None for an explainer without scores, or one that failed on some
+        samples.
     mean, low, high : float
-        Over the samples that all ranked explainers have a score for, with its interval; NaN where
-        there is none.
+        Mean and interval over the samples with scores from all ranked explainers; NaN if there are
+        none.
     ties : tuple of str
-        Explainers that these samples cannot tell from it.
+        Explainers that these samples do not separate from it.
     n : int
-        Those samples; 0 where there is no rank. Of an evaluation that ended when the ranking was
-        known, those of this explainer: ranks then come from pairs, on the samples that both have.
+        The number of these samples; 0 without a rank. If the evaluation ended when the ranking was
+        known, the samples of this explainer: ranks then come from pairs, on the samples that both
+        have.
     close : tuple of str
-        Explainers that are known to differ from it by less than the smallest difference that
-        matters.
+        Explainers known to differ from it by less than the smallest difference that matters.
     """
 
     metric: str
@@ -120,13 +120,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Explainers by their mean scores, the best first, metric by metric.
+    """Explainers by mean score, best first, metric by metric.
 
     Attributes
     ----------
     rows : tuple of Ranked
     confidence : float
-        Of each interval; and of all ties of a metric together.
+        Of each interval, and of all ties of a metric together.
     """
 
     rows: tuple[Ranked, ...]
@@ -137,7 +137,7 @@ class Ranking:
         return tuple(row for row in self.rows if row.metric == metric)
 
     def order(self, metric: str) -> tuple[str, ...]:
-        """Return the explainers of one metric that have a rank, the best first."""
+        """Return the explainers with a rank by one metric, best first."""
         return tuple(row.explainer for row in self.of(metric) if row.rank is not None)
 
     def to_frame(self) -> pd.DataFrame:
@@ -176,15 +176,15 @@ class Compared:
     metric : str
     mean_a, mean_b : float
     difference, low, high : float
-        Mean of ``a`` less ``b``, turned so that positive says ``a`` is better, and its interval.
+        Mean difference with its interval; positive if ``a`` is better.
     p_value : float
         Of a permutation test, corrected for the number of metrics.
     effect : float
         The difference in units of its standard deviation over samples.
     share : float
-        Of samples on which ``a`` is better, half of the equal ones counted.
+        Share of samples on which ``a`` is better; ties count half.
     n : int
-        Samples that both have a score for.
+        Samples with both scores.
     """
 
     metric: str
@@ -254,30 +254,30 @@ class Evaluation:
     ----------
     explainers, metrics : tuple of str
     directions : mapping of str to ScoreDirection
-        Which scores of a metric are better.
+        Whether lower or higher scores of a metric are better.
     scores, standard_errors : numpy.ndarray, shape (e, m, n)
-        NaN where a metric failed; standard errors are NaN where they are not known as well.
+        NaN where a metric failed; standard errors are also NaN where they are unknown.
     n_evaluations : numpy.ndarray of int, shape (e, m)
-        Rows through the model that the scores of a cell rest on, as if they were alone.
+        Rows that the scores of a cell are based on, as if it were computed alone.
     seconds : numpy.ndarray, shape (e, m)
-        That workers took for them.
+        Time of the workers.
     failures : tuple of Failure
     settings : dict
         Versions, seeds, settings, and content hashes of model and data.
     confidence : float
-        Of the intervals below.
+        Of the intervals.
     cases : tuple of Case
         Samples to show; none after :meth:`from_json`.
     columns : tuple of (str, str)
         The metric and the call behind each of ``metrics``.
     n_rows : int
-        Rows that were really sent through the model for the metrics, each different one once.
+        Distinct rows actually sent through the model for the metrics.
     stopping : Stopping or None
         Where it stopped, if it ended when the ranking was known (``until="ranked"``): scores of
         samples that were not needed are NaN.
     carry_inputs : tuple of bool or None
-        Of each explainer, whether its maps were read as carrying the input factor; None where
-        that was each metric's to say.
+        For each explainer, whether its maps were taken to include the input factor; None if each
+        metric decided.
     agg_func : callable, optional
         For :meth:`to_dict`.
 
@@ -322,7 +322,7 @@ class Evaluation:
         *,
         confidence: float = 0.95,
     ) -> Evaluation:
-        """Make one of scores that are there already, as ``quantus.evaluate`` returns them.
+        """Make one from existing scores, as ``quantus.evaluate`` returns them.
 
         Parameters
         ----------
@@ -496,10 +496,10 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return what ``quantus.evaluate`` returns: explainer, metric, scores.
+        """Return the result of ``quantus.evaluate``: explainer, metric, scores.
 
-        With several calls there is another level, their names. Lists of scores unless ``agg_func``
-        makes something else of them.
+        With several calls, their names are another level. Scores are lists, or what ``agg_func``
+        returns.
         """
         several = len({call for _, call in self.columns}) > 1
         result: dict[str, dict[str, Any]] = {}
@@ -516,22 +516,22 @@ class Evaluation:
         return result
 
     def as_quantus_frame(self) -> pd.DataFrame:
-        """Return :meth:`to_dict` as ``quantus.evaluate`` does with ``return_as_df``."""
+        """Return :meth:`to_dict` as the data frame of ``quantus.evaluate``."""
         if len({call for _, call in self.columns}) > 1:
             raise ValueError("return_as_df needs one call, call_kwargs has several")
         return pd.DataFrame.from_dict(self.to_dict())
 
     def ranking(self, *, n_resamples: int = 2000, seed: int = 0) -> Ranking:
-        """Rank the explainers by each metric, with intervals, and say which are tied.
+        """Rank the explainers by each metric, with intervals and ties.
 
-        Intervals are of the mean over samples like these; two explainers are tied unless their
-        difference is further from 0 than such differences are by chance, for all pairs of a metric
-        together; see ``quantus_ext.evaluation.statistics.paired_means``. The Monte-Carlo
-        errors of scores are part of what varies between samples. What failed has no rank, and
-        takes no samples from the others.
+        Intervals are for the mean over the population of samples, and include the Monte-Carlo
+        errors of scores. Two explainers are tied unless their difference is significant, for all
+        pairs of a metric together; see ``quantus_ext.evaluation.statistics.paired_means``. An
+        explainer that failed on any sample has no rank, and its failed samples still count for
+        others.
 
-        An evaluation that ended when the ranking was known has verdicts on all pairs, which hold
-        together for all metrics, and intervals that allow for the looking; see ``stopping``.
+        If the evaluation ended when the ranking was known, the verdicts on all pairs hold together
+        for all metrics, and intervals account for the repeated looks; see ``stopping``.
 
         Parameters
         ----------
@@ -659,8 +659,8 @@ class Evaluation:
     def compare(self, a: str, b: str, *, n_resamples: int = 2000, seed: int = 0) -> Comparison:
         """Compare two explainers sample by sample, by each metric.
 
-        Where the evaluation ended when the ranking was known, intervals and p-values allow for
-        the looking.
+        If the evaluation ended when the ranking was known, intervals and p-values account for the
+        repeated looks.
 
         Parameters
         ----------
@@ -767,23 +767,23 @@ class Evaluation:
     def drift(
         self, baseline: Evaluation, *, alpha: float = 0.05, smallest_effect: float = 0.0
     ) -> Drift:
-        """Say what has changed since a baseline, for each explainer and metric that both have.
+        """Compare with a baseline, for each explainer and metric that both have.
 
-        Two tests of the per-sample scores: Mann and Whitney's, whether they have become larger or
-        smaller, and Kolmogorov and Smirnov's, whether their distribution has changed at all. All
-        p-values are corrected together by Holm's method: where nothing has changed, the chance of
-        any alarm is at most ``alpha``. Samples are taken as independent draws; where both
-        evaluations are of the same samples there are fewer alarms than that.
+        Two tests compare the scores of the samples: one for a change of level (Mann and Whitney),
+        one for a change of distribution (Kolmogorov and Smirnov). Holm's method corrects all
+        p-values together: if nothing has changed, the probability of any alarm is at most
+        ``alpha``. The two evaluations are treated as independent samples; on the same samples there
+        are fewer alarms.
 
         Parameters
         ----------
         baseline : Evaluation
-            As that of the last release, from :meth:`from_json`.
+            For example that of the last release, from :meth:`from_json`.
         alpha : float, default 0.05
         smallest_effect : float, default 0.0
-            Changes that are significant and yet smaller than that are none: Cliff's delta for the
-            level, the largest difference of the distribution functions for the shape. With many
-            samples everything becomes significant.
+            Significant changes smaller than this are ignored: Cliff's delta for the level, the
+            largest difference of the distribution functions for the shape. With many samples, every
+            change is significant.
 
         Returns
         -------
@@ -799,12 +799,12 @@ class Evaluation:
         return drift(baseline, self, alpha=alpha, smallest_effect=smallest_effect)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
-        """Return a section for a model card: means with intervals, what failed, how it was made.
+        """Return a section for a model card: means with intervals, failures, settings.
 
         Parameters
         ----------
         path : str or Path, optional
-            A file to write it to as well.
+            Also write it to this file.
         """
         from quantus_ext.evaluation.report import to_markdown
 
@@ -814,7 +814,7 @@ class Evaluation:
         return text
 
     def to_html(self, path: str | Path) -> Path:
-        """Write one page that needs nothing else: tables, plots and cases.
+        """Write one self-contained page: tables, plots and cases.
 
         Parameters
         ----------

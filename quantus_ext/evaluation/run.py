@@ -149,95 +149,94 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
 ) -> Evaluation | Estimate | pd.DataFrame:
     """Score explainers by metrics, shard by shard, on one machine or many.
 
-    Takes what ``quantus.evaluate`` takes, with the same meaning. Each explainer explains each
-    shard once, for all metrics. A metric that fails fails in its cell alone, and a warning at the
-    end names what failed. Where the work runs
-    is joblib's matter: ``n_jobs`` processes by default, and whatever
-    ``joblib.parallel_config(backend=...)`` says.
+    Takes the arguments of ``quantus.evaluate``, with the same meaning. Each explainer runs once per
+    shard, for all metrics. If a metric or an explainer raises an error, only its own cells fail,
+    and a warning at the end names them. joblib runs the work: ``n_jobs`` processes by default, or
+    ``joblib.parallel_config(backend=...)``.
 
-    Scores of this package's metrics do not depend on the shards. Other packages' metrics and
-    explainers are called batch by batch, ``batch_size`` samples at a time, from global random
-    states of the batch's own, so that theirs don't either; but they depend on ``batch_size``
-    wherever they draw random numbers or compute across samples.
+    Scores of this package's metrics do not depend on the shards. Metrics of other packages and
+    explainers are called with ``batch_size`` samples at a time, from global random states seeded
+    per batch, so theirs do not either; but they depend on ``batch_size`` if they draw random
+    numbers or compute across samples.
 
     Parameters
     ----------
     metrics : dict of str to Metric, or list of Metric
-        Of this package, of Quantus or of one's own. They stay as they are: copies are called.
+        Of this package, of Quantus or your own. Copies are called; the metrics stay unchanged.
     xai_methods : dict
-        By name a function as ``quantus.explain``; a dict of that one's keywords, ``method`` being
-        the name unless it is among them; ``{"explain_func": ..., "explain_func_kwargs": ...}``; or
+        By name: a function like ``quantus.explain``; a dict of its keyword arguments, where
+        ``method`` is the name by default; ``{"explain_func": ..., "explain_func_kwargs": ...}``; or
         attributions, as an array or the path of an ``.npy`` file.
     model : torch.nn.Module
         In evaluation mode.
     x_batch : array, tensor, table, list or path of an .npy file
-        Inputs, as a metric's call takes them. From a file each worker reads its own shards.
-        Whatever has a shape and slices does.
+        Inputs, as in a metric's call, or anything with a shape and slices. From a file, each worker
+        loads its own shards.
     y_batch : array, tensor, list or path, of int, shape (n,) or (n, 1)
         Explained classes.
     s_batch : array, tensor, list or path, optional
         Segmentations.
     agg_func : callable, optional
-        Aggregates the scores of a cell in :meth:`Evaluation.to_dict`, which has the form that
-        ``quantus.evaluate`` returns.
+        Aggregates the scores of a cell in :meth:`Evaluation.to_dict`, which returns the result of
+        ``quantus.evaluate``.
     explain_func_kwargs : dict, optional
-        Keywords of explanation functions of one's own that have none among ``xai_methods``. They
-        get ``method``, the name, as well if they take it and it is not among their keywords.
+        Keyword arguments of explanation functions that have none in ``xai_methods``. ``method``,
+        the name, is added if the function takes it and it is not among them.
     call_kwargs : dict of str to dict, optional
-        Arguments of the metrics' calls, by a name; with several, each makes a column of its own.
+        Arguments for the calls of the metrics, under names of your choice. With several names, each
+        gives every metric a column of its own.
     return_as_df : bool, optional
-        Return what ``quantus.evaluate`` does with it, a table of lists or of what ``agg_func``
-        makes of them.
+        Return the data frame of ``quantus.evaluate``, with lists or the results of ``agg_func``.
     verbose : bool, optional
-        Say first what it will cost, from a few samples, and show progress. ``progress`` is its
-        old name.
+        Estimate the cost first, from a few samples, and show progress. ``progress`` is the former
+        name.
     softmax : bool, optional
-        Of all calls of metrics: probabilities rather than logits; each metric's own default if
-        None. In ``call_kwargs`` calls have one of their own.
+        For all calls of metrics: use probabilities instead of logits; None for each metric's
+        default. In ``call_kwargs``, each call can have its own.
     multiply_by_inputs : mapping of str to bool, optional
-        Of explainers, whether their maps carry the input as a factor, as those of Integrated
-        Gradients and SHAP do; metrics with ``multiply_by_inputs`` read them so. By default known of
-        ``quantus.explain`` and of captum's explainers, and else the metric's own.
+        Whether an explainer's maps include the input as a factor, as those of Integrated Gradients
+        and SHAP do, for metrics with ``multiply_by_inputs``. By default known for
+        ``quantus.explain`` and for captum's explainers, otherwise the metric's setting.
     batch_size : int, optional
-        Samples that a metric or an explainer is called with at once. By default 64, with ``until``
-        32, or the largest number up to that which divides the ``shard_size`` that is given.
+        Samples per call of a metric or an explainer. By default 64, with ``until`` 32, or the
+        largest number up to that which divides ``shard_size``.
     shard_size : int, optional
-        Samples a task, a multiple of ``batch_size``; four times that by default, with ``until``
-        as many.
+        Samples per task, a multiple of ``batch_size``; by default four times ``batch_size``, with
+        ``until`` the same as ``batch_size``.
     n_jobs : int, optional
-        Workers; 1 unless ``joblib.parallel_config`` says otherwise.
+        Workers; by default 1, or as in ``joblib.parallel_config``.
     threads : int, optional
-        Of torch in each worker. Bits of a score can depend on it; by default as the backend has
-        it.
+        torch's threads in each worker; by default the backend decides. The last bits of a score can
+        depend on it.
     device : str or torch.device, optional
         As in a metric's call: the model's.
     devices : sequence of str, optional
-        As ``["cuda:0", "cuda:1"]``: the workers of each machine share them out, one each.
+        For example ``["cuda:0", "cuda:1"]``: the workers of each machine get one each.
     store : str or Path, optional
-        A folder, or an address that fsspec knows, where finished shards go. A run that was cut
-        off is called again and goes on from them; what failed is tried again. Each use asks the
-        model for 8 samples and compares its answers with those that the store keeps.
+        A folder, or an address that fsspec supports, for finished shards. Repeat the call to resume
+        an interrupted run; failed cells are computed again. Each use evaluates the model on 8
+        samples and compares the answers with the stored ones.
     seed : int or None, default 0
-        Of the global random states of explainers and other packages' metrics. Metrics of this
-        package have their own; one with ``seed=None`` gets a fresh one, the same for all shards
-        and kept in the store.
+        For the global random states of explainers and metrics of other packages. Metrics of this
+        package have their own seed; for ``seed=None``, one is drawn, used for all shards and kept
+        in the store.
     confidence : float, default 0.95
         Of the intervals in the result; with ``until``, of all verdicts on pairs together.
     until : "ranked", optional
         Score the samples in random order, shard by shard, and stop when the ranking is known: an
-        explainer that is told apart from every other one by a metric is not asked about again by
-        it. The result is the same for any number of workers, and its error rates allow for the
-        looking; see ``docs/stopping.md``.
+        explainer that a metric has separated from every other one is not evaluated by it any more.
+        The result is the same for any number of workers, and the error rates account for the
+        repeated looks.
     smallest_difference : float or mapping of str to float, optional
-        With ``until``, of all metrics or by the names of columns: two explainers whose mean scores
-        are known to differ by less need not be told apart.
+        With ``until``, for all metrics or by column: two explainers whose mean scores are known to
+        differ by less need not be separated.
     score_bounds : mapping of str to (float, float), optional
-        With ``until``, between which the scores of a column lie, where its metric does not say so.
-        Between bounds error rates are exact, without bounds they hold for many samples.
+        With ``until``, bounds of the scores of a column whose metric does not declare them. With
+        bounds, error rates are exact; without, they hold for many samples.
     cases : int, default 3
-        Samples, evenly spaced, whose attributions are kept for :meth:`Evaluation.to_html`.
+        Evenly spaced samples whose attributions are kept for :meth:`Evaluation.to_html`.
     dry_run : bool, default False
-        Say what it would cost, and return that.
+        Return an estimate of the cost.
 
     Returns
     -------
@@ -247,7 +246,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     Raises
     ------
     TypeError, ValueError
-        If an argument breaks a rule, or the store belongs to another evaluation.
+        If an argument is invalid, or the store belongs to another evaluation.
     StoreError
         If the store cannot be written; what it holds is kept.
 

@@ -161,7 +161,7 @@ class RFidelity(Fidelity):
     n_samples : int, "auto" or AutoDraws, default 50
         Largest number of draws per sample, size and sign. Up to 1,024 subsets are drawn without
         replacement; if there are no more subsets than draws, all are used. ``"auto"``: as few as
-        the means over samples need, found by a pilot; see :class:`quantus_ext.AutoDraws`.
+        the means over samples need, found by a pilot; see :class:`~quantus_ext.draws.AutoDraws`.
     tolerance : float, optional
         Target standard error of a sample's score: drawing stops when it is reached, checked at
         fixed counts from 8 per size on.

@@ -49,8 +49,9 @@ class Infidelity(TorchMetric):
     n_perturb_samples : int, "auto" or AutoDraws, default 200
         Largest number of draws per sample. Up to 1,024 equally likely masks (one patch size) are
         drawn without replacement; if there are no more masks than draws, all are used.
-        ``"auto"``: as few as the means over samples need; see :class:`quantus_ext.AutoDraws`. For
-        ``scheme="quantus"``: the number of repeats, computed only if they differ.
+        ``"auto"``: as few as the means over samples need; see
+        :class:`~quantus_ext.draws.AutoDraws`. For ``scheme="quantus"``: the number of repeats,
+        computed only if they differ.
     scheme : {"patch", "subset", "all", "quantus"}, default "patch"
         What a draw perturbs: a random window over the spatial axes (a time window for series, as
         many features as its side for tables); a random subset of the elements; every element, for
