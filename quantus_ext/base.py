@@ -167,8 +167,9 @@ class TorchMetric(Metric[list[float]]):
             In evaluation mode, at the latest when ``explain_func`` has made the first
             attributions; its output has shape (n, classes). See :mod:`quantus_ext.adapters` for
             other models. None where neither the metric nor the rest of the call asks one.
-        x_batch : array, tensor, data frame or list, shape (n, F), (n, C, T) or (n, C, H, W)
-            Inputs; or token ids (n, L) of a :class:`quantus_ext.adapters.TokenIds`.
+        x_batch : array, tensor, data frame or list
+            Inputs, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W); or token ids (n, L)
+            of a :class:`quantus_ext.adapters.TokenIds`.
         y_batch : array or tensor of int, shape (n,) or (n, 1)
             Explained classes, whole floats as well; None for the model's predictions.
         a_batch : array or tensor, optional
@@ -569,7 +570,7 @@ class TorchMetric(Metric[list[float]]):
         ----------
         model : torch.nn.Module
             The explained model, with the call's ``model_predict_kwargs`` filled in.
-        x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
             All inputs of the call.
         y : Tensor, int64, shape (n,)
             Explained classes.

@@ -102,6 +102,9 @@ class Explainer:
             # Of explainers this one is known to know tensors only.
             knows_tensors = getattr(function, "func", function) is explain
             with answering_tensors(model) if knows_tensors else nullcontext():
+                if knows_tensors and x.ndim > 4:
+                    # It cannot tell of volumes, and puts nothing anywhere else.
+                    keywords.setdefault("channel_first", True)
                 return function(model=model, inputs=x.copy(), targets=y.copy(), **keywords)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, first: int) -> Tensor:
@@ -146,7 +149,7 @@ class Batch:
 
     Attributes
     ----------
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs.
     y : Tensor, int64, shape (n,)
         Explained classes.
@@ -268,15 +271,32 @@ def channels_are_first(x: Tensor | np.ndarray, model: nn.Module, name: str = "x_
     Raises
     ------
     ValueError
-        If something does: images whose last axis alone is as short as one of channels; series
+        If something does: images, volumes or videos of which another axis alone is as short as
+        one of channels; volumes without an axis of channels, as a model for volumes tells; series
         with fewer than twice as many steps as channels, as grey images have, or with a model
         that works on images, or that has as many channels in its last axis as there are steps.
     """
     shape = tuple(x.shape)
     told = f"{name} of shape {shape} may be"
     choose = "pass channel_first=True for the first, channel_first=False for the second"
+    # A scripted part keeps the name of what it was.
+    kinds = {getattr(part, "original_name", type(part).__name__) for part in model.modules()}
     if len(shape) == 4 and shape[3] <= _MOST_CHANNELS < min(shape[1:3]):
         raise ValueError(f"{told} images (n, C, H, W), or (n, H, W, C): {choose}")
+    if len(shape) == 4 and "Conv3d" in kinds:
+        raise ValueError(
+            f"{told} images (n, C, H, W), or volumes without an axis of channels, as the model has "
+            f"nn.Conv3d: pass channel_first=True for images; volumes need an axis of one channel, "
+            f"{name}[:, None]"
+        )
+    if len(shape) == 5 and shape[4] <= _MOST_CHANNELS < min(shape[1:4]):
+        raise ValueError(f"{told} volumes (n, C, D, H, W), or (n, D, H, W, C): {choose}")
+    if len(shape) == 5 and shape[2] <= _MOST_CHANNELS < min(shape[1], *shape[3:]):
+        raise ValueError(
+            f"{told} volumes (n, C, D, H, W), or videos (n, T, C, H, W): pass channel_first=True "
+            f"for the first; of videos put the channels before time, np.moveaxis({name}, 2, 1), "
+            "with a module around the model that puts them back"
+        )
     if len(shape) != 3:
         return True
     channels, steps = shape[1:]
@@ -286,8 +306,6 @@ def channels_are_first(x: Tensor | np.ndarray, model: nn.Module, name: str = "x_
             f"{told} series (n, C, T), or (n, T, C): {choose}; a model that takes (n, T, C) itself "
             f"goes into adapters.Series(model, time_first=True); {grey}"
         )
-    # A scripted part keeps the name of what it was.
-    kinds = {getattr(part, "original_name", type(part).__name__) for part in model.modules()}
     if "Conv2d" in kinds:
         raise ValueError(
             f"{told} series (n, C, T), or grey images (n, H, W), as the model has nn.Conv2d: pass "

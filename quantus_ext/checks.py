@@ -336,10 +336,11 @@ def _integer(name: str, value: Any, *, least: int) -> int:
 
 
 def inputs(x: Tensor, name: str = "x_batch") -> None:
-    """Check the inputs: 2 to 4 dimensions, at least one sample, finite."""
-    if x.ndim not in (2, 3, 4):
+    """Check the inputs: 2 to 5 dimensions, at least one sample, finite."""
+    if x.ndim not in (2, 3, 4, 5):
         raise ValueError(
-            f"{name} must have shape (n, F), (n, C, T) or (n, C, H, W), has {tuple(x.shape)}"
+            f"{name} must have shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W), has "
+            f"{tuple(x.shape)}"
         )
     if x.numel() == 0:
         raise ValueError(f"{name} must hold at least one sample and value, has {tuple(x.shape)}")
@@ -379,7 +380,7 @@ def attributions(
     a : Tensor
         Of ``x``'s shape, with one channel, or without the channel axis. For token ids (n, L) also
         over embeddings, (n, L, D), which are summed.
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W), or integers (n, L)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W), or integers (n, L)
     name : str, default "a_batch"
         Of the argument, for errors.
     first : int, default 0

@@ -37,7 +37,7 @@ class Samples:
         The same with the call's keywords, over embeddings where these are perturbed.
     adapter : Adapter
     device : torch.device
-    explained : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    explained : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs, channels first.
     x : Tensor
         What is perturbed: the inputs, or their embeddings.

@@ -92,6 +92,7 @@ def _predict(model: nn.Module, rows: np.ndarray) -> np.ndarray:
 
 MODALITIES: dict[str, Callable[[], Modality]] = {
     "images `(n, C, H, W)`": partial(_plain, "image"),
+    "volumes, video `(n, C, D, H, W)`": partial(_plain, "volume"),
     "series `(n, C, T)`": partial(_plain, "series"),
     "series of different lengths (`Series`)": _padded,
     "tables `(n, F)`": partial(_plain, "table"),

@@ -177,7 +177,7 @@ def elements_of(
 
     Parameters
     ----------
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     element : {"position", "channel_value", "patch", "segment"}
         A position over all channels (a pixel, a time step; a feature of a table); every channel
         value by itself; a k-sided patch (a window in time); or what ``segments`` says.

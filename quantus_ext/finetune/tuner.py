@@ -54,9 +54,9 @@ class FineTuner:
 
     Parameters
     ----------
-    x : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W); or DataLoader or Dataset
-        Training inputs, channels first, at least 3; or what gives ``(x, y)`` pairs. Read once,
-        into memory.
+    x : array or tensor; or DataLoader or Dataset
+        Training inputs, at least 3, of shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W);
+        or what gives ``(x, y)`` pairs. Read once, into memory.
     y : array or tensor of int, shape (n,), optional
         Labels. None: what the model predicts for ``x``.
     epochs : int, default 10

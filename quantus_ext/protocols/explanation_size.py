@@ -87,7 +87,7 @@ def explanation_size(
     ----------
     model : torch.nn.Module
         The explained model, in evaluation mode.
-    x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x_batch : array or tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     y_batch : array or tensor of int, shape (n,)
         Explained classes.
     a_batch : array or tensor, shape of ``x_batch`` or with one channel

@@ -74,7 +74,7 @@ def mask_robustness(
     ----------
     model : torch.nn.Module
         The explained model, in evaluation mode.
-    x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x_batch : array or tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     y_batch : array or tensor of int, shape (n,)
         Labels.
     fractions : sequence of float in [0, 1], default (0, 0.05, 0.1)
