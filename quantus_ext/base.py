@@ -379,7 +379,11 @@ class TorchMetric(Metric[list[float]]):
         given = [
             None
             if each.map is None
-            else self._checked(samples.laid_out(each.map), samples.x, samples.features)
+            else self._checked(
+                self.at_positions(samples.laid_out(each.map), samples.x, samples.s),
+                samples.x,
+                samples.features,
+            )
             for each in explanations
         ]
         probabilities = self._takes_softmax(samples.adapter, softmax)
@@ -464,6 +468,8 @@ class TorchMetric(Metric[list[float]]):
         for place, (explanation, a) in enumerate(zip(explanations, given, strict=True)):
             if a is None:
                 made = explanation.of_rows(samples, rows, labels)
+                segments = None if samples.s is None else samples.s[rows]
+                made = self.at_positions(made, samples.x[rows], segments)
                 one = self._prepared(made, samples.x[rows], features, first=rows.start)
             else:
                 one = self._normalised(a[rows], first=rows.start)
@@ -615,6 +621,21 @@ class TorchMetric(Metric[list[float]]):
         by_value = batch.x.ndim > 2 and batch.maps.shape[2] == batch.x.shape[1]
         element = "channel_value" if by_value else "position"
         return elements_of(batch.x, element, features=batch.features)
+
+    def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
+        """Return maps that have one value an element with a value at each position.
+
+        By default as they are: only a metric that removes elements knows what these are.
+
+        Parameters
+        ----------
+        a : Tensor
+            Attributions, not checked yet.
+        x : Tensor, shape (n, \\*sample)
+        s : array or tensor, optional
+            Segmentations.
+        """
+        return a
 
     def seen(self, a: Tensor) -> Tensor:
         """Return the maps of a batch as the metric's formula sees them; as they are, by default.

@@ -431,7 +431,27 @@ def _way_out(
     ):
         if a[:axis] + a[axis + 1 :] in allowed:
             return f": of an axis of classes, axis {axis}, pick the explained class, {chosen}"
+    coarse = a[2:] if len(a) == len(x) and a[1] == 1 else a[1:]
+    if a[0] == x[0] and len(coarse) == len(x) - 2 > 0:
+        return _of_another_resolution(name, coarse, x[2:], has_channel=len(a) == len(x))
     return ""
+
+
+def _of_another_resolution(
+    name: str, coarse: tuple[int, ...], spatial: tuple[int, ...], *, has_channel: bool
+) -> str:
+    """Say how a map of another resolution is taken, or made one of the inputs'."""
+    by_patch = ""
+    for side in range(2, max(spatial) + 1):
+        if tuple(-(-length // side) for length in spatial) == coarse:
+            by_patch = f", or take the metric's elements as coarse, patch_size={side}"
+            break
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(coarse)]
+    added, dropped = ("", "") if has_channel else ("[:, None]", "[:, 0]")
+    return (
+        ": of another resolution, interpolate it, torch.nn.functional.interpolate("
+        f"torch.as_tensor({name}){added}, {spatial}, mode={mode!r}){dropped}{by_patch}"
+    )
 
 
 def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from quantus.helpers import utils
 from torch import nn
 
 from quantus_ext import checks
@@ -220,14 +219,12 @@ class Worker:
                         f"returned shape {parts[-1].shape}"
                     )
             maps = np.concatenate(parts)
-        if maps.ndim > x.ndim:
-            # Over the embeddings of token ids; metrics that cannot use them say so.
-            return maps
-        if maps.shape[1:] == x.shape[2:]:
-            # Quantus would not know which axis is missing where axes are equally long.
-            return maps[:, np.newaxis]
-        expanded: np.ndarray = utils.expand_attribution_channel(maps, x)
-        return expanded
+        if maps.ndim == x.ndim - 1 > 1:
+            last = maps.shape[1:] == x.shape[1:-1] != x.shape[2:]
+            return maps[..., np.newaxis] if last else maps[:, np.newaxis]
+        # Over the embeddings of token ids, or with a value an element: metrics that cannot use
+        # them say so.
+        return maps
 
     def _scored(
         self,

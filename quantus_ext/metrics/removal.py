@@ -17,7 +17,7 @@ from quantus_ext import checks, perturbation
 from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
-from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
+from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of, over_positions
 from quantus_ext.engine.perturb import Perturbation
 
 Element = Literal["position", "channel_value", "patch", "segment"]
@@ -118,6 +118,11 @@ class RemovalMetric(TorchMetric):
             segments=segments,
             features=batch.features,
         )
+
+    def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.at_positions`."""
+        segments = _segments(s, x) if self.element == "segment" else None
+        return over_positions(a, x, self.element, patch_size=self.patch_size, segments=segments)
 
 
 def _number(value: Real) -> float:

@@ -22,6 +22,7 @@ from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.arrays import tensor_from
 from quantus_ext.batch import tensor_of
 from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import over_positions
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
@@ -141,7 +142,8 @@ def explanation_size(
     checks.inputs(x)
     y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
     check_labels(model, x, y)
-    a = checks.attributions(tensor_of("a_batch", a_batch, device, None), x)
+    a = tensor_of("a_batch", a_batch, device, None)
+    a = checks.attributions(over_positions(a, x, element, patch_size=patch_size), x)
     shares = checks.fractions("sparsity", sparsity)
     n_samples = checks.positive_integer("n_samples", n_samples)
     tried = checks.fractions("betas", betas)
