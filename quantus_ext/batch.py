@@ -20,6 +20,7 @@ from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.masked import MaskedModel, SampleArguments
+from quantus_ext.engine.modules import NoModel
 from quantus_ext.engine.outputs import answering_tensors
 from quantus_ext.engine.perturb import Perturbation
 
@@ -105,14 +106,15 @@ class Explainer:
                 if knows_tensors and x.ndim > 4:
                     # It cannot tell of volumes, and puts nothing anywhere else.
                     keywords.setdefault("channel_first", True)
-                return function(model=model, inputs=x.copy(), targets=y.copy(), **keywords)
+                inputs = adapter_of(model).decoded(x.copy())
+                return function(model=model, inputs=inputs, targets=y.copy(), **keywords)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, first: int) -> Tensor:
         """Explain ``y`` of ``x``, both on the model's device."""
         explained = self.maps(model, x.cpu().numpy(), y.cpu().numpy(), first, x.device)
         maps = tensor_of("a_batch", explained, x.device, None)
         check_embedding_axis(maps, adapter_of(model), x)
-        return maps
+        return of_explained_class(maps, model, x, y.cpu().numpy())
 
 
 def _own(value: Any) -> Any:
@@ -344,6 +346,31 @@ def check_embedding_axis(a: Tensor, adapter: Adapter, x: Tensor) -> None:
             f"{tuple(a.shape)}: of an axis of classes, axis 2, pick the explained class, "
             f"a_batch[np.arange({len(x)}), ..., y_batch]"
         )
+
+
+def of_explained_class(a: Tensor, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
+    """Return maps of tables that have an axis of classes, as SHAP values do, for one class each.
+
+    Any other maps are returned as they are.
+
+    Parameters
+    ----------
+    a : Tensor, shape (n, F, classes)
+    model : nn.Module
+        Asked about a row, for an axis as long as its outputs is one of classes.
+    x : Tensor, shape (n, F)
+    y : numpy.ndarray of int, shape (n,)
+        Explained classes.
+    """
+    is_table = x.ndim == 2 and not adapter_of(model).takes_ids
+    if not is_table or a.ndim != 3 or a.shape[:2] != x.shape or isinstance(model, NoModel):
+        return a
+    forward = Forward.of_module(model, x.device, softmax=None)
+    classes = forward.clean(x[:1], torch.zeros(1, dtype=torch.int64, device=x.device)).shape[1]
+    if a.shape[2] != classes:
+        return a
+    checks.labels_below(y, classes)
+    return a[torch.arange(len(a)), :, torch.from_numpy(y)]
 
 
 def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:

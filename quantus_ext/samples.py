@@ -17,6 +17,7 @@ from quantus_ext.batch import (
     channels_are_first,
     check_embedding_axis,
     features_of,
+    of_explained_class,
     segmentations_of,
     tensor_of,
 )
@@ -94,6 +95,7 @@ class Samples:
         torch_device = checks.resolve_device(model, device)
         checks.on_device("x_batch", x_batch, torch_device)
         adapter = adapter_of(model)
+        x_batch = adapter.encoded(x_batch)
         inputs = tensor_of("x_batch", x_batch, torch_device, input_dtype(model))
         checks.inputs(inputs)
         if channel_first is None:
@@ -117,7 +119,7 @@ class Samples:
             device=torch_device,
             explained=x,
             x=x,
-            y=None if y_batch is None else checks.labels(y_batch, n),
+            y=None if y_batch is None else checks.labels(adapter.encoded_labels(y_batch), n),
             s=s,
             index=torch.from_numpy(checks.sample_indices(given, n)).to(torch_device),
             features=features_of(adapter, x),
@@ -134,7 +136,9 @@ class Samples:
         if last is not None and values.ndim == len(last) and values.shape[:-1] == last[:-1]:
             values = values.movedim(-1, 1)
         check_embedding_axis(values, self.adapter, self.explained)
-        return values
+        if self.y is None:
+            return values
+        return of_explained_class(values, self.answering, self.explained, self.y)
 
     def over_embeddings(self) -> Samples:
         """Return the samples as a model of token ids embeds them, where it is one."""

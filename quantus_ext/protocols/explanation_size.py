@@ -138,7 +138,7 @@ def explanation_size(
     checks.evaluation_mode(checks.module("model", model))
     device = checks.resolve_device(model, None)
     seed = checks.fixed_seed("seed", seed)
-    x = as_input(tensor_from("x_batch", x_batch), model, device)
+    x = as_input(tensor_from("x_batch", adapter_of(model).encoded(x_batch)), model, device)
     checks.inputs(x)
     y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
     check_labels(model, x, y)

@@ -115,7 +115,7 @@ def mask_robustness(
     models = [model] if tuned is None else [model, tuned]
     for name, checked in zip(("model", "tuned"), models, strict=False):
         checks.evaluation_mode(checks.module(name, checked), name)
-    x = tensor_from("x_batch", x_batch)
+    x = tensor_from("x_batch", adapter_of(model).encoded(x_batch))
     checks.inputs(x)
     labels = torch.from_numpy(checks.labels(y_batch, len(x)))
     shares = checks.numbers("fractions", fractions)
