@@ -56,6 +56,8 @@ def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
         if values.is_complex():
             raise _complex(name)
         return values.detach()
+    if is_explanation(values):
+        values = values.values
     if isinstance(values, pd.DataFrame) or hasattr(values, "get_columns"):
         return _table(name, values)
     if isinstance(values, pd.Series) or type(values).__module__.startswith("polars"):
@@ -73,6 +75,12 @@ def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be an array or tensor of numbers: {error}") from error
     return _plain(name, array)
+
+
+def is_explanation(values: object) -> bool:
+    """Whether values are a ``shap.Explanation``, whose array is its attribute ``values``."""
+    kind = type(values)
+    return kind.__name__ == "Explanation" and kind.__module__.partition(".")[0] == "shap"
 
 
 def tensor_from(name: str, values: Any) -> Tensor:

@@ -202,8 +202,9 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             Returns outputs of shape (n, classes); see :mod:`quantus_ext.adapters` for other models.
             It must be in evaluation mode, at the latest when ``explain_func`` has computed the
             first attributions. None if neither the metric nor the rest of the call evaluates it.
-        x_batch : array, tensor, data frame or list, shape (n, F), (n, C, T) or (n, C, H, W)
-            Inputs; or token ids (n, L) for a :class:`quantus_ext.adapters.TokenIds`.
+        x_batch : array, tensor, data frame or list
+            Inputs, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W); or token ids (n, L)
+            for a :class:`quantus_ext.adapters.TokenIds`.
         y_batch : array or tensor of int, shape (n,) or (n, 1)
             Explained classes, also as whole-number floats; None for the model's predictions.
         a_batch : array or tensor, optional
@@ -463,7 +464,11 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         given = [
             None
             if each.map is None
-            else self._checked(samples.laid_out(each.map), samples.x, samples.features)
+            else self._checked(
+                self.at_positions(samples.laid_out(each.map), samples.x, samples.s),
+                samples.x,
+                samples.features,
+            )
             for each in explanations
         ]
         probabilities = self._takes_softmax(samples.adapter, softmax)
@@ -548,6 +553,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         for place, (explanation, a) in enumerate(zip(explanations, given, strict=True)):
             if a is None:
                 made = explanation.of_rows(samples, rows, labels)
+                segments = None if samples.s is None else samples.s[rows]
+                made = self.at_positions(made, samples.x[rows], segments)
                 one = self._prepared(made, samples.x[rows], features, first=rows.start)
             else:
                 one = self._normalised(a[rows], first=rows.start)
@@ -694,7 +701,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         ----------
         model : torch.nn.Module
             The explained model, with ``model_predict_kwargs`` filled in.
-        x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
             All inputs of the call.
         y : Tensor, int64, shape (n,)
             Explained classes.
@@ -739,6 +746,21 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         by_value = batch.x.ndim > 2 and batch.maps.shape[2] == batch.x.shape[1]
         element = "channel_value" if by_value else "position"
         return elements_of(batch.x, element, features=batch.features)
+
+    def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
+        """Return maps that have one value an element with a value at each position.
+
+        By default as they are: only a metric that removes elements knows what these are.
+
+        Parameters
+        ----------
+        a : Tensor
+            Attributions, not checked yet.
+        x : Tensor, shape (n, \\*sample)
+        s : array or tensor, optional
+            Segmentations.
+        """
+        return a
 
     def seen(self, a: Tensor) -> Tensor:
         """Return the maps of a batch as the metric's formula sees them; as they are, by default.

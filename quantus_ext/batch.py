@@ -20,6 +20,7 @@ from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.masked import MaskedModel, SampleArguments
+from quantus_ext.engine.modules import NoModel
 from quantus_ext.engine.outputs import answering_tensors
 from quantus_ext.engine.perturb import Perturbation
 
@@ -101,14 +102,18 @@ class Explainer:
             # This explainer takes tensors only.
             knows_tensors = getattr(function, "func", function) is explain
             with answering_tensors(model) if knows_tensors else nullcontext():
-                return function(model=model, inputs=x.copy(), targets=y.copy(), **keywords)
+                if knows_tensors and x.ndim > 4:
+                    # It cannot tell of volumes, and puts nothing anywhere else.
+                    keywords.setdefault("channel_first", True)
+                inputs = adapter_of(model).decoded(x.copy())
+                return function(model=model, inputs=inputs, targets=y.copy(), **keywords)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, first: int) -> Tensor:
         """Explain ``y`` of ``x``, both on the model's device."""
         explained = self.maps(model, x.cpu().numpy(), y.cpu().numpy(), first, x.device)
         maps = tensor_of("a_batch", explained, x.device, None)
         check_embedding_axis(maps, adapter_of(model), x)
-        return maps
+        return of_explained_class(maps, model, x, y.cpu().numpy())
 
 
 def _own(value: Any) -> Any:
@@ -145,7 +150,7 @@ class Batch:
 
     Attributes
     ----------
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs.
     y : Tensor, int64, shape (n,)
         Explained classes.
@@ -266,15 +271,32 @@ def channels_are_first(x: Tensor | np.ndarray, model: nn.Module, name: str = "x_
     Raises
     ------
     ValueError
-        If something does: images whose last axis alone is as short as one of channels; series
+        If something does: images, volumes or videos of which another axis alone is as short as
+        one of channels; volumes without an axis of channels, as a model for volumes tells; series
         with fewer than twice as many steps as channels, as grey images have, or with a model
         that works on images, or that has as many channels in its last axis as there are steps.
     """
     shape = tuple(x.shape)
     told = f"{name} of shape {shape} may be"
     choose = "pass channel_first=True for the first, channel_first=False for the second"
+    # A scripted part keeps the name of what it was.
+    kinds = {getattr(part, "original_name", type(part).__name__) for part in model.modules()}
     if len(shape) == 4 and shape[3] <= _MOST_CHANNELS < min(shape[1:3]):
         raise ValueError(f"{told} images (n, C, H, W), or (n, H, W, C): {choose}")
+    if len(shape) == 4 and "Conv3d" in kinds:
+        raise ValueError(
+            f"{told} images (n, C, H, W), or volumes without an axis of channels, as the model has "
+            f"nn.Conv3d: pass channel_first=True for images; volumes need an axis of one channel, "
+            f"{name}[:, None]"
+        )
+    if len(shape) == 5 and shape[4] <= _MOST_CHANNELS < min(shape[1:4]):
+        raise ValueError(f"{told} volumes (n, C, D, H, W), or (n, D, H, W, C): {choose}")
+    if len(shape) == 5 and shape[2] <= _MOST_CHANNELS < min(shape[1], *shape[3:]):
+        raise ValueError(
+            f"{told} volumes (n, C, D, H, W), or videos (n, T, C, H, W): pass channel_first=True "
+            f"for the first; of videos put the channels before time, np.moveaxis({name}, 2, 1), "
+            "with a module around the model that puts them back"
+        )
     if len(shape) != 3:
         return True
     channels, steps = shape[1:]
@@ -284,8 +306,6 @@ def channels_are_first(x: Tensor | np.ndarray, model: nn.Module, name: str = "x_
             f"{told} series (n, C, T), or (n, T, C): {choose}; a model that takes (n, T, C) itself "
             f"goes into adapters.Series(model, time_first=True); {grey}"
         )
-    # A scripted module keeps its original name.
-    kinds = {getattr(part, "original_name", type(part).__name__) for part in model.modules()}
     if "Conv2d" in kinds:
         raise ValueError(
             f"{told} series (n, C, T), or grey images (n, H, W), as the model has nn.Conv2d: pass "
@@ -324,6 +344,31 @@ def check_embedding_axis(a: Tensor, adapter: Adapter, x: Tensor) -> None:
             f"{tuple(a.shape)}: of an axis of classes, axis 2, pick the explained class, "
             f"a_batch[np.arange({len(x)}), ..., y_batch]"
         )
+
+
+def of_explained_class(a: Tensor, model: nn.Module, x: Tensor, y: np.ndarray) -> Tensor:
+    """Return maps of tables that have an axis of classes, as SHAP values do, for one class each.
+
+    Any other maps are returned as they are.
+
+    Parameters
+    ----------
+    a : Tensor, shape (n, F, classes)
+    model : nn.Module
+        Asked about a row, for an axis as long as its outputs is one of classes.
+    x : Tensor, shape (n, F)
+    y : numpy.ndarray of int, shape (n,)
+        Explained classes.
+    """
+    is_table = x.ndim == 2 and not adapter_of(model).takes_ids
+    if not is_table or a.ndim != 3 or a.shape[:2] != x.shape or isinstance(model, NoModel):
+        return a
+    forward = Forward.of_module(model, x.device, softmax=None)
+    classes = forward.clean(x[:1], torch.zeros(1, dtype=torch.int64, device=x.device)).shape[1]
+    if a.shape[2] != classes:
+        return a
+    checks.labels_below(y, classes)
+    return a[torch.arange(len(a)), :, torch.from_numpy(y)]
 
 
 def tensor_of(name: str, values: object, device: torch.device, dtype: torch.dtype | None) -> Tensor:

@@ -360,10 +360,11 @@ def _integer(name: str, value: Any, *, least: int) -> int:
 
 
 def inputs(x: Tensor, name: str = "x_batch") -> None:
-    """Check the inputs: 2 to 4 dimensions, at least one sample, finite."""
-    if x.ndim not in (2, 3, 4):
+    """Check the inputs: 2 to 5 dimensions, at least one sample, finite."""
+    if x.ndim not in (2, 3, 4, 5):
         raise ValueError(
-            f"{name} must have shape (n, F), (n, C, T) or (n, C, H, W), has {tuple(x.shape)}"
+            f"{name} must have shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W), has "
+            f"{tuple(x.shape)}"
         )
     if x.numel() == 0:
         raise ValueError(f"{name} must hold at least one sample and value, has {tuple(x.shape)}")
@@ -403,7 +404,7 @@ def attributions(
     a : Tensor
         Of ``x``'s shape, with one channel, or without the channel axis. For token ids (n, L) also
         over embeddings, (n, L, D), which are summed.
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W), or integers (n, L)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W), or integers (n, L)
     name : str, default "a_batch"
         Of the argument, for errors.
     first : int, default 0
@@ -454,7 +455,27 @@ def _way_out(
     ):
         if a[:axis] + a[axis + 1 :] in allowed:
             return f": of an axis of classes, axis {axis}, pick the explained class, {chosen}"
+    coarse = a[2:] if len(a) == len(x) and a[1] == 1 else a[1:]
+    if a[0] == x[0] and len(coarse) == len(x) - 2 > 0:
+        return _of_another_resolution(name, coarse, x[2:], has_channel=len(a) == len(x))
     return ""
+
+
+def _of_another_resolution(
+    name: str, coarse: tuple[int, ...], spatial: tuple[int, ...], *, has_channel: bool
+) -> str:
+    """Say how a map of another resolution is taken, or made one of the inputs'."""
+    by_patch = ""
+    for side in range(2, max(spatial) + 1):
+        if tuple(-(-length // side) for length in spatial) == coarse:
+            by_patch = f", or take the metric's elements as coarse, patch_size={side}"
+            break
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(coarse)]
+    added, dropped = ("", "") if has_channel else ("[:, None]", "[:, 0]")
+    return (
+        ": of another resolution, interpolate it, torch.nn.functional.interpolate("
+        f"torch.as_tensor({name}){added}, {spatial}, mode={mode!r}){dropped}{by_patch}"
+    )
 
 
 def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:

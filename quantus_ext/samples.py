@@ -18,6 +18,7 @@ from quantus_ext.batch import (
     channels_are_first,
     check_embedding_axis,
     features_of,
+    of_explained_class,
     segmentations_of,
     tensor_of,
 )
@@ -39,7 +40,7 @@ class Samples:
         The same with the call's keywords, over embeddings where these are perturbed.
     adapter : Adapter
     device : torch.device
-    explained : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    explained : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs, channels first.
     x : Tensor
         What is perturbed: the inputs, or their embeddings.
@@ -99,6 +100,7 @@ class Samples:
         torch_device = checks.resolve_device(model, device)
         checks.on_device("x_batch", x_batch, torch_device)
         adapter = adapter_of(model)
+        x_batch = adapter.encoded(x_batch)
         inputs = tensor_of("x_batch", x_batch, torch_device, input_dtype(model))
         checks.inputs(inputs)
         if channel_first is None:
@@ -122,7 +124,7 @@ class Samples:
             device=torch_device,
             explained=x,
             x=x,
-            y=None if y_batch is None else checks.labels(y_batch, n),
+            y=None if y_batch is None else checks.labels(adapter.encoded_labels(y_batch), n),
             s=s,
             index=torch.from_numpy(checks.sample_indices(given, n)).to(torch_device),
             numbers=torch.arange(n, device=torch_device),
@@ -164,7 +166,9 @@ class Samples:
         if last is not None and values.ndim == len(last) and values.shape[:-1] == last[:-1]:
             values = values.movedim(-1, 1)
         check_embedding_axis(values, self.adapter, self.explained)
-        return values
+        if self.y is None:
+            return values
+        return of_explained_class(values, self.answering, self.explained, self.y)
 
     def over_embeddings(self) -> Samples:
         """Return the samples as a model of token ids embeds them, where it is one."""

@@ -130,10 +130,17 @@ def _table_net() -> nn.Module:
     return nn.Sequential(nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 4))
 
 
+def _volume_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv3d(2, 3, 3, padding=1), nn.Tanh(), nn.AvgPool3d(2), nn.Flatten(), nn.Linear(36, 4)
+    )
+
+
 MODALITIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "image": (_image_net, (3, 8, 8)),
     "series": (_series_net, (2, 12)),
     "table": (_table_net, (7,)),
+    "volume": (_volume_net, (2, 4, 4, 6)),
 }
 
 

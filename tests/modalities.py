@@ -12,6 +12,7 @@ from functools import cache, partial
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from quantus.functions.perturb_func import baseline_replacement_by_blur, gaussian_noise
 from torch import nn
@@ -30,7 +31,15 @@ from quantus_ext import (
     MoRF,
     RFidelity,
 )
-from quantus_ext.adapters import BlackBox, Columns, Generation, Graphs, Series, TokenIds
+from quantus_ext.adapters import (
+    BlackBox,
+    Columns,
+    DataFrame,
+    Generation,
+    Graphs,
+    Series,
+    TokenIds,
+)
 from quantus_ext.base import TorchMetric
 from quantus_ext.perturbation import background_replacement_by_indices
 from tests.cases import untuned
@@ -45,6 +54,8 @@ class Modality:
     x: np.ndarray
     a: np.ndarray
     classes: int = 4
+    frame: pd.DataFrame | None = None
+    """Passed in place of ``x``, which are its codes."""
 
     @property
     def segments(self) -> np.ndarray:
@@ -79,6 +90,26 @@ def _padded() -> Modality:
 def _table(wrap: Callable[[nn.Module], nn.Module]) -> Modality:
     inputs = make_inputs("table", n=2)
     return Modality(wrap(inputs.model), inputs.x, inputs.a)
+
+
+def _predict_frame(rows: pd.DataFrame) -> np.ndarray:
+    first = rows.job.map({"clerk": 0.0, "cook": 1.0, "pilot": -2.0}).fillna(0.5) + rows.age / 50
+    second = rows.pay.fillna(3.0) - rows.age / 30
+    return np.stack([first, second, first * second, -first], 1)
+
+
+def _frame() -> Modality:
+    train = pd.DataFrame(
+        {
+            "job": ["clerk", "cook", "pilot", None, "cook"],
+            "age": [41, 23, 35, 52, 30],
+            "pay": [2.5, None, 1.0, 4.0, 3.0],
+            "years": [1.0, 2.0, 3.0, 4.0, 5.0],
+        }
+    )
+    model, frame = DataFrame(_predict_frame, train), train[1:3]
+    a = np.random.default_rng(0).normal(size=frame.shape)
+    return Modality(model, model.encode(frame), a, frame)
 
 
 def _plain(name: str) -> Modality:
@@ -138,6 +169,7 @@ def _predict(model: nn.Module, rows: np.ndarray) -> np.ndarray:
 
 MODALITIES: dict[str, Callable[[], Modality]] = {
     "images `(n, C, H, W)`": partial(_plain, "image"),
+    "volumes, video `(n, C, D, H, W)`": partial(_plain, "volume"),
     "series `(n, C, T)`": partial(_plain, "series"),
     "series of different lengths (`Series`)": _padded,
     "tables `(n, F)`": partial(_plain, "table"),
@@ -147,6 +179,7 @@ MODALITIES: dict[str, Callable[[], Modality]] = {
     "tables, a black box (`BlackBox`)": partial(
         _table, lambda model: BlackBox(partial(_predict, model), classes=4)
     ),
+    "data frames (`DataFrame`)": _frame,
     "text `(n, L)` (`TokenIds`)": partial(_text, over_embeddings=False),
     "text, maps over embeddings `(n, L, D)`": partial(_text, over_embeddings=True),
     "prompts of a language model (`Generation`)": _generation,
@@ -166,6 +199,8 @@ def removals(modality: Modality) -> dict[str, dict[str, Any]]:
     # Rows to draw from: of embeddings where these are what is replaced.
     shape = (4, x.shape[1]) if x.dtype == np.int64 else x.shape[1:]
     background = np.random.default_rng(1).normal(size=(5, *shape))
+    if modality.frame is not None:
+        background = modality.x
     return {
         "default": {},
         "a number": {"perturb_baseline": 0.5},
@@ -232,7 +267,7 @@ def runs(modality: Modality, metric: str, which: str, removal: str) -> bool:
     try:
         scores = make(**keywords)(
             modality.model,
-            modality.x,
+            modality.x if modality.frame is None else modality.frame,
             np.array([0, modality.classes - 1]),
             modality.a,
             s_batch=modality.segments,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +47,10 @@ class Adapter(ShownByArguments, nn.Module):
         Whether the largest output names the answer.
     removed : float
         What a removed value becomes by default.
+    replacement : Perturbation, optional
+        What removed values become by default where that is no number.
+    coded : bool
+        Whether inputs are codes, of which there are no differences.
     own_softmax : bool
         Whether outputs are probabilities already.
     channel_first : bool or None
@@ -68,6 +73,8 @@ class Adapter(ShownByArguments, nn.Module):
     takes_presence: bool = False
     one_label: bool = True
     removed: float = 0.0
+    replacement: Perturbation | None = None
+    coded: bool = False
     own_softmax: bool = False
     channel_first: bool | None = None
     check_rows: bool = True
@@ -86,6 +93,7 @@ class Adapter(ShownByArguments, nn.Module):
             self.takes_ids, self.takes_presence = model.takes_ids, model.takes_presence
             self.one_label = model.one_label
             self.removed, self.feature_mask = model.removed, model.feature_mask
+            self.replacement, self.coded = model.replacement, model.coded
             self.padding_mask = model.padding_mask
             self.own_softmax, self.channel_first = model.own_softmax, model.channel_first
 
@@ -93,6 +101,23 @@ class Adapter(ShownByArguments, nn.Module):
         """Raise ValueError for inputs, channels first, that the model does not take."""
         if self._inner is not None:
             self._inner.check_inputs(x)
+
+    def check_perturbation(self, perturbation: Perturbation) -> None:
+        """Raise ValueError for a perturbation that makes what the model does not take."""
+        if self._inner is not None:
+            self._inner.check_perturbation(perturbation)
+
+    def encoded(self, x: Any) -> Any:
+        """Return inputs in the form in which metrics compute with them, by default as they are."""
+        return x if self._inner is None else self._inner.encoded(x)
+
+    def decoded(self, x: np.ndarray) -> Any:
+        """Return inputs in the form in which explainers get them, by default as they are."""
+        return x if self._inner is None else self._inner.decoded(x)
+
+    def encoded_labels(self, y: Any) -> Any:
+        """Return labels as columns of the outputs, by default as they are."""
+        return y if self._inner is None else self._inner.encoded_labels(y)
 
     def check_answers(self, x: Tensor, keywords: Mapping[str, Any]) -> None:
         """Ask the model for a few inputs; raise ValueError if it does not do what it must.
@@ -148,7 +173,7 @@ def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:
     Raises
     ------
     ValueError
-        If elements of the model can only be removed.
+        If elements of the model can only be removed, or what the perturbation makes is not taken.
     """
     adapter = adapter_of(model)
     if adapter.takes_presence:
@@ -156,6 +181,7 @@ def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:
             f"perturb_func and perturb_baseline must be left out for a {type(adapter).__name__}, "
             "whose elements are there or gone and have no value to change"
         )
+    adapter.check_perturbation(perturbation)
     padding = adapter.padding_mask
     return perturbation if padding is None else PaddingPreserving(perturbation, padding)
 
@@ -163,7 +189,7 @@ def sparing(perturbation: Perturbation, model: nn.Module) -> Perturbation:
 def default_removal(model: nn.Module) -> Perturbation:
     """Return what removed elements become by default: 0, or what the model's adapter says."""
     adapter = adapter_of(model)
-    default = replace_by(adapter.removed)
+    default = adapter.replacement or replace_by(adapter.removed)
     # On ids padding is no row of numbers; that its ids stay is the feature mask's matter.
     by_number = not (adapter.takes_ids or adapter.takes_presence)
     return sparing(default, model) if by_number else default

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
 from quantus_ext.adapters.predictors import Predict, predictor_of
-from quantus_ext.arrays import array_of
 from quantus_ext.engine.progress import progress_bar
-
-Corrupt = Callable[[Tensor, int, Tensor], Tensor]
-"""(inputs, draw, indices) -> corrupted copy, as :class:`quantus_ext.finetune.MaskSampler`."""
 
 
 class BlackBox(Adapter):
@@ -173,8 +169,9 @@ class BlackBox(Adapter):
         return rows.copy()
 
     def _answered(self, name: str, predict: Predict, rows: np.ndarray) -> np.ndarray:
+        given = self.as_given(rows)
         try:
-            returned = predict(self.as_given(rows))
+            returned = predict(given)
         except Exception as error:
             raise RuntimeError(
                 f"{name} failed on call {self.n_calls}, with {len(rows)} rows: {error}"
@@ -228,70 +225,3 @@ def _check_alike(scores: np.ndarray, expected: np.ndarray) -> None:
             f"{checks.shown(expected[row].tolist())}. They are different models: fix the export, "
             "or explain the reference itself"
         )
-
-
-def refit(
-    make_estimator: Callable[[], Any],
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    copies: int = 5,
-    classes: int | None = None,
-) -> Callable[[nn.Module, Corrupt], BlackBox]:
-    r"""Return a ``fine_tune`` for F-Fidelity that trains a new estimator on masked copies.
-
-    For models that cannot be fine-tuned. The estimator is trained on the training data, and on
-    ``copies`` randomly masked versions of it.
-
-    Parameters
-    ----------
-    make_estimator : callable
-        Returns an untrained estimator with ``fit`` and ``predict_proba``, as in scikit-learn.
-    x : array, shape (n, \*sample)
-        Training inputs.
-    y : array of int, shape (n,)
-        Their labels.
-    copies : int, default 5
-        Masked copies of each sample.
-    classes : int, optional
-        By default one more than the largest label. The estimator must return a score for each.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is invalid.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn.tree import DecisionTreeClassifier
-    >>> from quantus_ext import FFidelity
-    >>> from quantus_ext.adapters import BlackBox, refit
-    >>> x = np.random.default_rng(0).normal(size=(60, 20))
-    >>> y = (x[:, 0] > 0).astype(int)
-    >>> tree = DecisionTreeClassifier(random_state=0).fit(x, y)
-    >>> model = BlackBox(tree.predict_proba, classes=2)
-    >>> retrain = refit(lambda: DecisionTreeClassifier(random_state=0), x, y)
-    >>> scores = FFidelity(0.1, fine_tune=retrain)(model, x[:3], y[:3], np.abs(x[:3]))
-    >>> len(scores)
-    3
-    """
-    checks.function("make_estimator", make_estimator)
-    copies = checks.positive_integer("copies", copies)
-    rows = np.ascontiguousarray(array_of("x", x))
-    checks.inputs(torch.from_numpy(rows), "x")
-    labels = checks.labels(y, len(rows), "y")
-    most = int(labels.max()) + 1
-    known = most if classes is None else checks.positive_integer("classes", classes)
-    if known < most:
-        raise ValueError(f"classes must be at least {most} for the labels in y, is {known}")
-
-    def fine_tune(model: nn.Module, masks: Corrupt) -> BlackBox:
-        inputs = torch.from_numpy(rows.copy())
-        index = torch.arange(len(inputs))
-        parts = [inputs, *(masks(inputs, draw, index) for draw in range(1, copies + 1))]
-        estimator = make_estimator()
-        estimator.fit(torch.cat(parts).numpy(), np.tile(labels, len(parts)))
-        return BlackBox(estimator.predict_proba, known)
-
-    return fine_tune

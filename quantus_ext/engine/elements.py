@@ -177,7 +177,7 @@ def elements_of(
 
     Parameters
     ----------
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     element : {"position", "channel_value", "patch", "segment"}
         A position over all channels (a pixel, a time step; a feature of a table); every channel
         value by itself; a k-sided patch (a window in time); or what ``segments`` says.
@@ -233,6 +233,58 @@ def elements_of(
     return _grouped(
         segments, x, shape, torch.zeros_like(segments) if features is None else features
     )
+
+
+def over_positions(
+    a: Tensor,
+    x: Tensor,
+    element: str,
+    *,
+    patch_size: int | None = None,
+    segments: Tensor | None = None,
+) -> Tensor:
+    """Return maps with one value an element as maps that have it at each of its positions.
+
+    Any other maps are returned as they are, so that what checks them can say what is wrong.
+
+    Parameters
+    ----------
+    a : Tensor, shape (n, \\*patches), (n, 1, \\*patches) or (n, elements)
+        Patches along each axis; or values of elements in the order of their patches, or of the
+        segments with the ids 0, 1, …
+    x : Tensor, shape (n, \\*sample)
+        The inputs that they are of.
+    element, patch_size, segments
+        See :func:`elements_of`.
+
+    Returns
+    -------
+    Tensor, shape (n, F) or (n, 1, \\*spatial)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.engine.elements import over_positions
+    >>> over_positions(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 3), "patch", patch_size=2)
+    tensor([[1., 1., 2.]])
+    """
+    channel = () if x.ndim == 2 else (1,)
+    spatial = tuple(x.shape[len(channel) + 1 :])
+    own = tuple(a.shape[1:])
+    if len(a) != len(x) or own in (spatial, (1, *spatial), tuple(x.shape[1:])):
+        return a
+    if element == "patch" and patch_size is not None:
+        grid = tuple(-(-length // patch_size) for length in spatial)
+        if own in (grid, (*channel, *grid), (prod(grid),)):
+            a = a.reshape(len(a), *channel, *grid)
+            for axis, length in enumerate(spatial, start=len(channel) + 1):
+                a = a.repeat_interleave(patch_size, axis).narrow(axis, 0, length)
+            return a
+    if element == "segment" and segments is not None and a.ndim == 2:
+        ids = segments.to(a.device).long()
+        if tuple(ids.shape) == (len(x), *spatial) and ids.min() >= 0 and ids.max() < a.shape[1]:
+            return a.gather(1, ids.flatten(1)).reshape(len(a), *channel, *spatial)
+    return a
 
 
 def _full(x: Tensor, count: int) -> Tensor:

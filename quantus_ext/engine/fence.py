@@ -245,12 +245,13 @@ class _Part:
         for field, held, kept in self.held:
             if own.get(field) is held and _holds(held, kept):
                 continue
+            is_recording = field == "_forward_hooks" and _records_outputs(held, kept)
             is_filled_alike = own.get(field) is held and list(held) == [key for key, _ in kept]
             own[field] = held
             held.clear()
             held.update(kept)
             # The same tensor objects: compare values.
-            if not (is_filled_alike and field in ("_parameters", "_buffers")):
+            if not (is_filled_alike and field in ("_parameters", "_buffers")) and not is_recording:
                 yield _HELD[field]
         hidden = [
             key
@@ -265,6 +266,8 @@ class _Part:
             yield f"an attribute {key}"
         # Set by a backward hook, which is reported already.
         self._restore("_is_full_backward_hook")
+        # Says that the hooks are there by which transformers records attentions.
+        self._restore("_output_capturing_hooks_installed")
         if own.get("_compiled_call_impl") is not before.get("_compiled_call_impl"):
             self._restore("_compiled_call_impl")
             yield "another compilation"
@@ -305,6 +308,14 @@ def _holds(held: dict[str, Any], kept: list[tuple[str, Any]]) -> bool:
         key == other and value is same
         for (key, value), (other, same) in zip(held.items(), kept, strict=True)
     )
+
+
+def _records_outputs(held: dict[str, Any], kept: list[tuple[str, Any]]) -> bool:
+    """Whether what was added to hooks is what transformers adds on its own, to record outputs."""
+    before = dict(kept)
+    added = [hook for key, hook in held.items() if before.pop(key, None) is not hook]
+    own = [getattr(hook, "__module__", "") for hook in added]
+    return not before and set(own) == {"transformers.utils.output_capturing"}
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))

@@ -293,7 +293,7 @@ def windows(keys: Tensor, shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
     ----------
     keys : Tensor, int64, shape (n, d)
     shape : sequence of int
-        Lengths of the spatial axes, one (time) or two (height, width).
+        Lengths of the spatial axes, from one (time) to three (depth, height, width).
     sizes : sequence of int
         Sides, each at most the shortest axis.
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _SVG = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """Nothing about the file in the file, so that equal results make equal pages."""
 
+_SLICES = 3
+"""Of a volume."""
+
 _STYLE = """
 :root { color-scheme: light; --line: #d8dce2; --soft: #f5f6f8; --blue: #0072b2; }
 * { box-sizing: border-box; }
@@ -395,7 +398,14 @@ def _tile(values: np.ndarray, title: str, lines: Sequence[str], *, is_map: bool)
 
 
 def _drawn(values: np.ndarray, title: str, *, is_map: bool) -> str:
-    """Draw a sample or a map of it: pixels of an image, a line of a series, bars of a table."""
+    """Draw a sample or a map of it: pixels of an image or of slices of a volume, a line of a
+    series, bars of a table.
+    """  # noqa: D205 - one sentence
+    if values.ndim == 4:
+        # Evenly spaced in depth, the same for the sample and all its maps.
+        depth = values.shape[1]
+        slices = values[:, np.unique((2 * np.arange(_SLICES) + 1) * depth // (2 * _SLICES))]
+        values = slices.reshape(len(values), -1, values.shape[3])
     if values.ndim == 3:
         return _pixels(values, title, is_map=is_map)
     figure = Figure(figsize=(2.4, 1.8), layout="constrained")

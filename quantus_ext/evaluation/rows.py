@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quantus_ext import checks
-from quantus_ext.arrays import array_of, native
+from quantus_ext.arrays import array_of, is_explanation, native
 from quantus_ext.batch import segmentations_of
 from quantus_ext.identity import content_key
 
@@ -65,6 +65,7 @@ class Rows:
         if not isinstance(values, np.memmap) and (
             isinstance(values, (np.ndarray, Tensor, list, tuple, pd.DataFrame, pd.Series))
             or any(hasattr(values, other) for other in ("get_columns", "toarray"))
+            or is_explanation(values)
         ):
             # What is read bit by bit stays where it is.
             values = array_of(name, values)

@@ -293,7 +293,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         verbose = progress if verbose is None else verbose
     seed = checks.seed(seed)
     softmax = checks.optional(checks.flag, "softmax", softmax)
-    data = Data.of(x_batch, y_batch, s_batch)
+    adapter = adapter_of(model)
+    data = Data.of(adapter.encoded(x_batch), adapter.encoded_labels(y_batch), s_batch)
     n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(xai_methods, explain_func_kwargs, len(data), multiply_by_inputs)),

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from quantus.helpers import utils
 from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.arrays import array_of
 from quantus_ext.base import TorchMetric
-from quantus_ext.batch import Explainer
+from quantus_ext.batch import Explainer, of_explained_class
 from quantus_ext.draws import Draws
 from quantus_ext.engine.fence import Fence, listening
 from quantus_ext.engine.keywords import part_of
 from quantus_ext.engine.shared import SharedAnswers, answers_shared
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Data, Rows
+from quantus_ext.finetune.training import as_input
 from quantus_ext.foreign import Foreign
 from quantus_ext.map_scores import MapScores
 
@@ -280,14 +280,15 @@ class Worker:
                         f"returned shape {parts[-1].shape}"
                     )
             maps = np.concatenate(parts)
-        if maps.ndim > x.ndim:
-            # Over the embeddings of token ids; metrics that cannot use them say so.
-            return maps
-        if maps.shape[1:] == x.shape[2:]:
-            # Quantus would not know which axis is missing where axes are equally long.
-            return maps[:, np.newaxis]
-        expanded: np.ndarray = utils.expand_attribution_channel(maps, x)
-        return expanded
+        if maps.ndim == 3 and x.ndim == 2:
+            inputs = as_input(torch.from_numpy(x), self.model, self._device)
+            maps = of_explained_class(torch.from_numpy(maps), self.model, inputs, y).numpy()
+        if maps.ndim == x.ndim - 1 > 1:
+            last = maps.shape[1:] == x.shape[1:-1] != x.shape[2:]
+            return maps[..., np.newaxis] if last else maps[:, np.newaxis]
+        # Over the embeddings of token ids, or with a value an element: metrics that cannot use
+        # them say so.
+        return maps
 
     def _scored(
         self,

@@ -28,7 +28,7 @@ class TrainingData:
 
     Attributes
     ----------
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     y : Tensor, int64, shape (n,), or None
         None stands for the predictions of the model that is tuned.
     s : Tensor of int, shape (n, \\*spatial), optional
@@ -53,8 +53,9 @@ def read(x: object, y: object = None, s: object = None, *, seed: int = 0) -> Tra
 
     Parameters
     ----------
-    x : array, tensor or table, shape (n, F), (n, C, T) or (n, C, H, W); or DataLoader or Dataset
-        Inputs, channels first; or what gives ``(x, y)`` pairs.
+    x : array, tensor or table; or DataLoader or Dataset
+        Inputs, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W); or what gives ``(x, y)``
+        pairs.
     y : array or tensor of int, shape (n,), optional
         Labels.
     s : array or tensor of int, shape (n, \\*spatial), optional

@@ -77,7 +77,7 @@ class MaskSampler(ShownByArguments):
 
         Parameters
         ----------
-        x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+        x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         draw : int, default 0
         index : Tensor, int64, shape (n,), optional
             The samples' indices, by default 0, …, n - 1.

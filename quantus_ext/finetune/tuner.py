@@ -55,9 +55,9 @@ class FineTuner(ShownByArguments):
 
     Parameters
     ----------
-    x : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W); or DataLoader or Dataset
-        Training inputs, channels first, at least 3; or an iterable of ``(x, y)`` pairs. Loaded into
-        memory once.
+    x : array or tensor; or DataLoader or Dataset
+        Training inputs, channels first, at least 3, of shape (n, F), (n, C, T), (n, C, H, W) or
+        (n, C, D, H, W); or an iterable of ``(x, y)`` pairs. Loaded into memory once.
     y : array or tensor of int, shape (n,), optional
         Labels. None: the model's predictions for ``x``.
     s : array or tensor of int, shape (n, \\*spatial), optional

@@ -64,7 +64,7 @@ def removal_curves(
     ----------
     forward : Forward or callable
         The model: rows in, (rows, classes) out.
-    x : Tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs.
     a : Tensor, shape of ``x`` or with one channel; or (m, n, …), m maps of each sample
         Attributions; only their ranks matter.

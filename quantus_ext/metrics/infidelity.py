@@ -226,14 +226,16 @@ class Infidelity(TorchMetric):
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         resolved = perturbation.resolve(self.perturb_func)
-        only_removed = adapter_of(batch.model).takes_presence and not self._perturbs
-        if only_removed or not batch.x.is_floating_point():
+        adapter = adapter_of(batch.model)
+        by_adapter = adapter.takes_presence or adapter.replacement is not None
+        if not batch.x.is_floating_point() or (by_adapter and not self._perturbs):
             resolved = default_removal(batch.model)
         else:
             resolved = sparing(resolved, batch.model)
-        same = isinstance(self.inputs_baseline, str) and self.inputs_baseline == SAME
+        inputs_baseline = self._baseline_of_codes() if adapter.coded else self.inputs_baseline
+        same = isinstance(inputs_baseline, str) and inputs_baseline == SAME
         by_mask = self.multiply_by_inputs and (resolved.replaces or same)
-        embedded = adapter_of(batch.model).takes_ids and batch.x.ndim == 3
+        embedded = adapter.takes_ids and batch.x.ndim == 3
         if embedded and not by_mask and batch.maps.shape[2] < batch.x.shape[1]:
             raise ValueError(
                 f"a_batch must be over the embeddings, of shape (n, L, {batch.x.shape[1]}), where "
@@ -266,12 +268,23 @@ class Infidelity(TorchMetric):
             subset_fraction=self.subset_fraction,
             elements=None if batch.features is None else self.elements(batch),
             multiply_by_inputs=self.multiply_by_inputs,
-            inputs_baseline=self.inputs_baseline,
+            inputs_baseline=inputs_baseline,
             rescale=self.rescale,
             n_draws=self.n_perturb_samples,
             tolerance=self.tolerance,
             **batch.known,
         )
+
+    def _baseline_of_codes(self) -> str:
+        """Return the baseline of maps over codes, which have no differences: ``I`` is the mask."""
+        default = isinstance(self.inputs_baseline, (int, float)) and self.inputs_baseline == 0
+        if not self.multiply_by_inputs or not (default or self.inputs_baseline == SAME):
+            raise ValueError(
+                "multiply_by_inputs must be True, and inputs_baseline 'same' or left out, for a "
+                "table with categories or missing values: there is no difference of its values, so "
+                "maps must say what a value as a whole contributes, as those of SHAP do"
+            )
+        return SAME
 
     def _patch_sizes(self, x: Tensor) -> list[int]:
         """Return the sides of the patches, by default one that fits the inputs."""

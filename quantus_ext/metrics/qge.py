@@ -406,6 +406,10 @@ class QGE(TorchMetric):
         assert self.inner is not None
         return self.inner
 
+    def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.at_positions`; they are the metric's own."""
+        return self._asked.at_positions(a, x, s)
+
     def _checked(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:

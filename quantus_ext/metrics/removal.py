@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from quantus.functions.perturb_func import baseline_replacement_by_indices
 from quantus.helpers.enums import EvaluationCategory
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks, perturbation
 from quantus_ext.adapters.base import adapter_of, default_removal, sparing
 from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
-from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of
+from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of, over_positions
 from quantus_ext.engine.perturb import Perturbation
 
 Element = Literal["position", "channel_value", "patch", "segment"]
@@ -119,9 +119,7 @@ class RemovalMetric(TorchMetric):
 
     def elements(self, batch: Batch) -> Elements:
         """Return the elements of the samples; segments come from ``s_batch``."""
-        segments = None
-        if self.element == "segment" and batch.s is not None:
-            segments = checks.segments("s_batch", batch.s, batch.x)
+        segments = self._segments(batch.s, batch.x)
         return elements_of(
             batch.x,
             self.element,
@@ -129,6 +127,16 @@ class RemovalMetric(TorchMetric):
             segments=segments,
             features=batch.features,
         )
+
+    def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.at_positions`."""
+        segments = self._segments(s, x)
+        return over_positions(a, x, self.element, patch_size=self.patch_size, segments=segments)
+
+    def _segments(self, s: np.ndarray | Tensor | None, x: Tensor) -> Tensor | None:
+        if self.element != "segment" or s is None:
+            return None
+        return checks.segments("s_batch", s, x)
 
 
 def _number(value: Real) -> float:

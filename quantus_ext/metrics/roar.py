@@ -101,6 +101,7 @@ class ROAR(Fidelity):
             )
         self.trainer = trainer
         maps = tensor_of("a_train", a_train, trainer.data.x.device, None)
+        maps = self.at_positions(maps, trainer.data.x, None)
         self.a_train = checks.attributions(maps, trainer.data.x, "a_train")
         self.build_model = checks.optional(checks.function, "build_model", build_model)
         self.retrain = retrain

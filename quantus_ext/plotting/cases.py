@@ -40,9 +40,10 @@ def plot_case(
 
     Parameters
     ----------
-    x_batch : array-like, shape (n, C, H, W), (n, C, T), (n, F) or (n, L)
-        Inputs, channels first: images, series, tables or the ids of tokens. Three channels are
-        shown as red, green and blue, any other number by its mean.
+    x_batch : array-like, shape (n, C, D, H, W), (n, C, H, W), (n, C, T), (n, F) or (n, L)
+        Inputs, channels first: volumes or videos, images, series, tables or the ids of tokens.
+        Three channels are shown as red, green and blue, any other number by its mean. Of a volume
+        the three slices of depth are shown, or of a video the frames, on which the map has most.
     a_batch : array-like, shape of `x_batch` or with one channel
         Attributions; what is shown is their sum over channels.
     metrics : sequence of quantus.metrics.base.Metric
@@ -91,7 +92,7 @@ def plot_case(
             f"shape {case.x.shape}"
         )
     if tokens is None:
-        draw = {1: _draw_table, 2: _draw_series, 3: _draw_image}[case.x.ndim]
+        draw = {1: _draw_table, 2: _draw_series, 3: _draw_image, 4: _draw_volume}[case.x.ndim]
         axes = draw(case, names, figure)
     else:
         axes = _draw_text(case, tokens, len(lines), figure)
@@ -207,6 +208,43 @@ def _draw_image(
         axis.set_yticks([])
     figure.colorbar(drawn, ax=axes[1], location="bottom", label="attribution", shrink=0.8)
     return axes
+
+
+def _draw_volume(
+    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
+) -> NDArray[np.object_]:
+    """Draw the slices on which the map has most, one above the other, as an image."""
+    chosen = fullest_slices(case.a)
+    below = case._replace(
+        x=_stacked(case.x[:, chosen]),
+        a=_stacked(case.a[chosen]),
+        masked=_stacked(case.masked[:, chosen]),
+        removed=_stacked(case.removed[chosen]),
+    )
+    height = case.a.shape[1]
+    if figure is None:
+        figure = new_figure(9.2, 1.2 + 1.7 * len(chosen) * min(height / case.a.shape[2], 2.0))
+    axes = _draw_image(below, names, figure)
+    middles = height * np.arange(len(chosen)) + (height - 1) / 2
+    axes[0].set_yticks(middles, [f"slice {place}" for place in chosen])
+    for axis in axes[:3]:
+        for border in height * np.arange(1, len(chosen)):
+            axis.axhline(border - 0.5, color="0.5", linewidth=0.8)
+    return axes
+
+
+_SLICES = 3
+
+
+def fullest_slices(a: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
+    """Return the slices of a map (D, H, W) with the largest attributions in sum, in order."""
+    most = np.argsort(-np.abs(a).sum((1, 2)), kind="stable")[:_SLICES]
+    return np.sort(most)
+
+
+def _stacked(slices: NDArray[Any]) -> NDArray[Any]:
+    """Return slices (\\*channels, D, H, W) one above the other, (\\*channels, D · H, W)."""
+    return slices.reshape(*slices.shape[:-3], -1, slices.shape[-1])
 
 
 def _draw_series(

@@ -21,6 +21,7 @@ from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.arrays import tensor_from
 from quantus_ext.batch import tensor_of
 from quantus_ext.engine import sampling
+from quantus_ext.engine.elements import over_positions
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.replacements import replace_by
 from quantus_ext.finetune import FineTuner, MaskSampler, resolve_tuned_model, tuning_seed
@@ -84,7 +85,7 @@ def explanation_size(
     ----------
     model : torch.nn.Module
         The explained model, in evaluation mode.
-    x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x_batch : array or tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     y_batch : array or tensor of int, shape (n,)
         Explained classes.
     a_batch : array or tensor, shape of ``x_batch`` or with one channel
@@ -134,11 +135,12 @@ def explanation_size(
     checks.evaluation_mode(checks.module("model", model))
     device = checks.resolve_device(model, None)
     seed = checks.fixed_seed("seed", seed)
-    x = as_input(tensor_from("x_batch", x_batch), model, device)
+    x = as_input(tensor_from("x_batch", adapter_of(model).encoded(x_batch)), model, device)
     checks.inputs(x)
     y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
     check_labels(model, x, y)
-    a = checks.attributions(tensor_of("a_batch", a_batch, device, None), x)
+    a = tensor_of("a_batch", a_batch, device, None)
+    a = checks.attributions(over_positions(a, x, element, patch_size=patch_size), x)
     shares = checks.fractions("sparsity", sparsity)
     n_samples = checks.positive_integer("n_samples", n_samples)
     tried = checks.fractions("betas", betas)

@@ -77,7 +77,7 @@ def mask_robustness(
     ----------
     model : torch.nn.Module
         The explained model, in evaluation mode.
-    x_batch : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x_batch : array or tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     y_batch : array or tensor of int, shape (n,)
         Labels.
     fractions : sequence of float in [0, 1], default (0, 0.05, 0.1)
@@ -117,7 +117,7 @@ def mask_robustness(
     models = [model] if tuned is None else [model, tuned]
     for name, checked in zip(("model", "tuned"), models, strict=False):
         checks.evaluation_mode(checks.module(name, checked), name)
-    x = tensor_from("x_batch", x_batch)
+    x = tensor_from("x_batch", adapter_of(model).encoded(x_batch))
     checks.inputs(x)
     labels = torch.from_numpy(checks.labels(y_batch, len(x)))
     shares = checks.numbers("fractions", fractions)

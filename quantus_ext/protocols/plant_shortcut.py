@@ -47,11 +47,11 @@ class PlantedShortcut:
     ----------
     model : torch.nn.Module
         The trained copy, in evaluation mode.
-    x : numpy.ndarray, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : numpy.ndarray, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Held-out samples with the planted thing.
     y : numpy.ndarray of int, shape (n,)
         Their labels, which nothing but the planted thing tells.
-    masks : numpy.ndarray of bool, shape (n, F), (n, T) or (n, H, W)
+    masks : numpy.ndarray of bool, shape (n, F), (n, T), (n, H, W) or (n, D, H, W)
         Where it is.
     index : numpy.ndarray of int, shape (n,)
         Which of the samples passed these are.
@@ -132,7 +132,7 @@ def plant_shortcut(
     ----------
     model : torch.nn.Module
         In evaluation mode, trained or not. It is not changed.
-    x : array or tensor, shape (n, F), (n, C, T) or (n, C, H, W)
+    x : array or tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs, not changed.
     y : array or tensor of int, shape (n,)
         Labels of at least two classes.
