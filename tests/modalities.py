@@ -109,7 +109,7 @@ def _frame() -> Modality:
     )
     model, frame = DataFrame(_predict_frame, train), train[1:3]
     a = np.random.default_rng(0).normal(size=frame.shape)
-    return Modality(model, model.encode(frame), a, frame)
+    return Modality(model, model.encode(frame), a, frame=frame)
 
 
 def _plain(name: str) -> Modality:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext.engine.modules import is_closed
+from quantus_ext.engine.outputs import ScoresOf
 from quantus_ext.engine.plan import autocast_in_force
 from quantus_ext.identity import content_key, content_of, probe_rows, same_answers
 from quantus_ext.memory import Memory
@@ -39,7 +40,9 @@ def find(model: nn.Module, like: Tensor) -> tuple[str, Callable[[Tensor], Tensor
             "compile must be False for a model that is scripted, traced, frozen or exported: leave "
             "it out, or pass the model that it was made from"
         )
-    for name, module in model.named_modules():
+    # Parts have the names that they have in the caller's model.
+    given = model.model if isinstance(model, ScoresOf) else model
+    for name, module in given.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise ValueError(
                 f"compile must be False for a model with hooks, {name or 'the model'} has some"

@@ -47,7 +47,8 @@ class Collected:
         wanted : collection of str, optional
             The cells whose scores are to be had, by default all that it has.
         """
-        samples = self.order[record.start : record.stop]
+        rows = slice(record.start, record.stop)
+        samples = rows if self.order is None else self.order[rows]
         for name, scored in record.cells.items():
             if wanted is not None and name not in wanted:
                 continue
@@ -104,7 +105,7 @@ class Collected:
                 if (place, case) in self._maps
             }
             label = int(y.part(case, case + 1).read()[0])
-            number = int(self.order[case])
+            number = case if self.order is None else int(self.order[case])
             yield Case(number, np.array(x.part(case, case + 1).read()[0]), label, maps)
 
     def evaluation(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -115,9 +114,8 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
     methods = dict(enumerate(plan.methods))
     wanted = {method: [cell.name for cell in cells] for method in methods}
     # The first pass pays for what is made once.
-    numbers = np.arange(n)
-    worker.run(Shard.of(data, numbers, methods, 0, 1), wanted)
-    records = worker.run(Shard.of(data, numbers, methods, 0, n), wanted)
+    worker.run(Shard.of(data, None, methods, 0, 1), wanted)
+    records = worker.run(Shard.of(data, None, methods, 0, n), wanted)
     scored = [each for record in records for each in record.cells.values()]
     rows = sum(each.n_rows for each in scored)
     seconds = sum(record.seconds for record in records) + sum(each.seconds for each in scored)

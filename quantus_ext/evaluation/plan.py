@@ -188,10 +188,10 @@ class Plan:
     cases: tuple[int, ...]
     shuffled: bool = False
 
-    def order(self, n: int) -> NDArray[np.int64]:
-        """Return the numbers of n samples in the order in which they are scored."""
+    def order(self, n: int) -> NDArray[np.int64] | None:
+        """Return the numbers of n samples in the order in which they are scored; None: as given."""
         if not self.shuffled:
-            return np.arange(n)
+            return None
         key = sampling.sample_keys(self.seed, torch.zeros(1, dtype=torch.int64))
         return sampling.distinct(key, n, Purpose.SAMPLE_ORDER)[0].argsort().numpy()
 

@@ -328,8 +328,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         fix_seeds(cell.metric, fresh)
     if seed is None:
         plan = replace(plan, seed=fresh)
-    if plan.shuffled:
-        order = plan.order(len(data))
+    order = plan.order(len(data))
+    if order is not None:
         data = data.in_order(order)
         plan = replace(plan, methods=tuple(method.in_order(order) for method in plan.methods))
     result = Collected(plan, len(data))
@@ -418,6 +418,7 @@ def _looks(rule: StoppingRule, result: Collected) -> Looks:
     cells = result.plan.cells
     signs = [-1 if cell.direction is ScoreDirection.LOWER else 1 for cell in cells]
     names = [cell.name for cell in cells]
+    assert result.order is not None
     return Looks(rule, result.order, len(result.plan.methods), names, signs)
 
 
@@ -558,8 +559,9 @@ def _with_draws(
         # Of a random order the first ones.
         places = np.arange(n) if plan.shuffled else np.linspace(0, len(data) - 1, n).round()
         places = places.astype(np.int64)
+        index = places if order is None else order[places]
         methods = tuple(method.in_order(places) for method in plan.methods)
-        shard = Shard.of(data.in_order(places), order[places], dict(enumerate(methods)), 0, n)
+        shard = Shard.of(data.in_order(places), index, dict(enumerate(methods)), 0, n)
         cells = tuple(cell for cell in plan.cells if cell.name not in found)
         made = Worker(model, replace(plan, cells=cells, cases=())).draws(shard)
         found.update(made)

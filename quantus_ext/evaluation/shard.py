@@ -59,7 +59,7 @@ class Shard:
     def of(
         cls,
         data: Data,
-        order: NDArray[np.int64],
+        order: NDArray[np.int64] | None,
         methods: Mapping[int, Method],
         start: int,
         stop: int,
@@ -73,7 +73,8 @@ class Shard:
             for place, method in methods.items()
             if method.maps is not None
         }
-        return cls(start, stop, order[start:stop], *data.part(start, stop), maps)
+        index = np.arange(start, stop) if order is None else order[start:stop]
+        return cls(start, stop, index, *data.part(start, stop), maps)
 
 
 @dataclass(frozen=True)
