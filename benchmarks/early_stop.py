@@ -101,7 +101,9 @@ def pairs(evaluation: Evaluation, metric: str) -> dict[tuple[str, str], bool]:
 
 
 def main() -> None:
-    chosen = options(parser("early_stop", __doc__))
+    made = parser("early_stop", __doc__)
+    made.add_argument("--only", nargs="*", help="these metrics, by default all four")
+    chosen = options(made)
     page = Page("early_stop", ("captum", "mlxtend"), quick=chosen.quick)
     warnings.simplefilter("ignore")
     n, seeds = (64, 2) if chosen.quick else (1000, SEEDS)
@@ -118,12 +120,18 @@ def main() -> None:
     evaluate({"F": metrics(tuner, 2, 2)["F-Fidelity"]}, **{**given, **first_rows(given, 4)})
 
     draws = 4 if chosen.quick else 50
-    full, seconds = timed(metrics=metrics(tuner, draws, 4 * draws), **given)
+
+    def some(draws: int | str, perturbations: int | str) -> dict[str, Any]:
+        made = metrics(tuner, draws, perturbations)
+        return {name: made[name] for name in chosen.only or made}
+
+    full, seconds = timed(metrics=some(draws, 4 * draws), **given)
+    smallest = {name: SMALLEST[name] for name in full.metrics if name in SMALLEST}
     early = [
         timed(
-            metrics=metrics(tuner, "auto", "auto"),
+            metrics=some("auto", "auto"),
             until="ranked",
-            smallest_difference=SMALLEST,
+            smallest_difference=smallest or None,
             seed=seed,
             **given,
         )
