@@ -528,7 +528,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             n_clean = len(clean) if clean.shape[1] else 0
             results.append((scores, n_clean, forward.n_evaluations - before))
         if self.reads_values:
-            forward.warn_of_second_softmax(stacklevel=5)
+            forward.warn_of_second_softmax(stacklevel=6)
         found = MapScores.of_batches(results, forward)
         # The draws do not show all randomness: the model is random too.
         return found.without_errors() if answers_by_chance else found

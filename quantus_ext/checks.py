@@ -456,7 +456,7 @@ def _way_out(
         if a[:axis] + a[axis + 1 :] in allowed:
             return f": of an axis of classes, axis {axis}, pick the explained class, {chosen}"
     coarse = a[2:] if len(a) == len(x) and a[1] == 1 else a[1:]
-    if a[0] == x[0] and len(coarse) == len(x) - 2 > 0:
+    if a[:1] == x[:1] and len(coarse) == len(x) - 2 > 0:
         return _of_another_resolution(name, coarse, x[2:], has_channel=len(a) == len(x))
     return ""
 

@@ -202,6 +202,7 @@ def test_maps_that_are_made_and_predicted_classes():
         (lambda: RFidelity(n_samples="many"), '"auto" or AutoDraws'),
         (lambda: RFidelity(n_samples="auto", tolerance=0.1), "where tolerance is given"),
         (lambda: Infidelity(n_perturb_samples="auto", scheme="quantus"), "not defined"),
+        (lambda: Infidelity(n_perturb_samples="auto", rescale=True), "where rescale is True"),
     ],
 )
 def test_bad_arguments_are_named(make, message):
@@ -214,3 +215,9 @@ def test_random_curves_take_it():
     metric = quantus_ext.Deletion(4, n_samples="auto", perturb_baseline="uniform")
     metric(model, x, y, a)
     assert FEWEST <= metric.draws.n <= 50
+    fixed = quantus_ext.Deletion(4, n_samples="auto")
+    fixed(model, x, y, a)
+    once = quantus_ext.Deletion(4)
+    once(model, x, y, a)
+    assert fixed.draws.n == 1
+    assert fixed.n_evaluations == once.n_evaluations

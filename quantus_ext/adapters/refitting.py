@@ -70,9 +70,13 @@ def refit(
     checks.function("make_estimator", make_estimator)
     copies = checks.positive_integer("copies", copies)
     if isinstance(x, pd.DataFrame):
-        targets = np.ravel(np.asarray(y))
-        checks.samples("y", targets, len(x))
-        return _refit_of_frames(make_estimator, x, targets, copies)
+        return _refit_of_frames(make_estimator, x, y, copies, classes)
+    return _refit_of_arrays(make_estimator, x, y, copies, classes)
+
+
+def _refit_of_arrays(
+    make_estimator: Callable[[], Any], x: Any, y: Any, copies: int, classes: int | None
+) -> Callable[[nn.Module, Corrupt], BlackBox]:
     rows = np.ascontiguousarray(array_of("x", x))
     checks.inputs(torch.from_numpy(rows), "x")
     labels = checks.labels(y, len(rows), "y")
@@ -90,18 +94,25 @@ def refit(
 
 
 def _refit_of_frames(
-    make_estimator: Callable[[], Any], x: pd.DataFrame, y: np.ndarray, copies: int
+    make_estimator: Callable[[], Any], x: pd.DataFrame, y: Any, copies: int, classes: int | None
 ) -> Callable[[nn.Module, Corrupt], BlackBox]:
+    targets = np.ravel(np.asarray(y))
+    checks.samples("y", targets, len(x))
+
     def fine_tune(model: nn.Module, masks: Corrupt) -> BlackBox:
         table = without_keywords(model)
         if not isinstance(table, DataFrame):
-            raise TypeError(
-                "model must be an adapters.DataFrame where x of refit is a frame, is a "
-                f"{type(table).__name__}"
-            )
+            try:
+                of_numbers = _refit_of_arrays(make_estimator, x, y, copies, classes)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    "model must be an adapters.DataFrame where x of refit is a frame with more "
+                    f"than numbers, is a {type(table).__name__}"
+                ) from error
+            return of_numbers(model, masks)
         estimator = make_estimator()
         masked = _and_masked(table.encode(x, "x"), masks, copies)
-        estimator.fit(table.decode(masked), np.tile(y, copies + 1))
+        estimator.fit(table.decode(masked), np.tile(targets, copies + 1))
         return table.around(estimator)
 
     return fine_tune

@@ -271,7 +271,7 @@ def over_positions(
     channel = () if x.ndim == 2 else (1,)
     spatial = tuple(x.shape[len(channel) + 1 :])
     own = tuple(a.shape[1:])
-    if len(a) != len(x) or own in (spatial, (1, *spatial), tuple(x.shape[1:])):
+    if a.shape[:1] != x.shape[:1] or own in (spatial, (1, *spatial), tuple(x.shape[1:])):
         return a
     if element == "patch" and patch_size is not None:
         grid = tuple(-(-length // patch_size) for length in spatial)

@@ -150,12 +150,14 @@ def drift(
     common = check_comparable(baseline, now.explainers, now.directions)
     both = []
     for explainer, metric in common:
-        both.append([each.scores_of(explainer, metric) for each in (baseline, now)])
+        both.append([each.scores_asked(explainer, metric) for each in (baseline, now)])
     finite = [[values[np.isfinite(values)] for values in pair] for pair in both]
     shifts = [shift(*pair) if all(map(len, pair)) else None for pair in finite]
-    p = holm([np.nan if s is None else value for s in shifts for value in _p_values(s)]).reshape(
-        -1, 2
-    )
+    found_p = np.array([_p_values(found) for found in shifts])
+    # Fewer draws spread scores more widely around the same mean.
+    other_draws = [_draws(baseline, metric) != _draws(now, metric) for _, metric in common]
+    found_p[other_draws, 1] = np.nan
+    p = holm(found_p.ravel()).reshape(-1, 2)
     rows = []
     for (explainer, metric), (old, new), (kept_old, kept_new), found, (level, shape) in zip(
         common, both, finite, shifts, p, strict=True
@@ -190,6 +192,11 @@ def drift(
         )
     missing = sorted(known.symmetric_difference(pairs))
     return Drift(tuple(rows), alpha, tuple(f"{e}, {m}" for e, m in missing))
+
+
+def _draws(evaluation: Evaluation, metric: str) -> object:
+    """Return how many draws a pilot has found, None where none was asked."""
+    return evaluation.settings.get("draws", {}).get(metric, {}).get("n")
 
 
 def _p_values(found: object) -> tuple[float, float]:

@@ -611,6 +611,10 @@ class Evaluation:
         # Pair by pair, because samples differ more than explainers do.
         better = np.zeros((len(values), len(values)), dtype=bool)
         for i, j in itertools.permutations(there, 2):
+            verdict = verdicts[i, j]
+            if verdict in (Verdict.BETTER, Verdict.WORSE):
+                better[i, j] = verdict == Verdict.BETTER
+                continue
             both = known[i] & known[j]
             difference = paired_difference(values[i, both], values[j, both])
             better[i, j] = self._sign(metric) * difference.sum() > 0

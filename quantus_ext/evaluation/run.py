@@ -328,14 +328,14 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         fix_seeds(cell.metric, fresh)
     if seed is None:
         plan = replace(plan, seed=fresh)
-    order = plan.order(len(data))
+    order, given = plan.order(len(data)), data
     if order is not None:
         data = data.in_order(order)
         plan = replace(plan, methods=tuple(method.in_order(order) for method in plan.methods))
     result = Collected(plan, len(data))
     looks = None if rule is None else _looks(rule, result)
     crew = _Crew(n_jobs, threads, devices)
-    left = _score(result, kept, looks, model, data, crew, verbose=bool(verbose))
+    left = _score(result, kept, looks, model, data, given, crew, verbose=bool(verbose))
     evaluation = result.evaluation(
         data,
         settings=about,
@@ -397,6 +397,11 @@ def _rule(
                 apart[cell.name] = min(metric.max_difference, known[1] - known[0])
     for name, pair in _by_column("score_bounds", score_bounds, names).items():
         low, high = checks.interval(f"score_bounds[{name!r}]", pair)
+        if name in bounds:
+            raise ValueError(
+                f"score_bounds must not hold {name!r}, whose metric says so itself: between "
+                f"{bounds[name][0]:g} and {bounds[name][1]:g}"
+            )
         bounds[name], apart[name] = (low, high), high - low
     n_pairs = math.comb(len(plan.methods), 2) * len(names)
     return StoppingRule(confidence, n_pairs, smallest, bounds, apart)
@@ -419,7 +424,8 @@ def _looks(rule: StoppingRule, result: Collected) -> Looks:
     signs = [-1 if cell.direction is ScoreDirection.LOWER else 1 for cell in cells]
     names = [cell.name for cell in cells]
     assert result.order is not None
-    return Looks(rule, result.order, len(result.plan.methods), names, signs)
+    explainers = [method.name for method in result.plan.methods]
+    return Looks(rule, result.order, explainers, names, signs)
 
 
 def _score(
@@ -428,6 +434,7 @@ def _score(
     looks: Looks | None,
     model: nn.Module,
     data: Data,
+    given: Data,
     crew: _Crew,
     *,
     verbose: bool,
@@ -449,7 +456,7 @@ def _score(
             if todo.tasks:
                 if payload is None:
                     needed = wanted if looks else todo.unknown
-                    ready, draws = _ready(plan, needed, model, data, kept)
+                    ready, draws = _ready(plan, needed, model, data, given, kept)
                     result.draws.update(draws)
                     payload = Payload(Worker(model, ready), crew.devices)
                 left.update(_finish(result, kept, todo, payload, data, crew.n_jobs, bar))
@@ -516,6 +523,7 @@ def _ready(
     wanted: Mapping[Any, Sequence[str]],
     model: nn.Module,
     data: Data,
+    given: Data,
     kept: Store | None,
 ) -> tuple[Plan, dict[str, Draws]]:
     """Return the plan for workers, with the cells that are needed, trained and measured.
@@ -524,7 +532,8 @@ def _ready(
     """
     needed = {name for names in wanted.values() for name in names}
     plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.name in needed))
-    plan = replace(plan, cells=_settled(plan, model, data.x, data.y))
+    # In the caller's order, so that a copy is tuned alike however samples are scored.
+    plan = replace(plan, cells=_settled(plan, model, given.x, given.y))
     plan = replace(plan, cells=tuple(planned(cell, plan, model, data.x) for cell in plan.cells))
     plan, draws = _with_draws(plan, model, data, kept)
     # What is read from or cut out for each shard does not travel with the model.

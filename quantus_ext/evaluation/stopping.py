@@ -18,6 +18,9 @@ from quantus_ext.evaluation.statistics import Bounds, Floats, pair_p_values, pai
 _GROWTH = 4
 """The share of all shards so far that is added between two looks is one in so many."""
 
+_SLACK = 1e-6
+"""Of the width of bounds, by which scores may miss them for rounding."""
+
 _LEAST_RESAMPLES = 2000
 
 _BEYOND = 10
@@ -96,25 +99,49 @@ class StoppingRule:
             return Verdict(int(sign * order))
         return Verdict.CLOSE if near == [-1, 1] else Verdict.OPEN
 
-    def last_verdicts(self, scores: Floats, *, sign: int) -> NDArray[np.int8]:
-        """Say it of all pairs from all samples, by a test that may be made once.
+    def last_verdicts(
+        self, scores: Floats, pairs: Sequence[tuple[int, int]], *, sign: int
+    ) -> dict[tuple[int, int], Verdict]:
+        """Say it of pairs from all samples, by a test that may be made once.
 
         Parameters
         ----------
         scores : array, shape (k, n)
-            Where one is NaN the sample does not count.
+            Where one of a pair is NaN the sample does not count.
+        pairs : sequence of (int, int)
         sign : int
         """
-        known = scores[:, np.isfinite(scores).all(0)]
-        found = np.zeros((len(scores), len(scores)), dtype=np.int8)
-        if known.shape[1] < 2:
-            return found
+        known = np.isfinite(scores)
+        # All at once where they are of the same samples, which is nearly always.
+        groups: dict[bytes, list[tuple[int, int]]] = {}
+        for i, j in pairs:
+            groups.setdefault((known[i] & known[j]).tobytes(), []).append((i, j))
         n_resamples = max(_LEAST_RESAMPLES, math.ceil(_BEYOND / self.level))
-        p = pair_p_values(known, n_resamples, np.random.default_rng(0))
-        mean = known.mean(1)
-        better = np.sign(sign * (mean[:, None] - mean))
-        found[p <= self.level] = better[p <= self.level]
+        found = dict.fromkeys(pairs, Verdict.OPEN)
+        for mask, some in groups.items():
+            shared = np.frombuffer(mask, dtype=bool)
+            places = sorted({place for pair in some for place in pair})
+            values = scores[places][:, shared]
+            if values.shape[1] < 2:
+                continue
+            p = pair_p_values(values, n_resamples, np.random.default_rng(0))
+            means = dict(zip(places, values.mean(1), strict=True))
+            for i, j in some:
+                if p[places.index(i), places.index(j)] <= self.level:
+                    found[i, j] = Verdict(int(np.sign(sign * (means[i] - means[j]))))
         return found
+
+    def check(self, metric: str, explainer: str, scores: Floats) -> None:
+        """Raise ValueError for a score outside its bounds, by which nothing would be exact."""
+        low, high = self.bounds.get(metric, (-np.inf, np.inf))
+        slack = _SLACK * (high - low) if metric in self.bounds else 0.0
+        outside = np.flatnonzero((scores < low - slack) | (scores > high + slack))
+        if len(outside):
+            raise ValueError(
+                f"scores of {metric} must be between {low:g} and {high:g}, {explainer} has "
+                f"{scores[outside[0]]:g}: give score_bounds that hold for every sample, or none. "
+                "What a store holds is kept"
+            )
 
 
 def _difference(first: Floats, second: Floats) -> Floats:
@@ -180,8 +207,7 @@ class Looks:
     ----------
     rule : StoppingRule
     order : array of int, shape (n,)
-    explainers : int
-    metrics : sequence of str
+    explainers, metrics : sequence of str
     signs : sequence of int
         Of each metric, 1 where higher scores are better.
     """
@@ -190,17 +216,17 @@ class Looks:
         self,
         rule: StoppingRule,
         order: NDArray[np.int64],
-        explainers: int,
+        explainers: Sequence[str],
         metrics: Sequence[str],
         signs: Sequence[int],
     ) -> None:
-        self._metrics, self._signs = metrics, signs
-        shape = (explainers, len(metrics))
+        self._explainers, self._metrics, self._signs = explainers, metrics, signs
+        shape = (len(explainers), len(metrics))
         self._needed = np.ones(shape, dtype=bool)
         self.found = Stopping(
             order,
             np.zeros(shape, dtype=np.int64),
-            np.zeros((len(metrics), explainers, explainers), dtype=np.int8),
+            np.zeros((len(metrics), *shape[:1] * 2), dtype=np.int8),
             rule,
         )
 
@@ -217,6 +243,9 @@ class Looks:
             Cells that failed: they have no rank, and no more samples can give them one.
         """
         found, rule = self.found, self.found.rule
+        for place, explainer in enumerate(self._explainers):
+            for column, name in enumerate(self._metrics):
+                rule.check(name, explainer, scores[place, column])
         found.counts[self._needed] = scored
         self._needed[:] = False
         for metric in range(len(self._metrics)):
@@ -235,11 +264,9 @@ class Looks:
         pairs = list(self._open(metric, failed))
         if not pairs:
             return
-        whole = sorted({explainer for pair in pairs for explainer in pair})
-        verdicts = self.found.rule.last_verdicts(scores[whole], sign=self._signs[metric])
-        for first, second in pairs:
-            verdict = verdicts[whole.index(first), whole.index(second)]
-            self._settle(metric, first, second, Verdict(int(verdict)))
+        verdicts = self.found.rule.last_verdicts(scores, pairs, sign=self._signs[metric])
+        for pair, verdict in verdicts.items():
+            self._settle(metric, *pair, verdict)
 
     def _settle(self, metric: int, first: int, second: int, verdict: Verdict) -> None:
         self.found.verdicts[metric, first, second] = verdict

@@ -156,6 +156,11 @@ class Infidelity(TorchMetric):
         self.n_perturb_samples, self.auto_draws = draws.read(
             "n_perturb_samples", n_perturb_samples, _MOST_DRAWS
         )
+        if rescale and self.auto_draws is not None:
+            raise ValueError(
+                "n_perturb_samples must be a number where rescale is True, is automatic: the scale "
+                "is fitted to the draws of each sample, so that few draws make scores too low"
+            )
         self.scheme = scheme
         self.subset_fraction = (
             _DEFAULT_FRACTION

@@ -13,7 +13,7 @@ from quantus_ext import checks, draws, functional
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.columns import GroupedColumns
 from quantus_ext.batch import Batch
-from quantus_ext.draws import AutoDraws
+from quantus_ext.draws import AutoDraws, Draws
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.removal_curves import CurveScore
 from quantus_ext.functional.scores import Scores
@@ -21,6 +21,7 @@ from quantus_ext.metrics.removal import RemovalArguments, RemovalMetric
 from quantus_ext.perturbation import (
     blur_replacement_by_indices,
     gaussian_blur_replacement_by_indices,
+    resolve,
 )
 
 Baseline = Literal["black", "mean", "blur", "gaussian_blur"]
@@ -124,6 +125,12 @@ class RemovalCurve(RemovalMetric):
         if self.features_in_step is not None:
             return None
         return 1 + (1 + (self.score == "abpc")) * len(self.fractions) * self.n_samples
+
+    def known_draws(self) -> Draws | None:
+        """See :meth:`quantus_ext.base.TorchMetric.known_draws`; nothing is drawn but noise."""
+        if self.auto_draws is not None and not resolve(self.perturb_func).random:
+            return Draws(1, "nothing is random")
+        return super().known_draws()
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -245,7 +246,8 @@ def test_a_failing_explainer_is_not_asked_for_ever(tmp_path):
         ({"smallest_difference": 0}, ValueError, "must be above 0"),
         ({"smallest_difference": {"LeRF": 1}}, ValueError, "names of columns, .* has LeRF"),
         ({"score_bounds": {"INFD": (1, 0)}}, ValueError, "the lower one first"),
-        ({"score_bounds": {"INFD": (0, 1e-9)}}, ValueError, "values must be between"),
+        ({"score_bounds": {"INFD": (0, 1e-9)}}, ValueError, "scores of INFD must be between 0 and"),
+        ({"score_bounds": {"MoRF": (0, 1)}}, ValueError, "whose metric says so itself"),
     ],
 )
 def test_bad_arguments_are_named(given, error, message):
@@ -255,6 +257,50 @@ def test_bad_arguments_are_named(given, error, message):
 
 def test_a_dry_run_says_that_it_may_be_less(capsys):
     assert str(run(dry_run=True)).startswith("at most about ")
+
+
+def test_missing_scores_of_another_explainer_decide_nothing():
+    generator = np.random.default_rng(0)
+    third = np.arange(150) % 3 == 0
+    scores = np.stack(
+        [
+            np.where(third, 0.5, -0.32) + generator.normal(0, 0.1, 150),
+            generator.normal(0, 0.01, 150),
+            np.where(third, 0.25 + generator.normal(0, 3, 150), np.nan),
+        ]
+    )[:, None]
+    rule = StoppingRule(0.95, 3, {}, {}, {})
+    looks = Looks(rule, np.arange(150), ["a", "b", "c"], ["m"], [1])
+    looks.look(scores, 150, np.zeros((3, 1), dtype=bool))
+    assert looks.found.verdicts[0, 0, 1] == Verdict.OPEN
+
+
+def test_ranks_are_those_of_the_verdicts():
+    early, late = np.full(40, 0.9), np.zeros(360)
+    scores = np.stack([np.r_[early, late], np.r_[0 * early, late + 0.9]])[:, None]
+    rule = StoppingRule(0.95, 1, {}, {"m": (0, 1)}, {"m": 1.0})
+    looks = Looks(rule, np.arange(400), ["a", "b"], ["m"], [1])
+    looks.look(scores, 400, np.zeros((2, 1), dtype=bool))
+    names = [{"m": scores[place, 0]} for place in range(2)]
+    found = Evaluation.of_scores(dict(zip("ab", names, strict=True)), {"m": "higher"})
+    ranked = dataclasses.replace(found, stopping=looks.found).ranking()
+    assert looks.found.verdicts[0, 0, 1] == Verdict.BETTER
+    assert ranked.order("m") == ("a", "b")
+
+
+def test_a_copy_is_tuned_alike_and_drift_sees_no_change():
+    x, y = data(N)
+    maps = {"right": right(sharp(), x, y), "wrong": -right(sharp(), x, y)}
+    metric = quantus_ext.FFidelity([0.5], n_samples=2, output="probability", beta=0.4)
+    given = {"metrics": {"F": metric}, "xai_methods": maps}
+    with pytest.warns(UserWarning, match="fine_tune is None"):
+        early, full = run(**given), run(**given, until=None, smallest_difference=None)
+    for name in maps:
+        asked = early.stopping.order[: early.stopping.counts[list(maps).index(name), 0]]
+        np.testing.assert_allclose(
+            early.scores_asked(name, "F"), full.scores_of(name, "F")[asked], rtol=1e-5, atol=1e-7
+        )
+    assert early.drift(full).verdict == "same"
 
 
 # Error rates, without a model: scores as they come from samples in random order.
@@ -283,7 +329,7 @@ def outcome(scores: np.ndarray, kind: str) -> np.ndarray:
     bounds = dict.fromkeys(names, (-1.0, 1.0)) if kind == "bounded" else {}
     rule = StoppingRule(0.9, 6 * columns, {}, bounds, dict.fromkeys(bounds, 2.0))
     # One sample is never scored, so that no test of all follows: that is of another kind.
-    looks = Looks(rule, np.arange(n + 1), explainers, names, [1, -1])
+    looks = Looks(rule, np.arange(n + 1), list("vwxyz"[:explainers]), names, [1, -1])
     for end in range(LOOK, n + 1, LOOK):
         looks.look(scores, end, np.zeros((explainers, columns), dtype=bool))
     return looks.found.verdicts
