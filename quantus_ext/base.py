@@ -376,9 +376,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             checks.rows_for_samples("custom_batch", custom_batch, len(samples.x))
         explanations = Explanation.of_call(maps, made_by, carry_inputs, samples, batch_size)
         samples = samples.with_keywords_read(batch_size, carries_entries=metric.carries_entries)
-        groups = alike(explanations)
         draws = None
-        alone = len(groups) == 1 and metric.auto_draws is None
+        alone = len(alike(explanations)) == 1 and metric.auto_draws is None
         with nullcontext() if alone or shared.current() else shared.answers_shared():
             if metric.auto_draws is not None:
                 draws = metric._draws_of_pilot(samples, explanations, softmax, batch_size)
@@ -428,7 +427,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         if self.trains:
             labels = samples.labels()
             few = few.settled(samples.answering, samples.x, labels)
-        places = draws_of.pilot_samples(auto, len(samples.x))
+        places = draws_of.pilot_samples(auto.n_pilot, len(samples.x))
         part, maps = samples.part(places), [each.part(places) for each in explanations]
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         found = []

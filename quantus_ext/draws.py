@@ -106,11 +106,17 @@ class AutoDraws(ShownByArguments):
         ----------
         first, second : array, shape (m, n)
             Scores of m maps of n samples, from two independent sets of :func:`pilot_draws` draws.
+            Samples with a NaN do not count.
         most : int
             Draws, at most.
         rows_a_draw : float
             Rows through the model.
         """
+        known = np.isfinite(first).all(0) & np.isfinite(second).all(0)
+        n = int(known.sum())
+        if n < _FEWEST_SAMPLES:
+            return Draws(most, f"{n} samples are too few for a pilot")
+        first, second = first[:, known], second[:, known]
         if self.goal == "ranking":
             return draws_for_a_ranking(first, second, rows_a_draw, most)
         return draws_for_intervals(first, second, self.widening, most)
@@ -168,9 +174,9 @@ def pilot_draws(most: int) -> int:
     return max(FEWEST, most // _PILOT_SHARE)
 
 
-def pilot_samples(auto: AutoDraws, n: int) -> NDArray[np.int64]:
-    """Return the places of the pilot's samples among n, spread evenly."""
-    places: NDArray[np.int64] = np.linspace(0, n - 1, min(n, auto.n_pilot)).round().astype(np.int64)
+def pilot_samples(n_pilot: int, n: int) -> NDArray[np.int64]:
+    """Return the places of a pilot's samples among n, spread evenly."""
+    places: NDArray[np.int64] = np.linspace(0, n - 1, min(n, n_pilot)).round().astype(np.int64)
     return places
 
 
@@ -186,7 +192,7 @@ def draws_for_intervals(
     Parameters
     ----------
     first, second : array, shape (m, n)
-        Scores of m maps of n samples, from two independent sets of :func:`pilot_draws` draws.
+        Finite scores of m maps of n samples, from two sets of :func:`pilot_draws` draws each.
     widening : float
         See :class:`AutoDraws`.
     most : int
@@ -201,10 +207,6 @@ def draws_for_intervals(
         share = (bound - 1) / 2
         return math.inf if share <= 0 else pilot_draws(most) / share / ((1 + widening) ** 2 - 1)
 
-    few = _too_few(first, second)
-    if few is not None:
-        return Draws(most, few)
-    first, second = _known(first, second)
     needs = {places: needed(*values) for places, *values in _items(first, second, single=True)}
     places, need = max(needs.items(), key=lambda item: item[1])
     of = f"map {places[0]}" if len(places) == 1 else f"maps {places[0]} and {places[1]}"
@@ -244,10 +246,6 @@ def draws_for_a_ranking(
             return np.ones(len(counts))
         return (samples + draws / counts) * (1 + rows_a_draw * counts) / least
 
-    few = _too_few(first, second)
-    if few is not None:
-        return Draws(most, few)
-    first, second = _known(first, second)
     costs = {places: excess(*values) for places, *values in _items(first, second, single=False)}
     worst = np.max(list(costs.values()), axis=0)
     best = int(worst.argmin())
@@ -263,20 +261,6 @@ def _mean_squares(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple
     within = float(np.square(one - other).mean() / 2)
     between = float(2 * ((one + other) / 2).var(ddof=1))
     return between, within
-
-
-def _known(
-    first: NDArray[np.float64], second: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the samples that all maps have scores for."""
-    known = np.isfinite(first).all(0) & np.isfinite(second).all(0)
-    return first[:, known], second[:, known]
-
-
-def _too_few(first: NDArray[np.float64], second: NDArray[np.float64]) -> str | None:
-    """Say so if there are too few samples with scores."""
-    n = _known(first, second)[0].shape[1]
-    return f"{n} samples are too few for a pilot" if n < _FEWEST_SAMPLES else None
 
 
 def _items(

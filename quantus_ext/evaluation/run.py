@@ -23,7 +23,7 @@ from torch import nn
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
-from quantus_ext.draws import Draws
+from quantus_ext.draws import Draws, pilot_samples
 from quantus_ext.engine import sampling
 from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
@@ -563,14 +563,14 @@ def _with_draws(
         if name not in found and metric.auto_draws is not None
     ]
     if pilots:
-        n = min(len(data), max(pilots))
-        order = plan.order(len(data))
-        # Of a random order the first ones.
-        places = np.arange(n) if plan.shuffled else np.linspace(0, len(data) - 1, n).round()
-        places = places.astype(np.int64)
-        index = places if order is None else order[places]
+        places = pilot_samples(max(pilots), len(data))
+        order, index = plan.order(len(data)), places
+        if order is not None:
+            # Of a random order the first ones.
+            places = np.arange(len(places))
+            index = order[places]
         methods = tuple(method.in_order(places) for method in plan.methods)
-        shard = Shard.of(data.in_order(places), index, dict(enumerate(methods)), 0, n)
+        shard = Shard.of(data.in_order(places), index, dict(enumerate(methods)), 0, len(places))
         cells = tuple(cell for cell in plan.cells if cell.name not in found)
         made = Worker(model, replace(plan, cells=cells, cases=())).draws(shard)
         found.update(made)

@@ -46,7 +46,7 @@ _FEWEST, _FEWEST_DIFFERENT = 200, 20
 _TUNED_FOR = 300
 """Values for which the mixture of t statistics is narrowest."""
 
-_SLACK = 1e-6
+SLACK = 1e-6
 """Of the width of the bounds, by which values may miss them for rounding."""
 
 
@@ -195,7 +195,7 @@ def _scaled(values: Floats, candidates: Floats, bounds: Bounds) -> tuple[Floats,
     """Return values and candidates of their mean with the bounds moved to 0 and 1."""
     low, high = bounds
     scaled, wanted = ((each - low) / (high - low) for each in (values, candidates))
-    if scaled.min() < -_SLACK or scaled.max() > 1 + _SLACK:
+    if scaled.min() < -SLACK or scaled.max() > 1 + SLACK:
         wrong = values[np.abs(scaled - 0.5).argmax()]
         raise ValueError(f"values must be between {low} and {high}, one is {wrong}")
     # Against a mean at a bound nothing else can be bet.

@@ -18,9 +18,6 @@ from quantus_ext.evaluation.statistics import Bounds, Floats, pair_p_values, pai
 _GROWTH = 4
 """The share of all shards so far that is added between two looks is one in so many."""
 
-_SLACK = 1e-6
-"""Of the width of bounds, by which scores may miss them for rounding."""
-
 _LEAST_RESAMPLES = 2000
 
 _BEYOND = 10
@@ -134,7 +131,7 @@ class StoppingRule:
     def check(self, metric: str, explainer: str, scores: Floats) -> None:
         """Raise ValueError for a score outside its bounds, by which nothing would be exact."""
         low, high = self.bounds.get(metric, (-np.inf, np.inf))
-        slack = _SLACK * (high - low) if metric in self.bounds else 0.0
+        slack = sequences.SLACK * (high - low) if metric in self.bounds else 0.0
         outside = np.flatnonzero((scores < low - slack) | (scores > high + slack))
         if len(outside):
             raise ValueError(
