@@ -26,6 +26,7 @@ from quantus_ext.engine.perturb import Perturbation, changeable
 from quantus_ext.engine.regions import Region
 from quantus_ext.engine.replacements import replace_by
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.tables import table
 from quantus_ext.identity import content_key
 
 Sampler = Callable[[Rows, slice, Tensor], Tensor]
@@ -294,10 +295,11 @@ class MaskedModel:
         if whole:
             if self._answers.whole is None:
                 self._answers.whole = self._of_states(states, sample * count + whole[0])
-            answers[:, whole] = self._answers.whole.unsqueeze(1)
+            answers[:, table(whole, sample.device)] = self._answers.whole.unsqueeze(1)
         if parts:
-            places = sample[:, None] * count + torch.tensor(parts).to(sample)
-            answers[:, parts] = self._of_states(states, places.flatten()).unflatten(0, (n, -1))
+            which = table(parts, sample.device)
+            places = (sample[:, None] * count + which).flatten()
+            answers[:, which] = self._of_states(states, places).unflatten(0, (n, -1))
         rows = answers.new_full((n,), float(len(parts)))
         return answers, Asked({object(): rows, "whole": torch.full_like(rows, float(bool(whole)))})
 
@@ -377,7 +379,7 @@ class _States:
         self.elements = elements
         self._ranks = ranks
         first, past = [r.first for r in regions], [r.past for r in regions]
-        self._first, self._past = (torch.tensor(b, device=x.device).T for b in (first, past))
+        self._first, self._past = (table(b, x.device).T for b in (first, past))
         # Narrow integers: comparing ranks can cost as much as a small network.
         self._narrow = torch.int16 if elements.largest < 2**15 else torch.int32
         self._short = ranks.to(self._narrow)
