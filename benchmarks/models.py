@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from quantus.helpers.model.models import LeNet
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50, vit_b_16
 
 from quantus_ext.adapters import BlackBox, TokenIds
 
@@ -79,18 +78,23 @@ def resnet9_on_noise(n: int) -> Case:
 
 def resnet18_on_noise(n: int) -> Case:
     """Torchvision's ResNet-18 at ImageNet's size."""
+    from torchvision.models import resnet18
+
     return _case("ResNet-18, 3×224×224", resnet18, n, _noise(3, 224, 224))
 
 
-def resnet50_on_noise(n: int, side: int = 224) -> Case:
-    """Torchvision's ResNet-50, at ImageNet's size by default."""
-    return _case(f"ResNet-50, 3×{side}×{side}", resnet50, n, _noise(3, side, side))
+def resnet50_on_noise(n: int) -> Case:
+    """Torchvision's ResNet-50 at ImageNet's size."""
+    from torchvision.models import resnet50
+
+    return _case("ResNet-50, 3×224×224", resnet50, n, _noise(3, 224, 224))
 
 
-def vit_on_noise(n: int, side: int = 224) -> Case:
-    """Torchvision's ViT-B/16, at ImageNet's size by default."""
-    make = partial(vit_b_16, image_size=side)
-    return _case(f"ViT-B/16, 3×{side}×{side}", make, n, _noise(3, side, side))
+def vit_on_noise(n: int) -> Case:
+    """Torchvision's ViT-B/16 at ImageNet's size."""
+    from torchvision.models import vit_b_16
+
+    return _case("ViT-B/16, 3×224×224", vit_b_16, n, _noise(3, 224, 224))
 
 
 def series_cnn_on_noise(n: int) -> Case:

@@ -168,7 +168,6 @@ def test_nothing_in_the_loop_waits(name, modality, device, monkeypatch):
 
     for method in (MaskedModel.sum_draws, MaskedModel.without):
         monkeypatch.setattr(MaskedModel, method.__name__, guarded(method))
-    # The first call also loads what libraries keep.
     inputs.call(metric, softmax=True)
     assert loops
 

@@ -61,17 +61,16 @@ class Report:
         except Exception as error:
             traceback.print_exc()
             self.failed = True
-            self._write({"failure": f"{what}: {last_line(error)}"})
+            self._write({"failure": f"{what}: {named(error)}"})
 
     def _write(self, line: Mapping[str, Any]) -> None:
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of an exception's traceback that says something."""
-    lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
-    return next((line for line in lines if line.strip()), type(error).__name__)
+def named(error: BaseException) -> str:
+    """Return the line of a traceback that names the exception, without what explains it further."""
+    return traceback.format_exception_only(error)[-1].strip().splitlines()[0]
 
 
 @dataclass(frozen=True)

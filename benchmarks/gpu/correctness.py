@@ -40,8 +40,9 @@ def _compare(report: Report, device: torch.device, quick: bool) -> None:
     for name, draw in draws().items():
         with report.part(f"draws: {name}"):
             report.require(_same(name, draw, device))
-    for name, make in modalities.MODALITIES.items():
-        for metric in modalities.METRICS:
+    metrics = [*modalities.METRICS]
+    for place, (name, make) in enumerate(modalities.MODALITIES.items()):
+        for metric in [metrics[place % len(metrics)]] if quick else metrics:
             with report.part(f"{metric}, {name}"):
                 entry = _of_modality(name, make(), metric, device, quick)
                 if entry is not None:

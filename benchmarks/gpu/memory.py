@@ -98,7 +98,7 @@ def _too_little(device: torch.device, quick: bool) -> Entry:
         metric = Infidelity(n_perturb_samples=draws, plan=plan)
         return np.array(metric(case.model, case.x, case.y, case.a)), metric.plan
 
-    expected, _ = scores(Plan(4))
+    expected, _ = scores(Plan(32))
     with nearly_full(device, case.model), warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         found, plan = scores(Plan(rows))
