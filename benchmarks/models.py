@@ -94,7 +94,13 @@ def vit_on_noise(n: int) -> Case:
     """Torchvision's ViT-B/16 at ImageNet's size."""
     from torchvision.models import vit_b_16
 
-    return _case("ViT-B/16, 3×224×224", vit_b_16, n, _noise(3, 224, 224))
+    def make() -> nn.Module:
+        model = vit_b_16()
+        # Its head is made of zeros.
+        nn.init.normal_(model.heads.head.weight, std=0.02)
+        return model
+
+    return _case("ViT-B/16, 3×224×224", make, n, _noise(3, 224, 224))
 
 
 def series_cnn_on_noise(n: int) -> Case:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from benchmarks.gpu import boxes, correctness, wheels
+from benchmarks.gpu import boxes, correctness, traffic, wheels
 from benchmarks.gpu.boxes import Box, Report
 from quantus_ext.base import TorchMetric
 
@@ -278,3 +278,26 @@ def test_what_is_missing_is_fetched_with_what_it_needs(tmp_path, have, fetched):
 def test_an_older_version_of_other_names_is_fetched_too(tmp_path):
     with pytest.raises(KeyError, match="opencv-python"):
         collected(tmp_path, "opencv-python-headless==3.0")
+
+
+# Traffic
+
+
+def test_an_operation_moves_its_inputs_and_its_output_and_a_view_nothing():
+    counting = traffic.Counting()
+    with counting:
+        x = torch.zeros(10)
+        with counting.switched(True):
+            x + x.view(2, 5).flatten()
+            y = torch.zeros(1, 1).expand(4, 5)
+            with counting.switched(False):
+                y + y
+            y * 2
+    assert counting.operations == 3
+    # Two inputs and an output; a number; a number's storage and an output.
+    assert counting.bytes == 4 * (30 + 1 + 1 + 20)
+
+
+def test_without_draws_and_writes_a_row_moves_less():
+    most = {scheme: traffic.count((3, 16, 16), 8, scheme)[1] for scheme in ("patch", "subset")}
+    assert 0 < most["patch"] < most["subset"]

@@ -62,7 +62,9 @@ SECTIONS = {
     "shares": Section(
         "Shares",
         "Where the time on the device goes, by torch's profiler; names are those of torch's "
-        "operations, so the first ones outside the model are what a kernel would help most.",
+        "operations, so the first ones outside the model are what a kernel would help most. Bytes "
+        "and operations beside the model are counted on fake tensors, as if each tensor were read "
+        "or written once.",
         45,
         20,
     ),

@@ -13,6 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import models
+from benchmarks.gpu import traffic
 from benchmarks.gpu.boxes import Report
 from benchmarks.models import Case
 from benchmarks.speed.results import Entry
@@ -26,7 +27,10 @@ SPANS = (MODEL, DRAWS, WRITE, STATISTICS)
 
 
 def section(report: Report, device: torch.device, quick: bool) -> None:
-    """Profile calls of three metrics on each network."""
+    """Count what stands beside the model, then profile calls of three metrics on each network."""
+    with report.part("operations and bytes"):
+        for entry in traffic.entries():
+            report.add(entry)
     for case, n_draws, precision in _loads(quick):
         there = case.on(device)
         for name, metric in {
