@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,21 @@ def test_without_a_gpu_the_command_says_so(tmp_path):
     assert done.returncode == 2
     assert "no CUDA device here; --device cpu is a dry run" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_where_the_command_is_ended_its_sections_end(tmp_path):
+    arguments = ["--device", "cpu", "--quick", "--only", "contract", "--out", str(tmp_path)]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.gpu", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    children: list[str] = []
+    while not children and parent.poll() is None:
+        time.sleep(0.05)
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    parent.terminate()
+    assert parent.wait(20) == 143
+    assert children
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 # Wheels

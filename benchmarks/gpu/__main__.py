@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -86,6 +87,8 @@ def main() -> int:
     if chosen.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA device here; --device cpu is a dry run", file=sys.stderr)
         return 2
+    # As an interrupt does, so that no section goes on alone.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     shared = ["--device", chosen.device, *(["--quick"] if chosen.quick else [])]
     boxes = {
         name: Box(
