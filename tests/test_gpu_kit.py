@@ -306,6 +306,7 @@ def test_an_operation_moves_its_inputs_and_its_output_and_a_view_nothing():
         with counting.switched(True):
             x + x.view(2, 5).flatten()
             y = torch.zeros(1, 1).expand(4, 5)
+            torch.empty_like(y)
             with counting.switched(False):
                 y + y
             y * 2

@@ -209,7 +209,11 @@ def breaks(change: Callable[[Tensor], Tensor]) -> Any:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda x: x + torch.zeros(x.shape), RuntimeError, "on the same device|two different devices"),
+        (
+            lambda x: x + torch.zeros(x.shape),
+            RuntimeError,
+            "on the same device|two different devices",
+        ),
         (lambda x: x + x.sum().item(), DataDependentOutputException, "_local_scalar_dense"),
         (lambda x: x if x.sum() > 0 else -x, DataDependentOutputException, "_local_scalar_dense"),
         (lambda x: x * len(x.nonzero()), DynamicOutputShapeException, "nonzero"),
