@@ -51,14 +51,14 @@ SECTIONS = {
         "`pytest -m gpu`: the tests of the contract that make sense on a device, and that nothing "
         "in a metric's loop waits for it.",
         60,
-        30,
+        60,
     ),
     "memory": Section(
         "Memory",
         "Peak memory of a call beside what it was given, against draws, samples and maps; and what "
         "happens when there is too little.",
         45,
-        20,
+        40,
     ),
     "shares": Section(
         "Shares",
@@ -67,7 +67,7 @@ SECTIONS = {
         "and operations beside the model are counted on fake tensors, as if each tensor were read "
         "or written once.",
         45,
-        20,
+        40,
     ),
     "speed": Section(
         "Speed",

@@ -70,7 +70,7 @@ def _shares(what: str, metric: TorchMetric, case: Case, device: torch.device) ->
     for event in profiler.events():
         if event.device_type == torch.autograd.DeviceType.CPU:
             own = event.self_device_time_total if on_device else event.self_cpu_time_total
-            if own and event.name not in SPANS:
+            if own:
                 spent[_span(event), event.name] += own
     total = spent.total()
     for span in (*SPANS, REST):
@@ -91,11 +91,10 @@ def _shares(what: str, metric: TorchMetric, case: Case, device: torch.device) ->
 
 
 def _span(event: Any) -> str:
-    """Return the innermost span that an operation is in."""
-    around = event.cpu_parent
-    while around is not None and around.name not in SPANS:
-        around = around.cpu_parent
-    return REST if around is None else str(around.name)
+    """Return the innermost span that an operation is in, or is."""
+    while event is not None and event.name not in SPANS:
+        event = event.cpu_parent
+    return REST if event is None else str(event.name)
 
 
 def _within(span: str, function: Callable[..., Any]) -> Callable[..., Any]:
