@@ -410,13 +410,15 @@ class QGE(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.at_positions`; they are the metric's own."""
         return self._asked.at_positions(a, x, s)
 
-    def _checked(
+    def checked_maps(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
-        return self._asked._checked(a, x, features, first=first)
+        """See :meth:`quantus_ext.base.TorchMetric.checked_maps`."""
+        return self._asked.checked_maps(a, x, features, first=first)
 
-    def _normalised(self, a: Tensor, *, first: int) -> Tensor:
-        return self._asked._normalised(a, first=first)
+    def normalised_maps(self, a: Tensor, *, first: int) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.normalised_maps`."""
+        return self._asked.normalised_maps(a, first=first)
 
 
 def better_scores(

@@ -142,7 +142,7 @@ class ROAR(Fidelity):
             fresh = called_alike(fresh, model)
         data = as_input(self.trainer.data.x, model, torch.device("cpu"))
         mask = adapter_of(model).feature_mask
-        maps = self._prepared(self.a_train, data, features=None if mask is None else mask(data))
+        maps = self.prepared_maps(self.a_train, data, features=None if mask is None else mask(data))
         remove = RemoveTop(
             maps,
             perturbation=self.perturbation(model),
