@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
 from quantus_ext import Fidelity, Infidelity, MoRF, RFidelity
 from quantus_ext.base import TorchMetric
@@ -16,37 +14,7 @@ from quantus_ext.engine import masked, replacements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import keep_freed_memory
 from quantus_ext.functional import infidelity
-
-
-class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations made and that still live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for output in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(output, Tensor):
-                self._note(output.untyped_storage())
-        return result
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+from tests.engine.peak import PeakBytes
 
 
 def peak(n_draws: int, **keywords: Any) -> int:
