@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from math import inf, isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
 from quantus_ext.samples import Samples
 from quantus_ext.shown import ShownByArguments
+
+if TYPE_CHECKING:
+    from quantus_ext.card import Card
 
 
 class CommonArguments(ExecutionArguments, total=False):
@@ -706,6 +709,20 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             Explained classes.
         """
         return model
+
+    def card(self) -> Card:
+        """Return what the metric's numbers mean: direction, range, unit, limits and so on.
+
+        Examples
+        --------
+        >>> from quantus_ext import RFidelity
+        >>> card = RFidelity(score="minus").card()
+        >>> card.direction, card.score_range, card.space, card.linear.exact
+        ('lower', (-1.0, 1.0), 'label', 0.28)
+        """
+        from quantus_ext.card import card_of
+
+        return card_of(self)
 
     @property
     def evaluations_a_sample(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantus_ext.card import card_of
 from quantus_ext.draws import Draws
 from quantus_ext.evaluation.plan import Plan
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
@@ -134,6 +135,7 @@ class Collected:
             confidence=confidence,
             cases=tuple(self.cases(data.x, data.y)),
             columns=tuple(cell.names for cell in plan.cells),
+            cards={cell.name: card_of(cell.metric) for cell in plan.cells},
             agg_func=agg_func,
             stopping=stopping,
         )

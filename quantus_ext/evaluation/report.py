@@ -66,6 +66,7 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1re
   font-size: .9rem; }
 dt { color: #57606a; }
 dd { margin: 0; overflow-wrap: anywhere; }
+.card td { text-align: left; white-space: normal; }
 @media (max-width: 48rem) {
   body { padding: .8rem; }
   .metric { grid-template-columns: minmax(0, 1fr); }
@@ -113,6 +114,11 @@ def to_markdown(evaluation: Evaluation) -> str:
         lines += [
             "Failed:",
             "\n".join(f"- {plain(line)}" for _, line in _distinct(evaluation.failures)),
+        ]
+    if evaluation.cards:
+        lines += [
+            "What the metrics measure:",
+            "\n".join(f"- **{plain(n)}**: {c.summary()}" for n, c in evaluation.cards.items()),
         ]
     about = "; ".join(f"{name}: {value}" for name, value in _about(evaluation))
     if about:
@@ -237,6 +243,10 @@ def to_html(evaluation: Evaluation) -> str:
         _cases(evaluation),
         "<h2>How to read it</h2>",
         _NOTES.format(confidence=f"{evaluation.confidence:.0%}"),
+        *(
+            f"<details><summary>{escape(name)}</summary>{card.to_html()}</details>"
+            for name, card in evaluation.cards.items()
+        ),
         "<h2>How it was made</h2>",
         _definitions(_about(evaluation)),
     ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
+from quantus_ext.card import Card
 from quantus_ext.evaluation import sequences
 from quantus_ext.evaluation.statistics import (
     bounds_of,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
     from quantus_ext.protocols import MetricAgreement
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -278,6 +279,8 @@ class Evaluation:
     carry_inputs : tuple of bool or None
         For each explainer, whether its maps were taken to include the input factor; None if each
         metric decided.
+    cards : mapping of str to Card
+        What the numbers of each of ``metrics`` mean; empty for :meth:`of_scores`.
     agg_func : callable, optional
         For :meth:`to_dict`.
 
@@ -312,6 +315,7 @@ class Evaluation:
     n_rows: int = 0
     carry_inputs: tuple[bool | None, ...] = ()
     stopping: Stopping | None = None
+    cards: Mapping[str, Card] = field(default_factory=dict)
     agg_func: Callable[..., Any] | None = None
 
     @classmethod
@@ -856,6 +860,7 @@ class Evaluation:
             "seconds": self.seconds.tolist(),
             "failures": [asdict(failure) for failure in self.failures],
             "settings": self.settings,
+            "cards": {name: card.to_plain() for name, card in self.cards.items()},
         }
         if self.stopping is not None:
             content["stopping"] = self.stopping.to_plain()
@@ -911,6 +916,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "n_rows": content["n_rows"],
             "carry_inputs": tuple(content["carry_inputs"]),
             "stopping": Stopping.of_plain(content["stopping"]) if "stopping" in content else None,
+            "cards": {n: Card.of_plain(card) for n, card in content["cards"].items()},
         }
     except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
@@ -927,6 +933,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
         or per_sample[0] != per_sample[1]
         or per_sample[0][:-1] != shape
         or set(fields["directions"]) != set(fields["metrics"])
+        or not set(fields["cards"]) <= set(fields["metrics"])
     ):
         raise DamagedError(f"its arrays are not of {shape[0]} explainers and {shape[1]} metrics")
     stopping = fields["stopping"]

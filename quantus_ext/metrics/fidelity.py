@@ -82,6 +82,7 @@ class Fidelity(RemovalMetric):
     score_direction = ScoreDirection.HIGHER
     score_range = (-1.0, 1.0)
     max_difference = 1.0
+    reads_values = False
 
     alpha: tuple[float, float] = (1.0, 1.0)
     beta: float = 1.0
