@@ -34,6 +34,7 @@ from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.sampling import Purpose
 from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.explanations import ExplainCall, Explanation, alike
+from quantus_ext.flags import Cuts, flags_of
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
@@ -527,6 +528,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             )
             before = forward.n_evaluations
             scores = self.evaluate_batch(forward, batch)
+            is_probability = probabilities or samples.adapter.own_softmax
+            scores.details["flags"] = self._flags(batch, probabilities=is_probability)
             n_clean = len(clean) if clean.shape[1] else 0
             results.append((scores, n_clean, forward.n_evaluations - before))
         if self.reads_values:
@@ -534,6 +537,16 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         found = MapScores.of_batches(results, forward)
         # The draws do not show all randomness: the model is random too.
         return found.without_errors() if answers_by_chance else found
+
+    def _flags(self, batch: Batch, *, probabilities: bool) -> Tensor:
+        """Return what makes the scores of a batch arbitrary, shape (m, n)."""
+        asks = self.asks_model and self.clean_rows != 0
+        return flags_of(
+            batch,
+            self.cuts(batch),
+            probabilities=asks and self.reads_values and probabilities,
+            labels=asks and not self.reads_values,
+        )
 
     def _clean(self, forward: Forward, x: Tensor, numbers: Tensor) -> Tensor:
         """Return the clean outputs of a batch, as many as the metric needs."""
@@ -762,6 +775,15 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         by_value = batch.x.ndim > 2 and batch.maps.shape[2] == batch.x.shape[1]
         element = "channel_value" if by_value else "position"
         return elements_of(batch.x, element, features=batch.features)
+
+    def cuts(self, batch: Batch) -> Cuts | None:
+        """Return where scores cut the rankings of maps; None, as by default, if they rank none.
+
+        Parameters
+        ----------
+        batch : Batch
+        """
+        return None
 
     def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
         """Return maps that have one value an element with a value at each position.

@@ -31,6 +31,7 @@ class Collected:
         shape = (len(plan.methods), len(plan.cells))
         self.scores = np.full((*shape, n), np.nan)
         self.errors = np.full((*shape, n), np.nan)
+        self.flags = np.zeros((*shape, n), dtype=np.int64)
         self.n_evaluations = np.zeros(shape, dtype=np.int64)
         self.n_rows = 0
         self.seconds = np.zeros(shape)
@@ -56,6 +57,7 @@ class Collected:
             place = (record.method, self._places[name])
             self.scores[place][samples] = scored.score
             self.errors[place][samples] = scored.error
+            self.flags[place][samples] = scored.flags
             self.n_evaluations[place] += scored.n_evaluations
             self.n_rows += scored.n_rows
             self.seconds[place] += scored.seconds
@@ -126,6 +128,7 @@ class Collected:
             directions={cell.name: cell.direction for cell in plan.cells},
             scores=self.scores,
             standard_errors=self.errors,
+            flags=self.flags,
             n_evaluations=self.n_evaluations,
             n_rows=self.n_rows,
             carry_inputs=tuple(method.carries_input for method in plan.methods),

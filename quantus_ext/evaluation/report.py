@@ -15,6 +15,7 @@ from matplotlib.image import imsave
 from matplotlib.text import Text
 
 from quantus_ext.evaluation.tables import markdown, number, plain
+from quantus_ext.flags import MEANINGS, Flag
 from quantus_ext.plotting import COLOURS, plot_agreement
 from quantus_ext.plotting.figures import DIVERGING_MAP
 
@@ -115,6 +116,12 @@ def to_markdown(evaluation: Evaluation) -> str:
             "Failed:",
             "\n".join(f"- {plain(line)}" for _, line in _distinct(evaluation.failures)),
         ]
+    arbitrary = _arbitrary(evaluation)
+    if arbitrary:
+        lines += [
+            "Where scores are arbitrary, of which none is left out:",
+            "\n".join(f"- {plain(line)}" for line in arbitrary),
+        ]
     if evaluation.cards:
         lines += [
             "What the metrics measure:",
@@ -199,6 +206,23 @@ def _distinct(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:
     return told
 
 
+def _arbitrary(evaluation: Evaluation) -> list[str]:
+    """Say of each explainer on how many samples something makes scores arbitrary."""
+    told = []
+    for (explainer, name), found in evaluation.flagged().groupby(["explainer", "flag"], sort=False):
+        by = ", ".join(f"{m} {n:,}" for m, n in zip(found.metric, found.samples, strict=True))
+        told.append(f"{explainer}: {MEANINGS[Flag[name]]} (samples by {by})")
+    return told
+
+
+def _flags(evaluation: Evaluation) -> str:
+    lines = _arbitrary(evaluation)
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<h2>Where scores are arbitrary</h2><p>No score is left out for it.</p><ul>{items}</ul>"
+
+
 def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return how it was made: versions, seed, hashes."""
     settings = evaluation.settings
@@ -240,6 +264,7 @@ def to_html(evaluation: Evaluation) -> str:
         "<p>Bars: the intervals of the means. Boxes: the scores, sample by sample.</p>",
         *(_metric(evaluation, ranking, metric) for metric in evaluation.metrics),
         _agreement(evaluation),
+        _flags(evaluation),
         _cases(evaluation),
         "<h2>How to read it</h2>",
         _NOTES.format(confidence=f"{evaluation.confidence:.0%}"),
