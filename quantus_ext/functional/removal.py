@@ -128,7 +128,7 @@ def answers_without(
             )
 
 
-_RANKS = 2**20
+_RANKS = 2**17
 """Ranks that are looked at together: of many maps of small samples, of few maps of large ones."""
 
 

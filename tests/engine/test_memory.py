@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from quantus_ext import Fidelity, Infidelity, MoRF, RFidelity
+from quantus_ext.base import TorchMetric
 from quantus_ext.engine import masked, replacements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import keep_freed_memory
@@ -92,3 +94,30 @@ def test_memory_that_is_freed_does_not_count():
         for _ in range(100):
             torch.zeros(1000).add(1)
     assert bytes_.peak <= 3 * 4000
+
+
+def peak_of_maps(metric: TorchMetric, m: int, held: int) -> int:
+    """Return the peak of a call that scores m maps, without so many bytes a value of theirs."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 4)).eval()
+    x = torch.linspace(-1, 1, 32 * 784).sin().reshape(32, 1, 28, 28)
+    maps = [(k + 2) * x.flip(2).roll(k) for k in range(m)]
+    keep_freed_memory()
+    with PeakBytes() as bytes_:
+        metric.score_maps(model, x, torch.zeros(32, dtype=torch.long), maps)
+    return bytes_.peak - held * x.numel() * m
+
+
+@pytest.mark.parametrize(
+    ("metric", "held"),
+    [
+        # Maps as given and as doubles; Infidelity makes two more of them: times the change of each
+        # value, and summed over channels.
+        (Infidelity(n_perturb_samples=20), 28),
+        (MoRF(), 12),
+        (Fidelity(), 12),
+        (RFidelity(n_samples=4), 12),
+    ],
+)
+def test_four_times_the_maps_take_the_same_memory_but_for_the_maps(metric, held):
+    # The states of five maps fill a block.
+    assert peak_of_maps(metric, 20, held) <= 1.3 * peak_of_maps(metric, 5, held)
