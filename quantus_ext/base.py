@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from math import inf, isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,12 +31,16 @@ from quantus_ext.engine.modules import NoModel
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
 from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.explanations import ExplainCall, Explanation, alike
+from quantus_ext.flags import Cuts
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
 from quantus_ext.plotting import figures
 from quantus_ext.samples import Samples
 from quantus_ext.scoring import Scoring
 from quantus_ext.shown import ShownByArguments
+
+if TYPE_CHECKING:
+    from quantus_ext.card import Card
 
 
 class CommonArguments(ExecutionArguments, total=False):
@@ -541,6 +545,20 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         """
         return model
 
+    def card(self) -> Card:
+        """Return what the metric's numbers mean: direction, range, unit, limits and so on.
+
+        Examples
+        --------
+        >>> from quantus_ext import RFidelity
+        >>> card = RFidelity(score="minus").card()
+        >>> card.direction, card.score_range, card.space, card.linear.exact
+        ('lower', (-1.0, 1.0), 'label', 0.28)
+        """
+        from quantus_ext.card import card_of
+
+        return card_of(self)
+
     @property
     def evaluations_a_sample(self) -> int | None:
         """Rows through the model for a sample's score, at most; None if that is not known."""
@@ -579,6 +597,15 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         by_value = batch.x.ndim > 2 and batch.maps.shape[2] == batch.x.shape[1]
         element = "channel_value" if by_value else "position"
         return elements_of(batch.x, element, features=batch.features)
+
+    def cuts(self, batch: Batch) -> Cuts | None:
+        """Return where scores cut the rankings of maps; None, as by default, if they rank none.
+
+        Parameters
+        ----------
+        batch : Batch
+        """
+        return None
 
     def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
         """Return maps that have one value an element with a value at each position.

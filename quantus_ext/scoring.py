@@ -22,6 +22,7 @@ from quantus_ext.engine.modules import without_keywords
 from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.sampling import Purpose
 from quantus_ext.explanations import Explanation, alike
+from quantus_ext.flags import flags_of
 from quantus_ext.map_scores import MapScores
 from quantus_ext.samples import Samples
 
@@ -138,6 +139,8 @@ class Scoring:
             )
             before = forward.n_evaluations
             scores = metric.evaluate_batch(forward, batch)
+            is_probability = probabilities or samples.adapter.own_softmax
+            scores.details["flags"] = _flags(metric, batch, probabilities=is_probability)
             n_clean = len(clean) if clean.shape[1] else 0
             results.append((scores, n_clean, forward.n_evaluations - before))
         if metric.reads_values:
@@ -193,6 +196,17 @@ def _maps(
         maps[place] = metric.seen(one)
     assert maps is not None
     return maps
+
+
+def _flags(metric: TorchMetric, batch: Batch, *, probabilities: bool) -> Tensor:
+    """Return what makes the scores of a batch arbitrary, shape (m, n)."""
+    asks = metric.asks_model and metric.clean_rows != 0
+    return flags_of(
+        batch,
+        metric.cuts(batch),
+        probabilities=asks and metric.reads_values and probabilities,
+        labels=asks and not metric.reads_values,
+    )
 
 
 def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> bool:

@@ -15,6 +15,7 @@ from matplotlib.image import imsave
 from matplotlib.text import Text
 
 from quantus_ext.evaluation.tables import markdown, number, plain
+from quantus_ext.flags import MEANINGS, Flag
 from quantus_ext.plotting import COLOURS, plot_agreement
 from quantus_ext.plotting.figures import DIVERGING_MAP
 
@@ -66,6 +67,7 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1re
   font-size: .9rem; }
 dt { color: #57606a; }
 dd { margin: 0; overflow-wrap: anywhere; }
+.card td { text-align: left; white-space: normal; }
 @media (max-width: 48rem) {
   body { padding: .8rem; }
   .metric { grid-template-columns: minmax(0, 1fr); }
@@ -113,6 +115,17 @@ def to_markdown(evaluation: Evaluation) -> str:
         lines += [
             "Failed:",
             "\n".join(f"- {plain(line)}" for _, line in _distinct(evaluation.failures)),
+        ]
+    arbitrary = _arbitrary(evaluation)
+    if arbitrary:
+        lines += [
+            "Where scores are arbitrary, of which none is left out:",
+            "\n".join(f"- {plain(line)}" for line in arbitrary),
+        ]
+    if evaluation.cards:
+        lines += [
+            "What the metrics measure:",
+            "\n".join(f"- **{plain(n)}**: {c.summary()}" for n, c in evaluation.cards.items()),
         ]
     about = "; ".join(f"{name}: {value}" for name, value in _about(evaluation))
     if about:
@@ -193,6 +206,23 @@ def _distinct(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:
     return told
 
 
+def _arbitrary(evaluation: Evaluation) -> list[str]:
+    """Say of each explainer on how many samples something makes scores arbitrary."""
+    told = []
+    for (explainer, name), found in evaluation.flagged().groupby(["explainer", "flag"], sort=False):
+        by = ", ".join(f"{m} {n:,}" for m, n in zip(found.metric, found.samples, strict=True))
+        told.append(f"{explainer}: {MEANINGS[Flag[name]]} (samples by {by})")
+    return told
+
+
+def _flags(evaluation: Evaluation) -> str:
+    lines = _arbitrary(evaluation)
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<h2>Where scores are arbitrary</h2><p>No score is left out for it.</p><ul>{items}</ul>"
+
+
 def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return how it was made: versions, seed, hashes."""
     settings = evaluation.settings
@@ -234,9 +264,14 @@ def to_html(evaluation: Evaluation) -> str:
         "<p>Bars: the intervals of the means. Boxes: the scores, sample by sample.</p>",
         *(_metric(evaluation, ranking, metric) for metric in evaluation.metrics),
         _agreement(evaluation),
+        _flags(evaluation),
         _cases(evaluation),
         "<h2>How to read it</h2>",
         _NOTES.format(confidence=f"{evaluation.confidence:.0%}"),
+        *(
+            f"<details><summary>{escape(name)}</summary>{card.to_html()}</details>"
+            for name, card in evaluation.cards.items()
+        ),
         "<h2>How it was made</h2>",
         _definitions(_about(evaluation)),
     ]

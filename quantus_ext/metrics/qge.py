@@ -27,6 +27,7 @@ from quantus_ext.engine import sampling, shared
 from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
+from quantus_ext.flags import Cuts
 from quantus_ext.foreign import Foreign, Reduce
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
@@ -249,6 +250,10 @@ class QGE(TorchMetric):
     def elements(self, batch: Batch) -> Elements | None:
         """See :meth:`quantus_ext.base.TorchMetric.elements`; they are the metric's own."""
         return self._asked.elements(batch)
+
+    def cuts(self, batch: Batch) -> Cuts | None:
+        """See :meth:`quantus_ext.base.TorchMetric.cuts`; they are the metric's own."""
+        return self._asked.cuts(batch)
 
     def seen(self, a: Tensor) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.seen`; it is the metric's own."""

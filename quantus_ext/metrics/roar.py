@@ -200,7 +200,8 @@ def _mean(parts: Sequence[MapScores]) -> MapScores:
             name: np.concatenate(values, 2) if values[0].ndim == 3 else (weights * values).sum(0)
             for name in parts[0].details
             for values in [[part.details[name] for part in parts]]
-        },
+        }
+        | {"flags": np.bitwise_or.reduce([part.details["flags"] for part in parts])},
         n_evaluations=np.sum([part.n_evaluations for part in parts], 0),
         n_rows=sum(part.n_rows for part in parts),
     )
