@@ -353,11 +353,12 @@ def _agreement(evaluation: Evaluation) -> str:
     if len(evaluation.metrics) < 2 or len(evaluation.explainers) < 3:
         return ""
     found = evaluation.agreement()
-    axes = plot_agreement(found.names, found.correlation)
+    k = len(found.names)
+    figure = Figure(figsize=(2.6 + 0.62 * k, 1.6 + 0.62 * k), layout="constrained")
+    plot_agreement(found, ax=figure)
     return (
         "<h2>Do the metrics agree?</h2><p>Rank correlation of the explainers' mean scores, turned "
-        "so that 1 is agreement.</p>"
-        + _picture(axes.get_figure(root=True), "Rank correlations between the metrics")
+        "so that 1 is agreement.</p>" + _picture(figure, "Rank correlations between the metrics")
     )
 
 

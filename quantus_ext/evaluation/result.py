@@ -418,23 +418,9 @@ class Evaluation:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     evaluation.plot(show=False, path_to_save=f"{folder}/means.png")
         """
-        from quantus_ext.plotting import figures
-        from quantus_ext.plotting.scores import plot_ranking
+        from quantus_ext.plotting import figures, plot_ranking
 
-        chosen = self.metrics if metrics is None else tuple(metrics)
-        if not chosen:
-            raise ValueError("metrics must name at least one, is empty: leave it out for all")
-        for metric in chosen:
-            checks.one_of("metrics", metric, self.metrics)
-        labels = {name: f"{name} ({_value(self.directions[name])} is better)" for name in chosen}
-        figures.draw(
-            plot_ranking,
-            self.ranking(),
-            labels,
-            self.explainers,
-            show=show,
-            path_to_save=path_to_save,
-        )
+        figures.draw(plot_ranking, self, metrics, show=show, path_to_save=path_to_save)
 
     @property
     def n(self) -> int:
