@@ -131,6 +131,7 @@ class Answers:
         self._draws: dict[Hashable, Draws] = {}
         self._names: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._of_states = torch.empty(0, 2, dtype=torch.float64)
+        self._put: list[tuple[NDArray[np.int64], Tensor]] = []
         self.whole: Tensor | None = None
         """Answers to the samples without any element, shape (n, 2)."""
 
@@ -153,6 +154,7 @@ class Answers:
 
     def of_states(self, names: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
         """Return answers to states, shape (k, 2), and which of them are known."""
+        self._sort()
         if not len(self._names):
             return torch.empty(len(names), 2, dtype=torch.float64), np.zeros(len(names), bool)
         place = np.searchsorted(self._names, names)
@@ -161,14 +163,22 @@ class Answers:
 
     def put_states(self, names: NDArray[np.int64], answers: Tensor) -> None:
         """Keep answers to states that are not known yet."""
-        every = np.concatenate([self._names, names])
-        order = np.argsort(every)
-        self._of_states = torch.cat([self._of_states, answers])[torch.from_numpy(order)]
-        self._names = every[order]
+        self._put.append((names, answers))
+
+    def _sort(self) -> None:
+        """Sort what was put since it was last looked for: most often nothing is any more."""
+        if self._put:
+            every = np.concatenate([self._names, *(names for names, _ in self._put)])
+            order = np.argsort(every)
+            answers = torch.cat([self._of_states, *(answers for _, answers in self._put)])
+            self._of_states = answers[torch.from_numpy(order)]
+            self._names = every[order]
+            self._put = []
 
     @property
     def n_bytes(self) -> int:
         """How much memory they take."""
+        self._sort()
         tensors = [self._of_states, *(draws.answers for draws in self._draws.values())]
         held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return held + self._names.nbytes

@@ -148,6 +148,9 @@ def sum_until_known(
     Drawn
     """
     n, columns, k = shape
+    if not cells:
+        zeros = spread.new_zeros(n, columns)
+        return Drawn(zeros.unsqueeze(2).expand(shape), torch.ones_like(zeros), zeros, zeros)
     halves = 1 if target is None else target.halves
     sums = torch.zeros(n, columns, halves, k, dtype=torch.float64, device=spread.device)
     counts, limits, sizes = (torch.zeros_like(sums[..., 0]) for _ in range(3))

@@ -6,6 +6,7 @@ import itertools
 import re
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -23,6 +24,7 @@ from quantus_ext.engine.modules import (
     weight_dtype,
     with_any_rows,
     with_keywords,
+    without_keywords,
 )
 from quantus_ext.engine.plan import (
     Execution,
@@ -56,6 +58,10 @@ _FIRST_CHUNK = 64
 
 _measured: Memory[Plan] = Memory(lambda _: 0, most_entries=64, most_bytes=1)
 """Calibrated plans, so that the same call takes the same way throughout a process."""
+
+
+_refused: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, ...]]] = weakref.WeakKeyDictionary()
+"""Shapes of images that a model takes in the plain layout only."""
 
 
 class _WidestTensor(TorchFunctionMode):
@@ -386,12 +392,19 @@ class Forward:
 
     def _observed(self, x: Tensor) -> tuple[Tensor, Plan]:
         """Return outputs and the rule's plan, channels last where the model takes it."""
-        if self._channels_last and x.ndim == 4:
+        if not self._channels_last or x.ndim != 4:
+            return self._observe(x, "contiguous")
+        model = None if self._asked is None else without_keywords(self._asked.model)
+        refused = set() if model is None else _refused.setdefault(model, set())
+        shape = tuple(x.shape[1:])
+        if shape not in refused:
             # Code that views its activations needs the plain layout. A model that fails for
             # another reason fails again below, and that error reaches the caller.
             with suppress(RuntimeError):
                 return self._observe(x, "channels_last")
-        return self._observe(x, "contiguous")
+        found = self._observe(x, "contiguous")
+        refused.add(shape)
+        return found
 
     def _observe(self, x: Tensor, layout: Layout) -> tuple[Tensor, Plan]:
         rows = Plan(len(x), layout).laid_out(x)

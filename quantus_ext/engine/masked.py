@@ -241,13 +241,13 @@ class MaskedModel:
 
     def without(
         self, ranks: Tensor, regions: Sequence[Region], elements: Elements
-    ) -> tuple[Tensor, Asked]:
+    ) -> tuple[Tensor, list[Asked]]:
         """Evaluate states of the samples in which a complete region of a ranking is removed.
 
         Parameters
         ----------
-        ranks : Tensor, int64, shape (n, T)
-            Of each sample's elements.
+        ranks : Tensor, int64, shape (m, n, T)
+            m rankings of each sample's elements.
         regions : sequence of Region
             Removed completely.
         elements : Elements
@@ -255,22 +255,20 @@ class MaskedModel:
 
         Returns
         -------
-        answers : Tensor, float64, shape (n, regions, 2)
-        asked : Asked
-            The states that have to be evaluated.
+        answers : Tensor, float64, shape (m, n, regions, 2)
+        asked : list of Asked
+            The states that have to be evaluated for each ranking.
         """
-        states = _States(self.x, ranks, regions, elements)
+        states = _States(ranks, regions, elements)
         if self._looks:
             return self._by_content(states)
         return self._by_bounds(states)
 
-    def _by_content(self, states: _States) -> tuple[Tensor, Asked]:
+    def _by_content(self, states: _States) -> tuple[Tensor, list[Asked]]:
         """Answer each different row once, known by which of its values change."""
-        n, count = states.shape
         names, unchanged = states.names(self._codes(states.elements))
         distinct, example, place = np.unique(names, return_index=True, return_inverse=True)
-        # Sample by sample, as rows of a chunk should be.
-        sample = example // count
+        sample = states.sample(example)
         apart = ~np.isin(distinct, unchanged)
         answers, known = self._answers.of_states(distinct)
         answers[~apart] = self.original[torch.from_numpy(sample[~apart])]
@@ -280,29 +278,31 @@ class MaskedModel:
             found = self._of_states(states, torch.from_numpy(example[missing]))
             answers[torch.from_numpy(missing)] = found
             self._answers.put_states(distinct[missing], found)
-        asked = Asked({}, [(names, unchanged)])
-        return answers[torch.from_numpy(place.reshape(n, count))], asked
+        asked = [Asked({}, [(each, unchanged)]) for each in names]
+        return answers[torch.from_numpy(place.reshape(names.shape))], asked
 
-    def _by_bounds(self, states: _States) -> tuple[Tensor, Asked]:
+    def _by_bounds(self, states: _States) -> tuple[Tensor, list[Asked]]:
         """Answer what is not known without looking at values: the sample with and without all."""
-        n, count = states.shape
-        answers = self.original.unsqueeze(1).repeat(1, count, 1)
-        sample = torch.arange(n, device=self.x.device)
+        m, n, count = states.shape
+        answers = self.original.unsqueeze(1).repeat(m, 1, count, 1)
+        first = torch.arange(m * n, device=self.x.device) * count
         unknown = [place for place, each in enumerate(states.regions) if any(each.removed)]
         whole = [place for place in unknown if states.is_whole(place)]
         parts = [place for place in unknown if place not in whole]
         if whole:
             if self._answers.whole is None:
-                self._answers.whole = self._of_states(states, sample * count + whole[0])
-            answers[:, whole] = self._answers.whole.unsqueeze(1)
+                self._answers.whole = self._of_states(states, first[:n] + whole[0])
+            answers[:, :, whole] = self._answers.whole.unsqueeze(1)
         if parts:
-            places = sample[:, None] * count + torch.tensor(parts).to(sample)
-            answers[:, parts] = self._of_states(states, places.flatten()).unflatten(0, (n, -1))
+            places = first[:, None] + torch.tensor(parts).to(first)
+            found = self._of_states(states, places.flatten())
+            answers[:, :, parts] = found.unflatten(0, (m, n, -1))
         rows = answers.new_full((n,), float(len(parts)))
-        return answers, Asked({object(): rows, "whole": torch.full_like(rows, float(bool(whole)))})
+        alike = torch.full_like(rows, float(bool(whole)))
+        return answers, [Asked({object(): rows, "whole": alike}) for _ in range(m)]
 
     def _of_states(self, states: _States, places: Tensor) -> Tensor:
-        """Ask the model about some states, numbered sample by sample, shape (k, 2)."""
+        """Ask the model about some states, by their numbers, shape (k, 2)."""
         found = []
         for some in places.split(self._at_once):
             samples, mask = states.mask(some)
@@ -367,20 +367,18 @@ class MaskedModel:
 
 
 class _States:
-    """Samples without regions of a ranking, numbered sample by sample."""
+    """Samples without regions of rankings, numbered map by map and sample by sample."""
 
-    def __init__(
-        self, x: Tensor, ranks: Tensor, regions: Sequence[Region], elements: Elements
-    ) -> None:
-        self.shape = len(x), len(regions)
+    def __init__(self, ranks: Tensor, regions: Sequence[Region], elements: Elements) -> None:
+        self.shape = *ranks.shape[:2], len(regions)
         self.regions = regions
         self.elements = elements
         self._ranks = ranks
         first, past = [r.first for r in regions], [r.past for r in regions]
-        self._first, self._past = (torch.tensor(b, device=x.device).T for b in (first, past))
+        self._first, self._past = (torch.tensor(b, device=ranks.device).T for b in (first, past))
         # Narrow integers: comparing ranks can cost as much as a small network.
         self._narrow = torch.int16 if elements.largest < 2**15 else torch.int32
-        self._short = ranks.to(self._narrow)
+        self._short = ranks.flatten(0, 1).to(self._narrow)
         self._from_the_top = not any(map(any, first))
 
     def is_whole(self, place: int) -> bool:
@@ -388,10 +386,17 @@ class _States:
         region = self.regions[place]
         return not any(region.first) and list(region.past) == self.elements.totals()
 
+    def sample(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the sample of each state."""
+        _, n, count = self.shape
+        found: NDArray[np.int64] = numbers // count % n
+        return found
+
     def mask(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return the samples of some states, and what is gone, shape (k, 1, \\*mask)."""
-        samples, region = places // self.shape[1], places % self.shape[1]
-        rank = self._short[samples]
+        _, n, count = self.shape
+        ranking, region = places // count, places % count
+        samples, rank = ranking % n, self._short[ranking]
         lower, upper = (
             bound[samples, region, None].to(self._narrow) for bound in (self._first, self._past)
         )
@@ -401,10 +406,12 @@ class _States:
         return samples, self.elements.expand(chosen.unsqueeze(1), samples)
 
     def names(self, codes: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return what each state is known by, (n, regions), and each sample as it is, (n,)."""
-        ordered = codes.gather(1, inverse(self._ranks))
-        ends = F.pad(ordered.cumsum(1), (1, 0))
-        gone = ends.gather(1, self._past) - ends.gather(1, self._first)
+        """Return what each state is known by, (m, n, regions), and each sample as it is, (n,)."""
+        order = inverse(self._ranks.flatten(0, 1)).unflatten(0, self.shape[:2])
+        ordered = codes.expand_as(order).gather(2, order)
+        ends = F.pad(ordered.cumsum(2), (1, 0))
+        first, past = (bound.expand(self.shape) for bound in (self._first, self._past))
+        gone = ends.gather(2, past) - ends.gather(2, first)
         keys = sampling.sample_keys(1, torch.arange(len(codes)))
         return (gone + keys[:, None]).numpy(), keys.numpy()
 

@@ -117,18 +117,18 @@ def fidelity(
     regions = sizes.regions()
     target = None if tolerance is None else sizes.target(tolerance, score, x.device)
     masked = MaskedModel(forward, x, y, perturbation, **samples)
-    scores = []
-    for each in maps_of(a, x):
-        answers = answers_without(
+    scores = [
+        _scored(answers, sizes, score)
+        for answers in answers_without(
             masked,
-            each,
+            maps_of(a, x),
             regions,
             elements=elements,
             output=output,
             n_draws=n_draws,
             target=target,
         )
-        scores.append(_scored(answers, sizes, score))
+    ]
     return Scores.stack(scores) if a.ndim > x.ndim else scores[0]
 
 

@@ -8,7 +8,7 @@ Fidelity and its kin with random parts of the explanation or of the rest, and th
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quantus_ext.engine import sampling
 from quantus_ext.engine.answers import OUTPUT, RIGHT, Asked
-from quantus_ext.engine.draws import Cells, SumRows, Target, sum_until_known
+from quantus_ext.engine.draws import Cells, Drawn, SumRows, Target, sum_until_known
 from quantus_ext.engine.elements import Elements, Rows, inverse
 from quantus_ext.engine.masked import Block, MaskedModel
 from quantus_ext.engine.populations import Population, Subsets, by_population, draws_of
@@ -66,21 +66,21 @@ class Without(NamedTuple):
 
 def answers_without(
     masked: MaskedModel,
-    a: Tensor,
+    maps: Tensor,
     regions: list[Region],
     *,
     elements: Elements,
     output: Output,
     n_draws: int = 1,
     target: Target | None = None,
-) -> Without:
-    """Ask the model with and without each region of a map's ranking.
+) -> Iterator[Without]:
+    """Ask the model with and without each region of the rankings of some maps.
 
     Parameters
     ----------
     masked : MaskedModel
         n samples, and what removed elements become.
-    a : Tensor, shape (n, \\*sample) or with one channel
+    maps : Tensor, shape (m, n, \\*sample) or with one channel
         Attributions; only their ranks count.
     regions : list of Region
         A draw removes a random part of each, or all of it.
@@ -92,17 +92,66 @@ def answers_without(
         For the regions where something is random, each a column; see
         :func:`quantus_ext.engine.draws.sum_until_known`.
 
-    Returns
-    -------
+    Yields
+    ------
     Without
+        Of each map.
     """
     column = _COLUMN[output]
-    ranks = elements.ranks(a, masked.keys)
-    order = inverse(ranks)
-    ranking = masked.name_of(ranks, elements.group, elements.mask_shape)
     original = masked.original[:, column]
     random = masked.perturbation.random
     states = _states(regions, None if target is None else target.pools, random)
+    gone = [Region.of(bounds) for bounds in zip(*(each.gone for each in states), strict=True)]
+    any_whole = any(any(each.wholes) for each in states)
+    untouched, asked, wholes = (
+        _table([getattr(each, name) for each in states], maps.device)
+        for name in ("untouched", "asked", "wholes")
+    )
+    for ranks in _ranked(masked, maps, elements):
+        if any_whole:
+            answers, asked_states = masked.without(ranks, gone, elements)
+        for place, own in enumerate(ranks):
+            drawn = _drawn(masked, own, regions, states, elements, column, n_draws, target)
+            without = drawn.sums[..., 0] / drawn.counts
+            # Each map has draws of its own.
+            rests_on = [Asked({object(): drawn.asked.sum(1)})]
+            if any_whole:
+                without = torch.where(wholes, answers[place, ..., column], without)
+                rests_on.append(asked_states[place])
+            without = torch.where(untouched, original[:, None], without)
+            yield Without(
+                original,
+                without.gather(1, asked.expand_as(without)),
+                drawn.squared_error.gather(1, asked.expand_as(without)),
+                asked,
+                Asked.of_all(rests_on),
+            )
+
+
+_RANKS = 2**20
+"""Ranks that are looked at together: of many maps of small samples, of few maps of large ones."""
+
+
+def _ranked(masked: MaskedModel, maps: Tensor, elements: Elements) -> Iterator[Tensor]:
+    """Yield the ranks of some maps at once, int64, shape (k, n, T)."""
+    for some in maps.split(max(_RANKS // (len(masked.keys) * elements.largest), 1)):
+        yield torch.stack([elements.ranks(a, masked.keys) for a in some])
+
+
+def _drawn(
+    masked: MaskedModel,
+    ranks: Tensor,
+    regions: Sequence[Region],
+    states: Sequence[_States],
+    elements: Elements,
+    column: int,
+    n_draws: int,
+    target: Target | None,
+) -> Drawn:
+    """Return what random parts of one map's regions give, each region a column."""
+    streams = sorted({stream for each in states for stream in each.drawn})
+    ranking = masked.name_of(ranks, elements.group, elements.mask_shape) if streams else None
+    order = inverse(ranks)
     groups = [
         Cells(
             slice(stream, stream + 1),
@@ -113,47 +162,27 @@ def answers_without(
                 masked,
                 ranks,
                 order,
-                region,
+                regions[stream],
                 stream,
                 population,
                 elements,
                 column,
-                name=masked.name_of(ranking, region, stream, population),
+                name=masked.name_of(ranking, regions[stream], stream, population),
             ),
         )
-        for stream, region in enumerate(regions)
+        for stream in streams
         for rows, population in by_population(
-            [each.drawn.get(stream) for each in states], listed=not random, device=a.device
+            [each.drawn.get(stream) for each in states],
+            listed=not masked.perturbation.random,
+            device=ranks.device,
         )
     ]
-    drawn = sum_until_known(
+    return sum_until_known(
         groups,
-        shape=(len(a), len(regions), 2),
+        shape=(len(ranks), len(regions), 2),
         target=target,
         variance=_variance,
-        spread=original.new_ones(len(a), 1),
-    )
-    without = drawn.sums[..., 0] / drawn.counts
-    # Each map has draws of its own.
-    rests_on = [Asked({object(): drawn.asked.sum(1)})]
-    wholes = [each.wholes for each in states]
-    if any(map(any, wholes)):
-        gone = [
-            Region.of(each.bounds[place] if each.wholes[place] else (0, 0, 0) for each in states)
-            for place in range(len(regions))
-        ]
-        answers, asked_states = masked.without(ranks, gone, elements)
-        without = torch.where(_table(wholes, a.device), answers[..., column], without)
-        rests_on.append(asked_states)
-    untouched = _table([[not removed for *_, removed in each.bounds] for each in states], a.device)
-    without = torch.where(untouched, original[:, None], without)
-    asked = _table([each.asked for each in states], a.device)
-    return Without(
-        original,
-        without.gather(1, asked.expand_as(without)),
-        drawn.squared_error.gather(1, asked.expand_as(without)),
-        asked,
-        Asked.of_all(rests_on),
+        spread=masked.original.new_ones(len(ranks), 1),
     )
 
 
@@ -163,19 +192,22 @@ class _States:
 
     Attributes
     ----------
-    bounds : tuple of Bounds
-        Of its regions.
+    untouched : list of bool
+        Of which of its regions nothing goes.
     asked : list of int
         For each region the first one that is the same.
     wholes : list of bool
         Which of them go as a whole, become always the same, and are asked for.
+    gone : list of Bounds
+        Those regions; of the others nothing.
     drawn : dict of int to Subsets
         The others of which something goes, and what can go.
     """
 
-    bounds: tuple[Bounds, ...]
+    untouched: list[bool]
     asked: list[int]
     wholes: list[bool]
+    gone: list[Bounds]
     drawn: dict[int, Subsets]
 
 
@@ -194,7 +226,9 @@ def _states(regions: Sequence[Region], pools: Sequence[int] | None, random: bool
             wholes.append(fixed and is_asked)
             if is_asked and not fixed:
                 drawn[column] = Subsets(past - first, removed)
-        return _States(bounds, asked, wholes, drawn)
+        untouched = [not removed for *_, removed in bounds]
+        gone = [each if whole else (0, 0, 0) for each, whole in zip(bounds, wholes, strict=True)]
+        return _States(untouched, asked, wholes, gone, drawn)
 
     return [of(bounds) for bounds in zip(*(region.bounds for region in regions), strict=True)]
 

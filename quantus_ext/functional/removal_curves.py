@@ -141,10 +141,9 @@ def removal_curves(
         row = {t: number for number, t in enumerate(counts_of)}
         removed = shares[torch.tensor([row[t] for t in totals], device=x.device)]
     found: dict[CurveScore, list[Scores]] = {name: [] for name in scores}
-    for each in maps_of(a, x):
-        answers = answers_without(
-            masked, each, regions, elements=elements, output="probability", n_draws=n_draws
-        )
+    for answers in answers_without(
+        masked, maps_of(a, x), regions, elements=elements, output="probability", n_draws=n_draws
+    ):
         for name in scores:
             found[name].append(_score(name, names, answers, removed))
     return {

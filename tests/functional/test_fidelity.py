@@ -172,11 +172,10 @@ def test_exactly_so_many_elements_are_removed_from_the_right_region(t, sparsity,
     )
     size, plus, minus = removal_counts(t, share, (alpha, alpha), beta)
     parts = {"plus": (0, size, plus), "minus": (size, t, minus)}
-    # What goes as a whole goes through the model last, and together.
+    # What goes as a whole goes through the model first, and together.
     whole = [part for part in parts.values() if 0 < part[2] == part[1] - part[0]]
-    *drawn, last = rows[1:] if whole else [*rows[1:], rows[0][:0]]
-    evaluated = iter(drawn)
-    together = iter(last.unflatten(0, (2, len(whole))).unbind(1) if whole else [])
+    evaluated = iter(rows[1:])
+    together = iter(next(evaluated).unflatten(0, (2, len(whole))).unbind(1) if whole else [])
     for first, past, count in parts.values():
         if count == 0:
             continue
