@@ -13,6 +13,7 @@ from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from quantus.functions.normalise_func import normalise_by_max
 from quantus.helpers.enums import DataType, ModelType
@@ -34,7 +35,6 @@ from quantus_ext.explanations import ExplainCall, Explanation, alike
 from quantus_ext.flags import Cuts
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
-from quantus_ext.plotting import figures
 from quantus_ext.samples import Samples
 from quantus_ext.scoring import Scoring
 from quantus_ext.shown import ShownByArguments
@@ -494,13 +494,14 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Draw, save and show a figure, in this order, so that no file is blank.
+        """Draw, save and show a figure of the last call, in this order, so that no file is blank.
 
         Parameters
         ----------
         plot_func : callable, optional
             Draws it: on pyplot's current figure, or on one of its own whose axes it returns, as
-            those of :mod:`quantus_ext.plotting`. By default the metric's ``default_plot_func``.
+            those of :mod:`quantus_ext.plotting`, which get the metric itself. By default the
+            metric's ``default_plot_func``, or :func:`quantus_ext.plotting.plot_metric`.
         show : bool, default True
             Show it in a window or notebook; otherwise nothing is shown.
         path_to_save : str or path, optional
@@ -511,25 +512,61 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         Raises
         ------
         ValueError
-            If there is no ``plot_func``, or nothing was drawn.
+            If the metric has not been called, or nothing was drawn.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from quantus_ext import RFidelity, plotting
-        >>> metric = RFidelity(default_plot_func=plotting.plot_scores)
+        >>> import tempfile, torch
+        >>> from quantus_ext import MoRF
+        >>> model, x = torch.nn.Linear(4, 2).eval(), torch.rand(3, 4)
+        >>> metric = MoRF(4)
+        >>> scores = metric(model, x, torch.tensor([0, 1, 0]), x)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     metric.plot(
-        ...         show=False,
-        ...         path_to_save=f"{folder}/scores.png",
-        ...         names=["A"],
-        ...         scores=[0.9],
-        ...         errors=[0.1],
-        ...         label="faithfulness",
-        ...     )
+        ...     metric.plot(show=False, path_to_save=f"{folder}/curve.png")
         """
-        chosen = self.default_plot_func if plot_func is None else plot_func
+        from quantus_ext.plotting import figures, plot_metric
+
+        chosen = plot_func or self.default_plot_func or plot_metric
+        if not args and figures.takes_metric(chosen):
+            kwargs.setdefault("metric", self)
         figures.draw(chosen, *args, show=show, path_to_save=path_to_save, **kwargs)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the last call as a table with one row per sample.
+
+        Its columns are ``score``, ``standard_error``, and of ``details`` those with one value per
+        sample; a ``score`` among these is called ``details_score``.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        ValueError
+            If the metric has not been called, or only has an aggregated score.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from quantus_ext import MoRF
+        >>> model, x = torch.nn.Linear(4, 2).eval(), torch.rand(3, 4)
+        >>> metric = MoRF(4)
+        >>> scores = metric(model, x, torch.tensor([0, 1, 0]), x)
+        >>> metric.to_frame().columns.tolist()[:2]
+        ['score', 'standard_error']
+        """
+        scores, n = self.evaluation_scores, len(self.standard_errors)
+        if n == 0 or len(scores) != n:
+            raise ValueError(
+                f"{self.name} has no score for each sample: call it, with return_aggregate=False"
+            )
+        columns = {"score": np.array(scores), "standard_error": self.standard_errors}
+        for name, values in self.details.items():
+            if values.shape == (n,):
+                # The details of a comparison have a score too, that of the explanation alone.
+                columns[f"details_{name}" if name in columns else name] = values
+        return pd.DataFrame(columns, index=pd.RangeIndex(n, name="sample"))
 
     def model_to_ask(self, model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
         """Return the model that evaluates the perturbed inputs, by default the explained one.

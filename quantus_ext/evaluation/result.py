@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from quantus_ext.evaluation.statistics import (
     paired_test,
 )
 from quantus_ext.evaluation.stopping import Stopping, Verdict
-from quantus_ext.evaluation.tables import html, markdown, number, plain
+from quantus_ext.evaluation.tables import html, markdown, number, numbers, plain
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
 from quantus_ext.flags import Flag
 from quantus_ext.shown import ShownByArguments, short
@@ -69,12 +68,31 @@ class Case(ShownByArguments):
     y : int
     maps : dict of str to numpy.ndarray
         Attributions by explainer.
+    name, class_name : str, optional
+        Of the sample, and of the explained class.
+    tokens : tuple of str, optional
+        Of a text, one for each id.
+    feature_names : tuple of str, optional
+        Of the columns of a table, or of the channels of a series.
+    values : tuple of str, optional
+        The values of a row of a data frame, as it has them.
+    typical : tuple of two numpy.ndarray, optional
+        Mean and standard deviation of a table's columns.
+    inside : numpy.ndarray of bool, optional
+        Which positions metrics remove or count; padding is not.
     """
 
     index: int
     x: np.ndarray
     y: int
     maps: Mapping[str, np.ndarray]
+    name: str | None = None
+    class_name: str | None = None
+    tokens: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    typical: tuple[np.ndarray, np.ndarray] | None = None
+    inside: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -156,17 +174,13 @@ class Ranking:
     def _table(self, text: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
         """Return the header and the rows; names go through ``text``."""
         interval = f"{self.confidence:.0%} interval"
-        return ["metric", "explainer", "rank", "mean", interval, "tied with"], [
-            [
-                text(row.metric),
-                text(row.explainer),
-                row.shown_rank,
-                number(row.mean),
-                f"{number(row.low)} to {number(row.high)}",
-                text(", ".join(row.ties)),
-            ]
-            for row in self.rows
-        ]
+        table = []
+        for row in self.rows:
+            mean, low, high = numbers(row.mean, row.low, row.high)
+            names = [text(row.metric), text(row.explainer)]
+            ties = text(", ".join(row.ties))
+            table.append([*names, row.shown_rank, mean, f"{low} to {high}", ties])
+        return ["metric", "explainer", "rank", "mean", interval, "tied with"], table
 
 
 @dataclass(frozen=True)
@@ -235,17 +249,13 @@ class Comparison:
             *("metric", text(self.a), text(self.b), text(f"{self.a} better by")),
             *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
         ]
-        return header, [
-            [
-                text(row.metric),
-                *map(number, (row.mean_a, row.mean_b, row.difference)),
-                f"{number(row.low)} to {number(row.high)}",
-                number(row.p_value),
-                number(row.effect),
-                "–" if math.isnan(row.share) else f"{row.share:.0%}",
-            ]
-            for row in self.rows
-        ]
+        table = []
+        for row in self.rows:
+            difference, low, high = numbers(row.difference, row.low, row.high)
+            share = "–" if math.isnan(row.share) else f"{row.share:.0%}"
+            means = [*numbers(row.mean_a, row.mean_b), difference, f"{low} to {high}"]
+            table.append([text(row.metric), *means, number(row.p_value), number(row.effect), share])
+        return header, table
 
 
 @dataclass(frozen=True, repr=False)
@@ -386,14 +396,10 @@ class Evaluation:
         )
 
     def _repr_html_(self) -> str:
-        """Return the ranking with its intervals, for a notebook's cell."""
-        failed = [
-            f"{explainer} by {metric}: {error}"
-            for (explainer, metric), error in self.failed_cells().items()
-        ]
-        warning = "".join(f"<p>Failed: {escape(line)}</p>" for line in failed)
-        samples = f"{self.n:,} samples" if self.n != 1 else "1 sample"
-        return f"<p>{samples}; rank 1 is best.</p>{warning}{self.ranking()._repr_html_()}"
+        """Return the ranking with its intervals, and the cases, for a notebook's cell."""
+        from quantus_ext.evaluation.report import to_cell
+
+        return to_cell(self)
 
     def plot(
         self,
@@ -428,23 +434,9 @@ class Evaluation:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     evaluation.plot(show=False, path_to_save=f"{folder}/means.png")
         """
-        from quantus_ext.plotting import figures
-        from quantus_ext.plotting.scores import plot_ranking
+        from quantus_ext.plotting import figures, plot_ranking
 
-        chosen = self.metrics if metrics is None else tuple(metrics)
-        if not chosen:
-            raise ValueError("metrics must name at least one, is empty: leave it out for all")
-        for metric in chosen:
-            checks.one_of("metrics", metric, self.metrics)
-        labels = {name: f"{name} ({_value(self.directions[name])} is better)" for name in chosen}
-        figures.draw(
-            plot_ranking,
-            self.ranking(),
-            labels,
-            self.explainers,
-            show=show,
-            path_to_save=path_to_save,
-        )
+        figures.draw(plot_ranking, self, metrics, show=show, path_to_save=path_to_save)
 
     @property
     def n(self) -> int:

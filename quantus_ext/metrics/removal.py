@@ -121,13 +121,27 @@ class RemovalMetric(TorchMetric):
 
     def elements(self, batch: Batch) -> Elements:
         """Return the elements of the samples; segments come from ``s_batch``."""
-        segments = self._segments(batch.s, batch.x)
+        return self.elements_of(batch.x, batch.s, batch.features)
+
+    def elements_of(
+        self, x: Tensor, s: np.ndarray | Tensor | None, features: Tensor | None
+    ) -> Elements:
+        r"""Return the elements of samples.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, \*sample)
+        s : array or tensor, optional
+            Segmentations.
+        features : Tensor, int64, shape (n or 1, \*spatial), optional
+            The feature mask of the model's adapter.
+        """
         return elements_of(
-            batch.x,
+            x,
             self.element,
             patch_size=self.patch_size,
-            segments=segments,
-            features=batch.features,
+            segments=self._segments(s, x),
+            features=features,
         )
 
     def cuts(self, batch: Batch) -> Cuts:
