@@ -39,6 +39,8 @@ maps = {file = "maps.npy"}
 maps = true
 [call_kwargs]                                    # for the calls of the metrics
 logits = {softmax = false}
+[labels]                                         # what the report writes
+class_names = ["cat", "dog"]
 [run]                                            # arguments of quantus_ext.evaluate
 n_jobs = 4
 store = "store"                                  # to resume an interrupted run

@@ -29,7 +29,7 @@ from quantus_ext import QGE, Evaluation, FFidelity, FineTuner, Infidelity, RFide
 from quantus_ext.batch import Batch
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.scores import Scores
-from quantus_ext.plotting import plot_maps, plot_scores
+from quantus_ext.plotting import plot_maps, plot_means
 
 N_TRAIN = 4_000
 N_TEST = 1_000
@@ -265,17 +265,13 @@ def draw(evaluation: Evaluation) -> Figure:
     figure = Figure(figsize=(12.5, height), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1.4, 1])[0]
     plot_maps(
-        [case.x[0] for case in shown],
-        {name: [case.maps[name][0] for case in shown] for name in evaluation.explainers},
+        [case.x for case in shown],
+        {name: [case.maps[name] for case in shown] for name in evaluation.explainers},
         labels=[f"digit {case.y}" for case in shown],
-        figure=left,
+        ax=left,
     )
-    scores = evaluation.to_frame().groupby(["metric", "explainer"], observed=True)["score"]
-    found = scores.agg(["mean", "sem"])
-    for metric, axes in zip(metrics, right.subplots(len(metrics), 1), strict=True):
-        rows = found.loc[metric]
-        plot_scores(
-            list(rows.index), rows["mean"], rows["sem"], label=label(evaluation, metric), axes=axes
-        )
+    for metric, ax in zip(metrics, right.subplots(len(metrics), 1), strict=True):
+        scores = {name: evaluation.scores_of(name, metric) for name in evaluation.explainers}
+        plot_means(scores, label=label(evaluation, metric), ax=ax)
     right.suptitle(f"mean over {evaluation.n} digits ± its standard error")
     return figure

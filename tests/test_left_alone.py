@@ -486,18 +486,14 @@ for _error in (Boom, KeyboardInterrupt):
 
 @provoked("a figure that cannot be written", OSError)
 def _(problem: Problem, folder: Path) -> object:
-    metric = quantus_ext.Deletion(2, default_plot_func=plotting.plot_scores)
-    return metric.plot(
-        None, False, folder / "missing" / "a.png", names=["A"], scores=[1], errors=[1], label="a"
-    )
+    metric = quantus_ext.Deletion(2, default_plot_func=plotting.plot_means)
+    return metric.plot(None, False, folder / "missing" / "a.png", scores={"A": [1]}, label="a")
 
 
 @provoked("a format that figures don't have", ValueError)
 def _(problem: Problem, folder: Path) -> object:
-    metric = quantus_ext.Deletion(2, default_plot_func=plotting.plot_scores)
-    return metric.plot(
-        None, False, folder / "a.nothing", names=["A"], scores=[1], errors=[1], label="a"
-    )
+    metric = quantus_ext.Deletion(2, default_plot_func=plotting.plot_means)
+    return metric.plot(None, False, folder / "a.nothing", scores={"A": [1]}, label="a")
 
 
 for _error, _raised in ((Boom, None), (KeyboardInterrupt, KeyboardInterrupt)):

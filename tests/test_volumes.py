@@ -145,7 +145,7 @@ def test_evaluate_explains_scores_and_draws_volumes(tmp_path):
     )
     assert not evaluation.failures
     evaluation.to_html(tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text().count('class="pixels"') == 9
+    assert (tmp_path / "page.html").read_text().count('class="pixels"') == 27
 
 
 def test_slices_with_the_largest_attributions_are_drawn():

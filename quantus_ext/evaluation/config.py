@@ -36,6 +36,7 @@ _SECTIONS = {
     "explain_func_kwargs": None,
     "multiply_by_inputs": None,
     "call_kwargs": None,
+    "labels": {"names", "tokens", "feature_names", "class_names"},
     "run": {
         *("batch_size", "shard_size", "n_jobs", "threads", "device", "devices", "store", "seed"),
         *("confidence", "cases", "backend", "verbose", "softmax"),
@@ -95,7 +96,7 @@ class Threshold:
             high = np.inf if self.at_most is None else self.at_most
             if not low <= mean <= high:
                 rule = " and ".join(
-                    f"at {which} {number(limit)}"
+                    f"at {which} {limit:g}"
                     for which, limit in (("least", self.at_least), ("most", self.at_most))
                     if limit is not None
                 )
@@ -236,6 +237,7 @@ class Config:
             ),
             "multiply_by_inputs": content.get("multiply_by_inputs"),
             "call_kwargs": calls,
+            **self._made("labels", content.get("labels", {})),
             **run,
         }
         with self._backend(backend):

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
+from quantus_ext.card import Card
 from quantus_ext.evaluation import sequences
 from quantus_ext.evaluation.statistics import (
     bounds_of,
@@ -25,15 +25,16 @@ from quantus_ext.evaluation.statistics import (
     paired_test,
 )
 from quantus_ext.evaluation.stopping import Stopping, Verdict
-from quantus_ext.evaluation.tables import html, markdown, number, plain
+from quantus_ext.evaluation.tables import html, markdown, number, numbers, plain
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
+from quantus_ext.flags import Flag
 from quantus_ext.shown import ShownByArguments, short
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
     from quantus_ext.protocols import MetricAgreement
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,31 @@ class Case(ShownByArguments):
     y : int
     maps : dict of str to numpy.ndarray
         Attributions by explainer.
+    name, class_name : str, optional
+        Of the sample, and of the explained class.
+    tokens : tuple of str, optional
+        Of a text, one for each id.
+    feature_names : tuple of str, optional
+        Of the columns of a table, or of the channels of a series.
+    values : tuple of str, optional
+        The values of a row of a data frame, as it has them.
+    typical : tuple of two numpy.ndarray, optional
+        Mean and standard deviation of a table's columns.
+    inside : numpy.ndarray of bool, optional
+        Which positions metrics remove or count; padding is not.
     """
 
     index: int
     x: np.ndarray
     y: int
     maps: Mapping[str, np.ndarray]
+    name: str | None = None
+    class_name: str | None = None
+    tokens: tuple[str, ...] | None = None
+    feature_names: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    typical: tuple[np.ndarray, np.ndarray] | None = None
+    inside: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -154,17 +174,13 @@ class Ranking:
     def _table(self, text: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
         """Return the header and the rows; names go through ``text``."""
         interval = f"{self.confidence:.0%} interval"
-        return ["metric", "explainer", "rank", "mean", interval, "tied with"], [
-            [
-                text(row.metric),
-                text(row.explainer),
-                row.shown_rank,
-                number(row.mean),
-                f"{number(row.low)} to {number(row.high)}",
-                text(", ".join(row.ties)),
-            ]
-            for row in self.rows
-        ]
+        table = []
+        for row in self.rows:
+            mean, low, high = numbers(row.mean, row.low, row.high)
+            names = [text(row.metric), text(row.explainer)]
+            ties = text(", ".join(row.ties))
+            table.append([*names, row.shown_rank, mean, f"{low} to {high}", ties])
+        return ["metric", "explainer", "rank", "mean", interval, "tied with"], table
 
 
 @dataclass(frozen=True)
@@ -233,17 +249,13 @@ class Comparison:
             *("metric", text(self.a), text(self.b), text(f"{self.a} better by")),
             *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
         ]
-        return header, [
-            [
-                text(row.metric),
-                *map(number, (row.mean_a, row.mean_b, row.difference)),
-                f"{number(row.low)} to {number(row.high)}",
-                number(row.p_value),
-                number(row.effect),
-                "–" if math.isnan(row.share) else f"{row.share:.0%}",
-            ]
-            for row in self.rows
-        ]
+        table = []
+        for row in self.rows:
+            difference, low, high = numbers(row.difference, row.low, row.high)
+            share = "–" if math.isnan(row.share) else f"{row.share:.0%}"
+            means = [*numbers(row.mean_a, row.mean_b), difference, f"{low} to {high}"]
+            table.append([text(row.metric), *means, number(row.p_value), number(row.effect), share])
+        return header, table
 
 
 @dataclass(frozen=True, repr=False)
@@ -257,6 +269,9 @@ class Evaluation:
         Whether lower or higher scores of a metric are better.
     scores, standard_errors : numpy.ndarray, shape (e, m, n)
         NaN where a metric failed; standard errors are also NaN where they are unknown.
+    flags : numpy.ndarray of int, shape (e, m, n)
+        What makes scores arbitrary, sums of :class:`quantus_ext.flags.Flag`; see
+        :meth:`flagged`.
     n_evaluations : numpy.ndarray of int, shape (e, m)
         Rows that the scores of a cell are based on, as if it were computed alone.
     seconds : numpy.ndarray, shape (e, m)
@@ -278,6 +293,8 @@ class Evaluation:
     carry_inputs : tuple of bool or None
         For each explainer, whether its maps were taken to include the input factor; None if each
         metric decided.
+    cards : mapping of str to Card
+        What the numbers of each of ``metrics`` mean; empty for :meth:`of_scores`.
     agg_func : callable, optional
         For :meth:`to_dict`.
 
@@ -302,6 +319,7 @@ class Evaluation:
     directions: Mapping[str, ScoreDirection]
     scores: NDArray[np.float64]
     standard_errors: NDArray[np.float64]
+    flags: NDArray[np.int64]
     n_evaluations: NDArray[np.int64]
     seconds: NDArray[np.float64]
     failures: tuple[Failure, ...] = ()
@@ -312,6 +330,7 @@ class Evaluation:
     n_rows: int = 0
     carry_inputs: tuple[bool | None, ...] = ()
     stopping: Stopping | None = None
+    cards: Mapping[str, Card] = field(default_factory=dict)
     agg_func: Callable[..., Any] | None = None
 
     @classmethod
@@ -362,6 +381,7 @@ class Evaluation:
             directions={m: ScoreDirection(_value(directions[m])) for m in metrics},
             scores=values,
             standard_errors=np.full_like(values, np.nan),
+            flags=np.zeros(values.shape, dtype=np.int64),
             n_evaluations=np.zeros(values.shape[:2], dtype=np.int64),
             seconds=np.zeros(values.shape[:2]),
             confidence=confidence,
@@ -376,14 +396,10 @@ class Evaluation:
         )
 
     def _repr_html_(self) -> str:
-        """Return the ranking with its intervals, for a notebook's cell."""
-        failed = [
-            f"{explainer} by {metric}: {error}"
-            for (explainer, metric), error in self.failed_cells().items()
-        ]
-        warning = "".join(f"<p>Failed: {escape(line)}</p>" for line in failed)
-        samples = f"{self.n:,} samples" if self.n != 1 else "1 sample"
-        return f"<p>{samples}; rank 1 is best.</p>{warning}{self.ranking()._repr_html_()}"
+        """Return the ranking with its intervals, and the cases, for a notebook's cell."""
+        from quantus_ext.evaluation.report import to_cell
+
+        return to_cell(self)
 
     def plot(
         self,
@@ -418,23 +434,9 @@ class Evaluation:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     evaluation.plot(show=False, path_to_save=f"{folder}/means.png")
         """
-        from quantus_ext.plotting import figures
-        from quantus_ext.plotting.scores import plot_ranking
+        from quantus_ext.plotting import figures, plot_ranking
 
-        chosen = self.metrics if metrics is None else tuple(metrics)
-        if not chosen:
-            raise ValueError("metrics must name at least one, is empty: leave it out for all")
-        for metric in chosen:
-            checks.one_of("metrics", metric, self.metrics)
-        labels = {name: f"{name} ({_value(self.directions[name])} is better)" for name in chosen}
-        figures.draw(
-            plot_ranking,
-            self.ranking(),
-            labels,
-            self.explainers,
-            show=show,
-            path_to_save=path_to_save,
-        )
+        figures.draw(plot_ranking, self, metrics, show=show, path_to_save=path_to_save)
 
     @property
     def n(self) -> int:
@@ -460,6 +462,36 @@ class Evaluation:
             return scores
         place = self.explainers.index(explainer), self.metrics.index(metric)
         return scores[self.stopping.order[: self.stopping.counts[place]]]
+
+    def flagged(self) -> pd.DataFrame:
+        """Return on how many samples something makes scores arbitrary; no score is left out for it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns explainer, flag, metric and samples; see :class:`quantus_ext.flags.Flag`.
+
+        Examples
+        --------
+        >>> import numpy as np, torch, quantus_ext
+        >>> evaluation = quantus_ext.evaluate(
+        ...     {"INFD": quantus_ext.Infidelity(n_perturb_samples=8)},
+        ...     {"nothing": np.zeros((3, 4)), "random": np.random.default_rng(0).random((3, 4))},
+        ...     torch.nn.Linear(4, 2).eval(),
+        ...     np.ones((3, 4), dtype="float32"),
+        ...     np.zeros(3, dtype=int),
+        ... )
+        >>> evaluation.flagged().to_dict("records")
+        [{'explainer': 'nothing', 'flag': 'ZERO_MAP', 'metric': 'INFD', 'samples': 3}]
+        """
+        rows = [
+            (explainer, flag.name, metric, count)
+            for e, explainer in enumerate(self.explainers)
+            for flag in Flag
+            for m, metric in enumerate(self.metrics)
+            if (count := int(((self.flags[e, m] & int(flag)) > 0).sum()))
+        ]
+        return pd.DataFrame(rows, columns=["explainer", "flag", "metric", "samples"])
 
     def _sign(self, metric: str) -> int:
         return -1 if self.directions[metric] is ScoreDirection.LOWER else 1
@@ -850,12 +882,14 @@ class Evaluation:
             "confidence": self.confidence,
             "scores": _nulls(self.scores),
             "standard_errors": _nulls(self.standard_errors),
+            "flags": self.flags.tolist(),
             "n_evaluations": self.n_evaluations.tolist(),
             "n_rows": self.n_rows,
             "carry_inputs": self.carry_inputs,
             "seconds": self.seconds.tolist(),
             "failures": [asdict(failure) for failure in self.failures],
             "settings": self.settings,
+            "cards": {name: card.to_plain() for name, card in self.cards.items()},
         }
         if self.stopping is not None:
             content["stopping"] = self.stopping.to_plain()
@@ -902,6 +936,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "directions": {n: ScoreDirection(v) for n, v in content["directions"].items()},
             "scores": np.array(content["scores"], dtype=np.float64),
             "standard_errors": np.array(content["standard_errors"], dtype=np.float64),
+            "flags": np.array(content["flags"], dtype=np.int64),
             "n_evaluations": np.array(content["n_evaluations"], dtype=np.int64),
             "seconds": np.array(content["seconds"], dtype=np.float64),
             "failures": tuple(Failure(**failure) for failure in content["failures"]),
@@ -911,12 +946,13 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "n_rows": content["n_rows"],
             "carry_inputs": tuple(content["carry_inputs"]),
             "stopping": Stopping.of_plain(content["stopping"]) if "stopping" in content else None,
+            "cards": {n: Card.of_plain(card) for n, card in content["cards"].items()},
         }
     except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
     shape = (len(fields["explainers"]), len(fields["metrics"]))
     per_cell = [fields[name].shape for name in ("n_evaluations", "seconds")]
-    per_sample = [fields[name].shape for name in ("scores", "standard_errors")]
+    per_sample = [fields[name].shape for name in ("scores", "standard_errors", "flags")]
     named = [fields["explainers"], fields["metrics"]]
     if (
         not all(isinstance(name, str) for names in named for name in names)
@@ -924,9 +960,10 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
         or 0 in shape
         or len(fields["columns"]) != shape[1]
         or per_cell != [shape, shape]
-        or per_sample[0] != per_sample[1]
+        or len(set(per_sample)) > 1
         or per_sample[0][:-1] != shape
         or set(fields["directions"]) != set(fields["metrics"])
+        or not set(fields["cards"]) <= set(fields["metrics"])
     ):
         raise DamagedError(f"its arrays are not of {shape[0]} explainers and {shape[1]} metrics")
     stopping = fields["stopping"]

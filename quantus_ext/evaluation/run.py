@@ -29,6 +29,7 @@ from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
+from quantus_ext.evaluation.labels import Labels
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
 from quantus_ext.evaluation.plan import (
     Cell,
@@ -114,6 +115,10 @@ def evaluate(
     smallest_difference: float | Mapping[str, float] | None = None,
     score_bounds: Mapping[str, tuple[float, float]] | None = None,
     cases: int = 3,
+    names: Sequence[str] | None = None,
+    tokens: Sequence[Sequence[str]] | Callable[[list[int]], Sequence[str]] | None = None,
+    feature_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
     dry_run: Literal[False] = False,
 ) -> Evaluation: ...
 def evaluate(  # type: ignore[misc] # the first two signatures name only what decides
@@ -145,6 +150,10 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     smallest_difference: float | Mapping[str, float] | None = None,
     score_bounds: Mapping[str, tuple[float, float]] | None = None,
     cases: int = 3,
+    names: Sequence[str] | None = None,
+    tokens: Sequence[Sequence[str]] | Callable[[list[int]], Sequence[str]] | None = None,
+    feature_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | Mapping[int, str] | None = None,
     dry_run: bool = False,
 ) -> Evaluation | Estimate | pd.DataFrame:
     """Score explainers by metrics, shard by shard, on one machine or many.
@@ -235,6 +244,15 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         bounds, error rates are exact; without, they hold for many samples.
     cases : int, default 3
         Evenly spaced samples whose attributions are kept for :meth:`Evaluation.to_html`.
+    names : sequence of n str, optional
+        Of the samples, to be written on the cases.
+    tokens : sequence of n sequences of str, or callable, optional
+        Of texts, one for each id, padding included; or what makes them of a list of ids, such as
+        ``tokenizer.convert_ids_to_tokens``. By default known for adapters with a tokenizer.
+    feature_names : sequence of str, optional
+        Of the columns of a table, or of the channels of series; by default those of a data frame.
+    class_names : sequence of str or mapping of int to str, optional
+        Of the classes in ``y_batch``.
     dry_run : bool, default False
         Return an estimate of the cost.
 
@@ -312,6 +330,16 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         ),
         shuffled=until is not None,
     )
+    labels = Labels.of(
+        adapter,
+        x_batch,
+        data,
+        names=names,
+        tokens=tokens,
+        feature_names=feature_names,
+        class_names=class_names,
+        channels_last=any(cell.call.get("channel_first") is False for cell in plan.cells),
+    )
     if plan.shuffled:
         plan = replace(plan, cells=tuple(map(for_a_ranking, plan.cells)))
     rule = _rule(plan, model, confidence, smallest_difference, score_bounds)
@@ -329,6 +357,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     if seed is None:
         plan = replace(plan, seed=fresh)
     order, given = plan.order(len(data)), data
+    chosen = plan.cases if order is None else order[list(plan.cases)].tolist()
+    # Before the work, so that what cannot be written on them is an error now.
+    shown = list(labels.cases(chosen, given))
     if order is not None:
         data = data.in_order(order)
         plan = replace(plan, methods=tuple(method.in_order(order) for method in plan.methods))
@@ -343,6 +374,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         agg_func=agg_func,
         stopping=None if looks is None else looks.found,
     )
+    evaluation = replace(evaluation, cases=labels.with_maps(shown, evaluation.cases))
     for message in left:
         warnings.warn(message, UserWarning, stacklevel=2)
     _warn_of(evaluation.failures)

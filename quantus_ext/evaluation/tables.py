@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from html import escape
 
 _MINUS = "−"
@@ -13,23 +14,52 @@ _BAR = re.compile(r"(?<!\\)\|")
 """A bar that is not escaped."""
 
 
+_SMALLEST, _LARGEST = 1e-4, 1e7
+"""Beyond them numbers have a power of ten."""
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def number(value: float) -> str:
-    """Return a number with three digits, or a dash for none.
+    """Return a number with about three digits, or a dash for none.
 
     Examples
     --------
     >>> from quantus_ext.evaluation.tables import number
     >>> number(-0.12345), number(12345.6), number(0.00001), number(float("nan"))
-    ('−0.123', '12,346', '1.0e−05', '–')
+    ('−0.123', '12,346', '1.00 × 10⁻⁵', '–')
     """
-    if not math.isfinite(value):
-        return "–" if math.isnan(value) else str(value).replace("-", _MINUS).replace("inf", "∞")
-    size = abs(value)
-    if 0 < size < 0.0005:
-        text = f"{value:.1e}"
-    else:
-        text = f"{value:,.0f}" if size >= 100 else f"{value:.3g}" if size >= 10 else f"{value:.3f}"
-    return text.replace("-", _MINUS)
+    return numbers(value)[0]
+
+
+def numbers(*values: float) -> tuple[str, ...]:
+    """Return numbers that belong together, all with as many decimals as the largest.
+
+    Examples
+    --------
+    >>> from quantus_ext.evaluation.tables import numbers
+    >>> numbers(32.0, 28.31, 35.7), numbers(0.00035, 0.0003, 0.0004)
+    (('32.0', '28.3', '35.7'), ('0.00035', '0.00030', '0.00040'))
+    """
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    order = math.floor(math.log10(largest)) if largest else 0
+    power = 0 if _SMALLEST <= largest < _LARGEST or not largest else order
+    # Three decimals for scores of about 1, and two digits of what is smaller.
+    decimals = 2 if power else max(3, 1 - order) if order <= 0 else max(0, 2 - order)
+    return tuple(_written(value, decimals, power) for value in values)
+
+
+def _written(value: float, decimals: int, power: int) -> str:
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return f"{_MINUS * (value < 0)}∞"
+    # Powers of ten beyond what a float holds.
+    text = f"{Decimal(value).scaleb(-power):,.{decimals}f}"
+    raised = f" × 10{str(power).translate(_RAISED)}" if power else ""
+    # A rounded zero has no sign.
+    sign = _MINUS if text.startswith("-") and text.strip("-0.,") else ""
+    return f"{sign}{text.lstrip('-')}{raised}"
 
 
 _MARKS = re.compile(r"[\\`*_{}\[\]<>#~&@|]")

@@ -1,29 +1,33 @@
 """Figures of attribution maps and of scores.
 
-Every function takes arrays or what a metric's call leaves, draws on the figure or axes it is given
-(or on a new figure of its own) and returns the matplotlib axes. `matplotlib.figure.Figure` is used
-directly, never pyplot: nothing is shown, and the caller's backend and list of open figures stay as
-they are. :func:`save_figure` writes ``axes.figure``.
+First comes what is drawn (a metric that has been called, an evaluation, or inputs with their
+maps), ``ax=`` says where: on axes, or on a figure or a part of one; by default on a new figure.
+Figures of several panels fit into the place of the axes. What is drawn on is returned: axes, or an
+array of them.
 
-Each is a ``default_plot_func`` as it is. ``metric.plot`` of this package's metrics draws on pyplot
-where the figure is to be shown, and saves before it shows::
+Outside of notebooks pyplot is not used: nothing is shown, and the caller's backend and list of open
+figures stay as they are. In a notebook, new figures are pyplot's, so that a cell shows them.
+:func:`save_figure` writes ``axes.figure``.
 
-    metric = RFidelity(default_plot_func=plot_fidelity)
+``metric.plot()`` draws :func:`plot_metric`, or what is passed to it, saves it and shows it::
+
     scores = metric(...)
-    metric.plot(metric=metric, show=False, path_to_save="curves.png")
+    metric.plot(path_to_save="curves.png")
+    metric.plot(plotting.plot_scores)
 
-For Quantus's own metrics, and in notebooks, :func:`on_pyplot` makes of each function one that draws
-on pyplot's figures. Quantus saves after it has shown, with many backends a blank file.
+Quantus's own metrics save after they have shown, with many backends a blank file, and save pyplot's
+current figure: pass them :func:`on_pyplot` of a function here, and ``show=False``.
 """
 
 from quantus_ext.plotting.cases import plot_case
 from quantus_ext.plotting.curves import plot_curves, plot_deletion_insertion, plot_removal
+from quantus_ext.plotting.default import plot_metric
 from quantus_ext.plotting.fidelity import plot_fidelity
 from quantus_ext.plotting.figures import COLOURS, STYLES, on_pyplot, save_figure
 from quantus_ext.plotting.maps import plot_maps
 from quantus_ext.plotting.meta_evaluation import plot_area
 from quantus_ext.plotting.qge import plot_qge
-from quantus_ext.plotting.scores import plot_agreement, plot_scores
+from quantus_ext.plotting.scores import plot_agreement, plot_means, plot_ranking, plot_scores
 
 __all__ = [
     "COLOURS",
@@ -36,7 +40,10 @@ __all__ = [
     "plot_deletion_insertion",
     "plot_fidelity",
     "plot_maps",
+    "plot_means",
+    "plot_metric",
     "plot_qge",
+    "plot_ranking",
     "plot_removal",
     "plot_scores",
     "save_figure",

@@ -9,31 +9,45 @@ import numpy as np
 import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
-from matplotlib.figure import FigureBase
 from numpy.typing import ArrayLike, NDArray
 from quantus.metrics.base import Metric
-from torch import Tensor
+from torch import Tensor, nn
 
 from quantus_ext import checks
+from quantus_ext.adapters.base import adapter_of
+from quantus_ext.batch import features_of, segmentations_of
 from quantus_ext.engine import sampling
-from quantus_ext.engine.elements import elements_of
+from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.replacements import replace_by
+from quantus_ext.metrics.qge import QGE
+from quantus_ext.metrics.removal import RemovalMetric
+from quantus_ext.metrics.removal_curves import MoRF
 from quantus_ext.plotting import tokens as tokens_
-from quantus_ext.plotting.figures import COLOURS, DIVERGING_MAP, STYLES, new_figure, style_axes
+from quantus_ext.plotting.figures import (
+    COLOURS,
+    DIVERGING_MAP,
+    STYLES,
+    Place,
+    several_panels,
+    style_axes,
+)
+from quantus_ext.plotting.maps import show_image
 
 
 def plot_case(
     x_batch: ArrayLike | Tensor,
     a_batch: ArrayLike | Tensor,
-    metrics: Sequence[Metric[Any]] = (),
+    metrics: Metric[Any] | Sequence[Metric[Any]] = (),
     *,
+    model: nn.Module | None = None,
+    s_batch: ArrayLike | Tensor | None = None,
     sample: int = 0,
     share: float = 0.1,
-    baseline: float | str | NDArray[np.floating[Any]] = 0.0,
-    names: Sequence[str] | None = None,
+    baseline: float | str | NDArray[np.floating[Any]] | None = None,
+    feature_names: Sequence[str] | None = None,
     tokens: Sequence[str] | None = None,
     special: Collection[str] = (),
-    figure: FigureBase | None = None,
+    ax: Place | None = None,
 ) -> NDArray[np.object_]:
     """
     Draw one explanation: the input, its map, the input without the top of the map, the scores.
@@ -44,24 +58,32 @@ def plot_case(
         Inputs, channels first: volumes or videos, images, series, tables or the ids of tokens.
         Three channels are shown as red, green and blue, any other number by its mean. Of a volume
         the three slices of depth are shown, or of a video the frames, on which the map has most.
-    a_batch : array-like, shape of `x_batch` or with one channel
-        Attributions; what is shown is their sum over channels.
-    metrics : sequence of quantus.metrics.base.Metric
-        Have been called on these inputs, with one score per sample; also Quantus's own.
+    a_batch : array-like
+        Attributions, in one of the shapes that metrics take; what is shown is their sum over
+        channels, for each patch or segment its mean.
+    metrics : quantus.metrics.base.Metric or sequence of them
+        Have been called on these inputs, with one score per sample; also Quantus's own. The first
+        one that removes elements says what they are, patches for example, and what they become.
+    model : torch.nn.Module, optional
+        The explained model. If it is one of :mod:`quantus_ext.adapters`, padding is left out, and
+        groups of columns are one element.
+    s_batch : array-like, optional
+        Segmentations, where a metric removes segments.
     sample : int, default 0
         Which of the inputs.
     share : float, default 0.1
-        Share of the pixels, time steps, features or tokens that is removed, at least one.
-    baseline : float, str or array
-        What they become, as ``perturb_baseline`` of the metrics; tokens become grey.
-    names : sequence of F str, optional
-        The features of a table.
+        Share of the elements that is removed, at least one.
+    baseline : float, str or array, optional
+        What they become, as ``perturb_baseline`` of the metrics; by default what they become in the
+        first metric that removes elements, or 0. Tokens become grey.
+    feature_names : sequence of F str, optional
+        The columns of a table.
     tokens : sequence of L str, optional
         The tokens of this input, which is then drawn as a text, each token of the map on a
         background with the colour of its attribution.
     special : collection of str
         Those of them that are neither coloured nor removed, as ``"[CLS]"`` or ``"[PAD]"``.
-    figure : matplotlib figure or subfigure, optional
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -76,28 +98,36 @@ def plot_case(
 
     Examples
     --------
-    >>> axes = plot_case(np.ones((1, 3)), [[0.2, -0.1, 0.9]], share=0.4, names=["a", "b", "c"])
+    >>> names = ["a", "b", "c"]
+    >>> axes = plot_case(np.ones((1, 3)), [[0.2, -0.1, 0.9]], share=0.4, feature_names=names)
     >>> [float(bar.get_width()) for bar in axes[2].containers[0]]
     [1.0, 1.0, 0.0]
     >>> axes = plot_case([[5, 9, 6]], [[0.1, 0.8, 0.0]], tokens=["a", "great", "film"])
     >>> axes[2].get_title(loc="left")
     'without the top 1 of 3'
     """
-    kept = np.array([token in special for token in tokens or ()], dtype=bool)
-    case = _Case.of(x_batch, a_batch, sample, share, baseline, kept)
-    lines = [_score_line(f"metrics[{place}]", m, sample) for place, m in enumerate(metrics)]
-    if names is not None and (case.x.ndim > 1 or len(names) != len(case.x)):
+    given = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    special_tokens = np.array([token in special for token in tokens or ()], dtype=bool)
+    remover = _remover(given)
+    case = _Case.of(
+        x_batch, a_batch, remover, model, s_batch, sample, share, baseline, special_tokens
+    )
+    lines = [_score_line(f"metrics[{place}]", m, sample) for place, m in enumerate(given)]
+    if feature_names is not None and (case.x.ndim > 1 or len(feature_names) != len(case.x)):
         raise ValueError(
-            f"names must have one entry per feature of a table; got {len(names)} and inputs of the "
-            f"shape {case.x.shape}"
+            f"feature_names must have one entry per column of a table; got {len(feature_names)} "
+            f"and inputs of the shape {case.x.shape}"
         )
     if tokens is None:
         draw = {1: _draw_table, 2: _draw_series, 3: _draw_image, 4: _draw_volume}[case.x.ndim]
-        axes = draw(case, names, figure)
+        axes = draw(case, feature_names, ax)
     else:
-        axes = _draw_text(case, tokens, len(lines), figure)
+        axes = _draw_text(case, tokens, len(lines), ax)
     panels, text = axes[:3], axes[3]
-    removed = f"without the top {case.removed.sum()} of {case.removed.size - case.kept.sum()}"
+    removed = f"without the top {case.n_removed} of {case.n_elements}"
+    if remover.element in _UNITS:
+        # Below, because panels of images are narrow.
+        removed = f"{removed}\n{_UNITS[remover.element]}"
     for axis, title in zip(panels, ("input", "map", removed), strict=True):
         axis.set_title(title, fontsize="medium", loc="center" if tokens is None else "left")
     text.set_axis_off()
@@ -118,57 +148,122 @@ def plot_case(
     return axes
 
 
+_UNITS = {"patch": "patches", "segment": "segments", "channel_value": "values"}
+
+
+def _remover(metrics: Sequence[Metric[Any]]) -> RemovalMetric:
+    """Return the first metric that removes elements, or one that removes positions."""
+    inner = (metric.metric if isinstance(metric, QGE) else metric for metric in metrics)
+    return next((each for each in inner if isinstance(each, RemovalMetric)), MoRF())
+
+
 class _Case(NamedTuple):
-    """One sample, without its axis of samples."""
+    """One sample, without its axis of samples and without padding at the end of a series."""
 
     x: NDArray[np.float64]
     a: NDArray[np.float64]
-    """Scores of the elements, in the shape of positions."""
+    """Scores of the elements, in the shape of positions; 0 where none is."""
     masked: NDArray[np.float64]
     removed: NDArray[np.bool_]
     kept: NDArray[np.bool_]
-    """Elements that are never removed; empty for none."""
+    """Positions that are in no element, in the shape of positions."""
+    n_removed: int
+    n_elements: int
 
     @classmethod
     def of(
         cls,
         x_batch: ArrayLike | Tensor,
         a_batch: ArrayLike | Tensor,
+        remover: RemovalMetric,
+        model: nn.Module | None,
+        s_batch: ArrayLike | Tensor | None,
         sample: int,
         share: float,
-        baseline: float | str | NDArray[np.floating[Any]],
-        kept: NDArray[np.bool_],
+        baseline: float | str | NDArray[np.floating[Any]] | None,
+        special: NDArray[np.bool_],
     ) -> _Case:
-        x = torch.as_tensor(x_batch).detach().cpu().double()
+        known = nn.Identity() if model is None else model
+        adapter = adapter_of(known)
+        given = torch.as_tensor(adapter.encoded(x_batch)).detach().cpu()
+        # What an adapter says of ids it says of integers.
+        x = given if adapter.takes_ids else given.double()
         checks.inputs(x)
-        a = checks.attributions(torch.as_tensor(a_batch).detach().cpu().double(), x)
         if not 0 <= sample < len(x):
             raise ValueError(f"sample must be between 0 and {len(x) - 1}, is {sample}")
         share = checks.fraction("share", share)
-        if kept.size and kept.shape != x.shape[1:]:
-            raise ValueError(
-                f"tokens must be {x.shape[1:]} in number, as the ids of an input; got {kept.size}"
-            )
-        if kept.size and kept.all():
-            raise ValueError("special must leave a token that can be removed, has all of them")
-        x, a = x[[sample]], a[[sample]]
+        features = features_of(adapter, x)
+        if special.size:
+            features = _without(special, x, features)
+        checks.rows_for_samples("s_batch", s_batch, len(x))
+        s = segmentations_of(s_batch)
+        a = torch.as_tensor(a_batch).detach().cpu().double()
+        counted = None if features is None else features >= 0
+        if counted is not None and x.ndim > 2:
+            counted = counted.unsqueeze(1)
+        a = checks.attributions(remover.at_positions(a, x, s), x, counted=counted)
+        row = slice(sample, sample + 1)
+        x, a = x[row], a[row]
+        features = features if features is None or len(features) == 1 else features[row]
+        elements = remover.elements_of(x, None if s is None else s[row], features)
         # Ranked as by the metrics, so that the same ties are removed.
-        elements = elements_of(x)
-        keys = sampling.sample_keys(0, torch.tensor([sample]))
-        top = max(1, sampling.snapped_floor(share * (elements.largest - kept.sum())))
-        ranked = a.masked_fill(torch.from_numpy(kept), -torch.inf) if kept.size else a
-        chosen = (elements.ranks(ranked, keys) < top).unsqueeze(1)
+        keys = sampling.sample_keys(remover.seed or 0, torch.tensor([sample]))
+        count = elements.largest
+        top = max(1, sampling.snapped_floor(share * count))
+        chosen = (elements.ranks(a, keys) < top).unsqueeze(1)
         mask = elements.expand(chosen, slice(None))
-        buffer = x.new_empty((1, *x.shape))
-        masked = replace_by(baseline).prepare(x).apply(slice(None), mask, keys[:, None], buffer)
+        masked = x[:, None].clone()
+        if not adapter.takes_ids:
+            removal = remover.perturbation(known) if baseline is None else replace_by(baseline)
+            buffer = x.new_empty((1, 1, *x.shape[1:]))
+            masked = removal.prepare(x).apply(slice(None), mask, keys[:, None], buffer)
         positions = x.shape[1:] if x.ndim == 2 else x.shape[2:]
+        scores, inside = _at_positions(elements, elements.scores(a))
+        kept = ~inside.reshape(positions).numpy()
+        end = _end(kept) if x.ndim == 3 else positions[-1]
         return cls(
-            x[0].numpy(),
-            elements.scores(a)[0].reshape(positions).numpy(),
-            masked[0, 0].numpy(),
-            chosen[0, 0].reshape(positions).numpy(),
-            kept,
+            x[0, ..., :end].numpy(),
+            scores.reshape(positions)[..., :end].numpy(),
+            masked[0, 0, ..., :end].numpy(),
+            mask[0, 0].reshape(-1, *positions).any(0)[..., :end].numpy(),
+            kept[..., :end],
+            top,
+            count,
         )
+
+
+def _without(special: NDArray[np.bool_], x: Tensor, features: Tensor | None) -> Tensor:
+    """Return the elements of texts without the special tokens of the one that is drawn."""
+    if special.shape != x.shape[1:]:
+        raise ValueError(
+            f"tokens must be {x.shape[1:]} in number, as the ids of an input; got {special.size}"
+        )
+    if special.all():
+        raise ValueError("special must leave a token that can be removed, has all of them")
+    each = torch.arange(x.shape[1])[None] if features is None else features
+    return each.masked_fill(torch.from_numpy(special), -1)
+
+
+def _at_positions(elements: Elements, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scores of elements (1, T) at their positions, summed over channels.
+
+    And which positions are in an element.
+    """
+    if elements.group is None:
+        values, inside = scores, torch.ones_like(scores, dtype=torch.bool)
+    else:
+        values = torch.cat([scores, scores.new_zeros(1, 1)], 1).gather(1, elements.group)
+        inside = elements.group < elements.largest
+    # A table has no channels.
+    if len(elements.mask_shape) == 1:
+        return values, inside
+    channels = elements.mask_shape[0]
+    return values.reshape(channels, -1).sum(0), inside.reshape(channels, -1).any(0)
+
+
+def _end(kept: NDArray[np.bool_]) -> int:
+    """Return where the padding at the end of a series begins."""
+    return int(np.flatnonzero(~kept)[-1]) + 1
 
 
 def _score_line(name: str, metric: Metric[Any], sample: int) -> str:
@@ -185,34 +280,29 @@ def _score_line(name: str, metric: Metric[Any], sample: int) -> str:
 
 
 def _largest(case: _Case) -> float:
-    shown = case.a[~case.kept] if case.kept.size else case.a
-    return float(np.abs(shown).max()) or 1.0
+    return float(np.abs(case.a).max()) or 1.0
 
 
-def _draw_image(
-    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
-) -> NDArray[np.object_]:
-    figure = new_figure(9.2, 2.9) if figure is None else figure
+def _draw_image(case: _Case, names: Sequence[str] | None, ax: Place | None) -> NDArray[np.object_]:
+    figure = several_panels(ax, 9.2, 2.9)
     axes: NDArray[np.object_] = figure.subplots(1, 4)
-    limits = (case.x.min(), case.x.max())
+    limits = (float(case.x.min()), float(case.x.max()))
     for axis, values in zip(axes[[0, 2]], (case.x, case.masked), strict=True):
-        if len(values) == 3:
-            span = (limits[1] - limits[0]) or 1.0
-            axis.imshow(((values - limits[0]) / span).clip(0, 1).transpose(1, 2, 0))
-        else:
-            axis.imshow(values.mean(0), cmap="gray_r", vmin=limits[0], vmax=limits[1])
+        show_image(axis, values, limits)
     drawn = axes[1].imshow(case.a, cmap=DIVERGING_MAP, vmin=-_largest(case), vmax=_largest(case))
     axes[2].imshow(case.removed[..., None] * np.array(to_rgba(COLOURS[4], 0.5)))
     for axis in axes[:3]:
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.colorbar(drawn, ax=axes[1], location="bottom", label="attribution", shrink=0.8)
+    ticks = [-_largest(case), 0, _largest(case)]
+    bar = figure.colorbar(
+        drawn, ax=axes[1], location="bottom", label="attribution", shrink=0.8, ticks=ticks
+    )
+    bar.set_ticklabels([f"{tick:.2g}".replace("-", "−") for tick in ticks])
     return axes
 
 
-def _draw_volume(
-    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
-) -> NDArray[np.object_]:
+def _draw_volume(case: _Case, names: Sequence[str] | None, ax: Place | None) -> NDArray[np.object_]:
     """Draw the slices on which the map has most, one above the other, as an image."""
     chosen = fullest_slices(case.a)
     below = case._replace(
@@ -222,8 +312,7 @@ def _draw_volume(
         removed=_stacked(case.removed[chosen]),
     )
     height = case.a.shape[1]
-    if figure is None:
-        figure = new_figure(9.2, 1.2 + 1.7 * len(chosen) * min(height / case.a.shape[2], 2.0))
+    figure = several_panels(ax, 9.2, 1.2 + 1.7 * len(chosen) * min(height / case.a.shape[2], 2.0))
     axes = _draw_image(below, names, figure)
     middles = height * np.arange(len(chosen)) + (height - 1) / 2
     axes[0].set_yticks(middles, [f"slice {place}" for place in chosen])
@@ -247,10 +336,8 @@ def _stacked(slices: NDArray[Any]) -> NDArray[Any]:
     return slices.reshape(*slices.shape[:-3], -1, slices.shape[-1])
 
 
-def _draw_series(
-    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
-) -> NDArray[np.object_]:
-    figure = new_figure(8.4, 5.2) if figure is None else figure
+def _draw_series(case: _Case, names: Sequence[str] | None, ax: Place | None) -> NDArray[np.object_]:
+    figure = several_panels(ax, 8.4, 5.2)
     grid = figure.subplot_mosaic(
         [["input", "scores"], ["map", "scores"], ["masked", "scores"]], width_ratios=(3, 1)
     )
@@ -274,10 +361,8 @@ def _draw_series(
     return axes
 
 
-def _draw_table(
-    case: _Case, names: Sequence[str] | None, figure: FigureBase | None
-) -> NDArray[np.object_]:
-    figure = new_figure(9.2, 1.6 + 0.24 * len(case.x)) if figure is None else figure
+def _draw_table(case: _Case, names: Sequence[str] | None, ax: Place | None) -> NDArray[np.object_]:
+    figure = several_panels(ax, 9.2, 1.6 + 0.24 * len(case.x))
     axes: NDArray[np.object_] = figure.subplots(1, 4)
     place = np.arange(len(case.x))
     for axis, values, colours, label in (
@@ -299,14 +384,13 @@ def _draw_table(
 
 
 def _draw_text(
-    case: _Case, texts: Sequence[str], n_scores: int, figure: FigureBase | None
+    case: _Case, texts: Sequence[str], n_scores: int, ax: Place | None
 ) -> NDArray[np.object_]:
     width = 7.2 * 72
     lines = tokens_.wrapped(texts, 0.94 * width)
     height = tokens_.LINE * len(lines)
     heights = [height, height, 8, height, 36 * n_scores + 1]
-    if figure is None:
-        figure = new_figure(width / 72, (sum(heights) + 130) / 72)
+    figure = several_panels(ax, width / 72, (sum(heights) + 130) / 72)
     grid = figure.subplot_mosaic(
         [["input"] * 3, ["map"] * 3, ["bar", ".", "."], ["masked"] * 3, ["scores"] * 3],
         height_ratios=heights,

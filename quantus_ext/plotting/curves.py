@@ -8,34 +8,39 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 
 from quantus_ext.functional.removal_curves import mean_weights
-from quantus_ext.plotting.figures import COLOURS, STYLES, new_figure, style_axes
-from quantus_ext.plotting.given import without_nan
+from quantus_ext.plotting.figures import (
+    COLOURS,
+    STYLES,
+    Place,
+    one_panel,
+    several_panels,
+    style_axes,
+)
+from quantus_ext.plotting.given import Called, by_explainer, details_of
+
+_LABEL = "output f(x)"
 
 
 def plot_curves(
-    fractions: ArrayLike,
-    curves: Mapping[str, ArrayLike],
-    *,
-    label: str,
-    axes: Axes | None = None,
+    metric: Called | Mapping[str, Called], *, label: str = _LABEL, ax: Place | None = None
 ) -> Axes:
     """
-    Draw a removal curve per explainer: its mean over samples, and one standard error about it.
+    Draw removal curves: their mean over samples, and one standard error about it.
 
     Parameters
     ----------
-    fractions : array-like, shape (L,)
-        Fractions removed, increasing; those that come more than once are drawn once.
-    curves : mapping of str to array-like, shape (n, L)
-        The samples' curves by the name of their explainer. Samples with NaN are left out, and
-        the legend says how many. A single sample has no band.
+    metric : MoRF, LeRF, Deletion or Insertion; mapping
+        A metric that has been called, or its ``details``, with ``curve`` (n, L) and ``fractions``
+        (n, L) or (L,); or a mapping of explainers to such ones, a line for each. Where fractions
+        differ, as for series of different lengths, curves are interpolated between them. Samples
+        with NaN are left out, and the legend says how many. A single sample has no band.
     label : str
-        What the curves are, such as "output f(x)".
-    axes : matplotlib.axes.Axes, optional
+        What the curves are, such as "probability of the class".
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -49,41 +54,34 @@ def plot_curves(
 
     Examples
     --------
-    >>> axes = plot_curves([0, 0.5, 1], {"A": [[1, 0.4, 0], [1, 0.6, 0]]}, label="output f(x)")
+    >>> details = {"fractions": [0, 0.5, 1], "curve": [[1, 0.4, 0], [1, 0.6, 0]]}
+    >>> axes = plot_curves({"Saliency": details})
     >>> axes.get_xlabel(), axes.lines[0].get_ydata().tolist()
     ('fraction removed', [1.0, 0.5, 0.0])
     """
-    places = _places(fractions)
-    samples = {name: _samples(f"curves[{name!r}]", c, places) for name, c in curves.items()}
-    axes = _curve_axes(axes, label)
-    for position, (name, values) in enumerate(samples.items()):
-        _draw_curve(axes, places, values, name, position)
-    if samples:
-        axes.legend(frameon=False, fontsize="small")
+    given = by_explainer(metric)
+    curves = {name: _Curves.of(name, each, "curve") for name, each in given.items()}
+    axes = one_panel(ax, 4.8, 3.4)
+    style_axes(axes, f"fraction {_done(given)}", label)
+    for position, (name, each) in enumerate(curves.items()):
+        each.draw(axes, name, position)
+    axes.legend(frameon=False, fontsize="small")
     return axes
 
 
-def plot_removal(
-    fractions: ArrayLike,
-    morf: ArrayLike,
-    lerf: ArrayLike,
-    *,
-    label: str = "output f(x)",
-    axes: Axes | None = None,
-) -> Axes:
+def plot_removal(metric: Called, *, label: str = _LABEL, ax: Place | None = None) -> Axes:
     """
     Draw the mean outputs with most and with least relevant removed first, and ABPC between them.
 
     Parameters
     ----------
-    fractions : array-like, shape (L,)
-        Fractions removed, from nothing to everything, increasing; see :func:`plot_curves`.
-    morf, lerf : array-like, shape (n, L)
-        The same samples' outputs, most and least relevant removed first. Samples with NaN in
-        either are left out of both.
+    metric : ABPC or mapping
+        A metric that has been called, or its ``details``, with ``curve_morf``, ``curve_lerf`` and
+        ``fractions`` from nothing to everything; see :func:`plot_curves`. Samples with NaN in
+        either curve are left out of both.
     label : str
         What the outputs are.
-    axes : matplotlib.axes.Axes, optional
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -101,31 +99,39 @@ def plot_removal(
 
     Examples
     --------
-    >>> axes = plot_removal([0, 0.5, 1], [[1, 0.2, 0]], [[1, 0.8, 0]])
+    >>> axes = plot_removal(
+    ...     {"fractions": [0, 0.5, 1], "curve_morf": [[1, 0.2, 0]], "curve_lerf": [[1, 0.8, 0]]}
+    ... )
     >>> [text.get_text() for text in axes.get_legend().get_texts()]
     ['LeRF', 'MoRF', 'ABPC = 0.200']
     """
-    places = _places(fractions)
-    if (places[0], places[-1]) != (0, 1):
-        raise ValueError(f"fractions must go from 0 to 1, as ABPC does; got {places}")
-    weights = mean_weights(torch.from_numpy(places)[None])[0].numpy()
-    most, least = _outputs("morf", morf, places), _outputs("lerf", lerf, places)
-    if most.shape != least.shape:
+    names = ("curve_morf", "curve_lerf", "fractions")
+    morf, lerf, fractions = details_of(metric, names).values()
+    if morf.shape != lerf.shape:
         raise ValueError(
-            f"morf and lerf must be of the same samples; got the shapes {most.shape} and "
-            f"{least.shape}"
+            f"curve_morf and curve_lerf must be of the same samples; have the shapes {morf.shape} "
+            f"and {lerf.shape}"
         )
-    both = without_nan("morf and lerf", np.concatenate([most, least], axis=1))
-    most, least = both[:, : len(places)].mean(0), both[:, len(places) :].mean(0)
-    axes = _curve_axes(axes, label)
-    axes.plot(places, least, color=COLOURS[0], label="LeRF")
-    axes.plot(places, most, color=COLOURS[1], label="MoRF")
-    parts = [(least >= most, COLOURS[2], f"ABPC = {weights @ (least - most):.3f}")]
+    places = _fractions("metric", fractions, morf)
+    if (places[:, 0] != 0).any() or (places[:, -1] != 1).any():
+        raise ValueError(f"fractions must go from 0 to 1, as ABPC does; got {places}")
+    known = ~np.isnan(np.hstack([morf, lerf])).any(1)
+    if not known.any():
+        raise ValueError(f"metric must have a sample without NaN; all {known.size} have NaN")
+    morf, lerf, places = morf[known], lerf[known], places[known]
+    abpc = (mean_weights(torch.from_numpy(places)).numpy() * (lerf - morf)).sum(1).mean()
+    grid = _grid(places)
+    most, least = (_on(grid, places, values).mean(0) for values in (morf, lerf))
+    axes = one_panel(ax, 4.8, 3.4)
+    style_axes(axes, "fraction removed", label)
+    axes.plot(grid, least, color=COLOURS[0], label="LeRF")
+    axes.plot(grid, most, color=COLOURS[1], label="MoRF")
+    parts = [(least >= most, COLOURS[2], f"ABPC = {abpc:.3f}".replace("-", "−"))]
     if (least < most).any():
         parts.append((least < most, COLOURS[3], "counts as negative"))
     for where, colour, name in parts:
         axes.fill_between(
-            places,
+            grid,
             most,
             least,
             where=where.tolist(),
@@ -140,26 +146,24 @@ def plot_removal(
 
 
 def plot_deletion_insertion(
-    fractions: ArrayLike,
-    deletion: Mapping[str, ArrayLike],
-    insertion: Mapping[str, ArrayLike],
+    deletion: Called | Mapping[str, Called],
+    insertion: Called | Mapping[str, Called],
     *,
-    label: str = "output f(x)",
-    figure: FigureBase | None = None,
+    label: str = _LABEL,
+    ax: Place | None = None,
 ) -> NDArray[np.object_]:
     """
     Draw deletion and insertion curves side by side, an explainer in the same colour in both.
 
     Parameters
     ----------
-    fractions : array-like, shape (L,)
-        Fractions removed, and restored, increasing.
-    deletion, insertion : mapping of str to array-like, shape (n, L)
-        The samples' outputs by the name of their explainer, the same names in both; see
-        :func:`plot_curves`. The legends have the areas under the mean curves.
+    deletion, insertion : Deletion and Insertion; mapping
+        Metrics that have been called, or their ``details``; or mappings of explainers to such
+        ones, the same names in both. See :func:`plot_curves`. The legends have the areas under
+        the mean curves.
     label : str
         What the outputs are.
-    figure : matplotlib figure or subfigure, optional
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -173,39 +177,40 @@ def plot_deletion_insertion(
 
     Examples
     --------
-    >>> axes = plot_deletion_insertion([0, 1], {"A": [[1, 0]]}, {"A": [[0, 1]]})
+    >>> falling, rising = ({"fractions": [0, 1], "curve": [c]} for c in ([1, 0], [0, 1]))
+    >>> axes = plot_deletion_insertion({"A": falling}, {"A": rising})
     >>> [axis.get_xlabel() for axis in axes]
     ['fraction removed', 'fraction restored']
     >>> axes[0].get_legend().get_texts()[0].get_text()
     'A: 0.500'
     """
-    places = _places(fractions)
-    if not deletion or set(deletion) != set(insertion):
+    removed, restored = by_explainer(deletion), by_explainer(insertion)
+    if len(removed) == len(restored) == 1:
+        # Metrics are called by their own names.
+        restored = dict(zip(removed, restored.values(), strict=True))
+    if set(removed) != set(restored):
         raise ValueError(
-            "deletion and insertion must have the same explainers, at least one; got "
-            f"{list(deletion)} and {list(insertion)}"
+            "deletion and insertion must have the same explainers; got "
+            f"{list(removed)} and {list(restored)}"
         )
-    samples = [
-        {name: _samples(f"{title}[{name!r}]", curves[name], places) for name in deletion}
-        for title, curves in (("deletion", deletion), ("insertion", insertion))
+    curves = [
+        {name: _Curves.of(f"{title} of {name}", given[name], "curve") for name in removed}
+        for title, given in (("deletion", removed), ("insertion", restored))
     ]
-    if figure is None:
-        figure = new_figure(8.4, 3.4 + 0.18 * len(deletion))
+    figure = several_panels(ax, 8.4, 3.4 + 0.18 * len(removed))
     axes: NDArray[np.object_] = figure.subplots(1, 2, sharey=True)
-    for axis, curves, title, done in zip(
+    for axis, given, title, done in zip(
         axes,
-        samples,
+        curves,
         ("deletion, lower is better", "insertion, higher is better"),
         ("removed", "restored"),
         strict=True,
     ):
-        _curve_axes(axis, label)
-        for position, (name, values) in enumerate(curves.items()):
-            mean = values.known.mean(0)
-            area = ((mean[1:] + mean[:-1]) / 2 * np.diff(places)).sum()
-            _draw_curve(axis, places, values, f"{name}: {area:.3f}", position)
+        style_axes(axis, f"fraction {done}", label)
+        for position, (name, each) in enumerate(given.items()):
+            area = trapezoid(each.values.mean(0), each.places)
+            each.draw(axis, f"{name}: {area:.3f}", position)
         axis.set_title(title, fontsize="medium")
-        axis.set_xlabel(f"fraction {done}")
         # Below, because the curves of the two panels leave different corners free.
         axis.legend(
             frameon=False,
@@ -219,54 +224,79 @@ def plot_deletion_insertion(
     return axes
 
 
-class _Samples(NamedTuple):
-    """Curves without NaN, shape (n, L), and how many had NaN."""
+class _Curves(NamedTuple):
+    """Samples' curves at common places, and how many are left out for their NaN."""
 
-    known: NDArray[np.float64]
+    places: NDArray[np.float64]
+    values: NDArray[np.float64]
     left_out: int
 
+    @classmethod
+    def of(cls, name: str, metric: Called, key: str) -> _Curves:
+        values, fractions = details_of(metric, (key, "fractions")).values()
+        places = _fractions(name, fractions, values)
+        known = ~np.isnan(values).any(1)
+        if not known.any():
+            raise ValueError(f"{name} must have a sample without NaN; all {known.size} have NaN")
+        grid = _grid(places[known])
+        left_out = int((~known).sum())
+        return cls(grid, _on(grid, places[known], values[known]), left_out)
 
-def _places(fractions: ArrayLike) -> NDArray[np.float64]:
-    places = np.asarray(fractions, dtype=np.float64)
-    if places.ndim != 1 or len(places) < 2 or not (np.diff(places) >= 0).all():
-        raise ValueError(f"fractions must be two or more increasing numbers; got {places}")
-    if places[0] == places[-1]:
-        raise ValueError(f"fractions must increase, are all {places[0]}")
-    return places
+    def draw(self, axes: Axes, name: str, position: int) -> None:
+        n, mean = len(self.values), self.values.mean(0)
+        # Beyond the palette, colours repeat in another line style.
+        colour = COLOURS[position % len(COLOURS)]
+        style = STYLES[position // len(COLOURS) % len(STYLES)]
+        shown = f"{name} ({self.left_out} with NaN left out)" if self.left_out else name
+        axes.plot(self.places, mean, color=colour, linestyle=style, label=shown)
+        if n > 1:
+            error = self.values.std(0, ddof=1) / np.sqrt(n)
+            edges = (mean - error, mean + error)
+            axes.fill_between(self.places, *edges, color=colour, alpha=0.2, linewidth=0)
 
 
-def _outputs(name: str, values: ArrayLike, places: NDArray[np.float64]) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 2 or len(array) == 0 or array.shape[1] != len(places):
+def _done(given: Mapping[str, Called]) -> str:
+    """Return what happens to elements along the curves."""
+    kept = [
+        each if isinstance(each, Mapping) else getattr(each, "details", {})
+        for each in given.values()
+    ]
+    return "restored" if all("final_rise" in details for details in kept) else "removed"
+
+
+def _fractions(
+    name: str, fractions: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the fractions of each sample, checked, in the shape of the curves' values."""
+    wide = fractions.shape[-1:]
+    if values.ndim != 2 or len(values) == 0 or wide not in ((), values.shape[1:]):
         raise ValueError(
-            f"{name} must have the shape (n, {len(places)}), a value for each of the fractions; "
-            f"got {array.shape}"
+            f"curves of {name} must have the shape (n, {', '.join(map(str, wide))}), a value for "
+            f"each of the fractions; have {values.shape}"
         )
-    return array
+    if not wide or wide[0] < 2 or fractions.ndim > 2 or not (np.diff(fractions) >= 0).all():
+        raise ValueError(f"fractions must be two or more increasing numbers; got {fractions}")
+    if fractions.ndim == 2 and len(fractions) != len(values):
+        raise ValueError(
+            f"fractions of {name} must have one row, or one per sample, {len(values)}; have "
+            f"{len(fractions)}"
+        )
+    if (fractions[..., 0] == fractions[..., -1]).any():
+        raise ValueError(f"fractions must increase, are all {fractions.ravel()[0]}")
+    return np.broadcast_to(fractions, values.shape)
 
 
-def _samples(name: str, values: ArrayLike, places: NDArray[np.float64]) -> _Samples:
-    given = _outputs(name, values, places)
-    known = without_nan(name, given)
-    return _Samples(known, len(given) - len(known))
+def _grid(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the fractions at which curves are averaged: the samples' own where they agree."""
+    alike = bool((places == places[0]).all())
+    grid: NDArray[np.float64] = places[0] if alike else np.unique(places)
+    return grid
 
 
-def _curve_axes(axes: Axes | None, label: str) -> Axes:
-    if axes is None:
-        axes = new_figure(4.8, 3.4).subplots()
-    style_axes(axes, "fraction removed", label)
-    return axes
-
-
-def _draw_curve(
-    axes: Axes, places: NDArray[np.float64], samples: _Samples, name: str, position: int
-) -> None:
-    values, left_out = samples
-    mean = values.mean(0)
-    # Beyond the palette, colours repeat in another line style.
-    colour, style = COLOURS[position % len(COLOURS)], STYLES[position // len(COLOURS) % len(STYLES)]
-    shown = f"{name} ({left_out} with NaN left out)" if left_out else name
-    axes.plot(places, mean, color=colour, linestyle=style, label=shown)
-    if len(values) > 1:
-        error = values.std(0, ddof=1) / np.sqrt(len(values))
-        axes.fill_between(places, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+def _on(
+    grid: NDArray[np.float64], places: NDArray[np.float64], values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return curves (n, L) at other fractions, (n, len(grid))."""
+    if grid.shape == places.shape[1:] and bool((places == grid).all()):
+        return values
+    return np.stack([np.interp(grid, *each) for each in zip(places, values, strict=True)])

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import ArrayLike
 
-from quantus_ext.plotting.figures import COLOURS, new_figure, style_axes
-from quantus_ext.plotting.given import details_of, without_nan
-
-if TYPE_CHECKING:
-    from quantus_ext.base import TorchMetric
+from quantus_ext.plotting.figures import COLOURS, Place, one_panel, style_axes
+from quantus_ext.plotting.given import Called, details_of, without_nan
 
 
-def plot_fidelity(
-    metric: TorchMetric | Mapping[str, ArrayLike], *, axes: Axes | None = None
-) -> Axes:
+def plot_fidelity(metric: Called, *, ax: Place | None = None) -> Axes:
     """
     Draw Fid⁺ and Fid⁻ against the size of the explanation: means over samples, one error about.
 
@@ -27,7 +18,7 @@ def plot_fidelity(
     metric : Fidelity, RFidelity, FFidelity or ROAR; or mapping
         A metric that has been called, or its ``details``. Samples with NaN are left out, and the
         legend says how many.
-    axes : matplotlib.axes.Axes, optional
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -61,8 +52,7 @@ def plot_fidelity(
     curves = np.concatenate([values["curve_plus"], values["curve_minus"]], axis=1)
     without_nan("curve_plus and curve_minus", curves)
     known = ~np.isnan(curves).any(1)
-    if axes is None:
-        axes = new_figure(4.8, 3.6).subplots()
+    axes = one_panel(ax, 4.8, 3.6)
     for sign, name, colour, style in (
         ("plus", "Fid⁺, without it (higher is better)", COLOURS[0], "-"),
         ("minus", "Fid⁻, with it alone (lower is better)", COLOURS[1], "--"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -12,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 # Okabe and Ito's palette, distinguishable with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,7 +24,12 @@ DIVERGING_MAP = "RdBu_r"
 DARK = 0.6
 """Share of the diverging map beyond which it is too dark for black letters."""
 
-_new_figure: ContextVar[Callable[..., Figure]] = ContextVar("new_figure", default=Figure)
+Place = Axes | FigureBase
+"""Where a figure is drawn: on axes, or on a figure or a part of one."""
+
+_new_figure: ContextVar[Callable[..., Figure] | None] = ContextVar("new_figure", default=None)
+"""What makes new figures; None for pyplot in a notebook, which shows them, and no pyplot elsewhere.
+"""
 
 Given = ParamSpec("Given")
 Drawn = TypeVar("Drawn")
@@ -30,7 +37,7 @@ Drawn = TypeVar("Drawn")
 
 def on_pyplot(plot: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
     """
-    Return `plot` with its new figures made by pyplot, for ``default_plot_func`` and notebooks.
+    Return `plot` with its new figures made by pyplot, for the metrics of Quantus.
 
     Parameters
     ----------
@@ -47,29 +54,78 @@ def on_pyplot(plot: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
     Examples
     --------
     >>> from matplotlib import pyplot
-    >>> from quantus_ext.plotting import on_pyplot, plot_scores
-    >>> axes = on_pyplot(plot_scores)(["A"], [0.9], [0.1], label="faithfulness")
+    >>> from quantus_ext.plotting import on_pyplot, plot_means
+    >>> axes = on_pyplot(plot_means)({"A": [0.8, 0.9]}, label="faithfulness")
     >>> pyplot.gca() is axes
     True
     >>> pyplot.close()
     """
-    return partial(_drawn_on_pyplot, plot)
+    drawn = partial(_drawn_on_pyplot, plot)
+    # It still says which arguments it takes.
+    drawn.__dict__["__wrapped__"] = plot
+    return drawn
 
 
 def _drawn_on_pyplot(plot: Callable[..., Drawn], *arguments: Any, **keywords: Any) -> Drawn:
     # Here, because choosing a backend is for those who ask for pyplot.
     from matplotlib import pyplot as plt
 
-    token = _new_figure.set(plt.figure)
+    return _drawn_by(plt.figure, plot, *arguments, **keywords)
+
+
+def _drawn_by(
+    maker: Callable[..., Figure], plot: Callable[..., Drawn], *arguments: Any, **keywords: Any
+) -> Drawn:
+    token = _new_figure.set(maker)
     try:
         return plot(*arguments, **keywords)
     finally:
         _new_figure.reset(token)
 
 
+def _in_notebook() -> bool:
+    """Return whether this is the kernel of a notebook, which shows the figures of pyplot."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of a size in inches, of pyplot within :func:`on_pyplot`."""
-    return _new_figure.get()(figsize=(width, height), layout="constrained")
+    """Return an empty figure of a size in inches; see :data:`_new_figure`."""
+    make = _new_figure.get()
+    if make is None and _in_notebook():
+        from matplotlib import pyplot as plt
+
+        make = plt.figure
+    return (make or Figure)(figsize=(width, height), layout="constrained")
+
+
+def one_panel(ax: Place | None, width: float, height: float) -> Axes:
+    """Return axes to draw on: as given, on the figure that is given, or on a new one."""
+    if isinstance(ax, Axes):
+        return ax
+    figure = several_panels(ax, width, height)
+    axes: Axes = figure.subplots()
+    return axes
+
+
+def several_panels(ax: Place | None, width: float, height: float) -> FigureBase:
+    """Return a figure for several panels: as given, in place of the axes given, or a new one."""
+    if ax is None:
+        return new_figure(width, height)
+    if isinstance(ax, FigureBase):
+        return ax
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax must be matplotlib axes, a figure or a subfigure, is {ax!r}")
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError(
+            "ax must be axes in a grid, as of pyplot.subplots, for a figure of several panels; or "
+            "pass a figure"
+        )
+    # The axes keep their place in the layout, and the panels are drawn there.
+    ax.set_axis_off()
+    return ax.figure.add_subfigure(place)
 
 
 def style_axes(axes: Axes, x_label: str, y_label: str) -> None:
@@ -131,7 +187,9 @@ def draw(
     """
     if not callable(plot):
         raise ValueError(f"plot_func must be callable, is {plot!r}")
-    drawn = (on_pyplot(plot) if show else plot)(*arguments, **keywords)
+    # What is not shown is no figure of pyplot's, which notebooks would show.
+    draw_it = on_pyplot(plot) if show else partial(_drawn_by, Figure, plot)
+    drawn = draw_it(*arguments, **keywords)
     figure = figure_of(drawn)
     if path_to_save is not None:
         save_figure(figure, path_to_save, dpi=400)
@@ -139,6 +197,13 @@ def draw(
         from matplotlib import pyplot as plt
 
         plt.show()
+
+
+def takes_metric(plot: object) -> bool:
+    """Return whether the first argument of a plot function is a metric, as of those here."""
+    if not callable(plot):
+        return False
+    return next(iter(inspect.signature(plot).parameters), None) == "metric"
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 150) -> None:

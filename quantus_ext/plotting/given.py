@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from quantus.metrics.base import Metric
 
+Called = Metric[Any] | Mapping[str, Any]
+"""A metric that has been called, or its ``details``."""
 
-def details_of(
-    metric: Metric[Any] | Mapping[str, ArrayLike], names: Sequence[str]
-) -> dict[str, NDArray[np.float64]]:
+
+def details_of(metric: Called, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Return some of the details of a metric that has been called, or of a mapping of them."""
     details = metric if isinstance(metric, Mapping) else getattr(metric, "details", {})
     missing = [name for name in names if name not in details]
@@ -22,6 +23,16 @@ def details_of(
             f"{list(details)}"
         )
     return {name: np.asarray(details[name], dtype=np.float64) for name in names}
+
+
+def by_explainer(metric: Called | Mapping[str, Called]) -> dict[str, Called]:
+    """Return what is drawn by its name in the legend: one metric, or several by explainer."""
+    if isinstance(metric, Mapping):
+        several = {str(n): v for n, v in metric.items() if isinstance(v, (Metric, Mapping))}
+        if several and len(several) == len(metric):
+            return several
+        return {"mean": metric}
+    return {getattr(metric, "name", "mean"): metric}
 
 
 def without_nan(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import FigureBase
+from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from quantus_ext.plotting.figures import DIVERGING_MAP, new_figure
+from quantus_ext.plotting.figures import DIVERGING_MAP, Place, several_panels
 
 
 def plot_maps(
-    images: ArrayLike,
+    x_batch: ArrayLike,
     maps: Mapping[str, ArrayLike],
     *,
     labels: Sequence[str] | None = None,
-    figure: FigureBase | None = None,
+    ax: Place | None = None,
 ) -> NDArray[np.object_]:
     """
     Draw a grid: one row per image, the image first, then each explainer's map of it.
@@ -25,13 +25,14 @@ def plot_maps(
 
     Parameters
     ----------
-    images : array-like, shape (n, H, W)
-        Single-channel images.
-    maps : mapping of str to array-like, shape (n, H, W)
-        Attributions by the name of their explainer.
+    x_batch : array-like, shape (n, C, H, W) or (n, H, W)
+        Images, channels first. Three channels are shown as red, green and blue, any other number by
+        its mean.
+    maps : mapping of str to array-like, shape of `x_batch`, with one channel or with none
+        Attributions by the name of their explainer; what is shown is their sum over channels.
     labels : sequence of n str, optional
         Written beside the rows.
-    figure : matplotlib figure or subfigure, optional
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -49,23 +50,21 @@ def plot_maps(
     >>> axes.shape, axes[0, 1].get_title()
     ((1, 2), 'Saliency')
     """
-    images = np.asarray(images, dtype=np.float64)
-    if images.ndim != 3 or images.size == 0:
-        raise ValueError(f"images must have the shape (n, H, W) and no 0 in it; got {images.shape}")
-    columns = {name: np.asarray(values, dtype=np.float64) for name, values in maps.items()}
-    for name, values in columns.items():
-        if values.shape != images.shape:
-            raise ValueError(
-                f"maps[{name!r}] must have the shape of images, {images.shape}; got {values.shape}"
-            )
+    images = np.asarray(x_batch, dtype=np.float64)
+    if images.ndim not in (3, 4) or images.size == 0:
+        raise ValueError(
+            "x_batch must have the shape (n, C, H, W) or (n, H, W) and no 0 in it; got "
+            f"{images.shape}"
+        )
+    images = images[:, None] if images.ndim == 3 else images
+    columns = {name: _map(name, values, images.shape) for name, values in maps.items()}
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"labels must have one entry per image, {len(images)}; got {len(labels)}")
 
-    if figure is None:
-        figure = new_figure(1.3 * (1 + len(columns)), 1.3 * len(images) + 0.6)
+    figure = several_panels(ax, 1.3 * (1 + len(columns)), 1.3 * len(images) + 0.6)
     axes = figure.subplots(len(images), 1 + len(columns), squeeze=False)
     for row, image in enumerate(images):
-        axes[row, 0].imshow(image, cmap="gray_r")
+        show_image(axes[row, 0], image, (float(image.min()), float(image.max())))
         if labels is not None:
             axes[row, 0].set_ylabel(labels[row])
         for column, values in enumerate(columns.values(), start=1):
@@ -90,3 +89,27 @@ def plot_maps(
             label="attribution ÷ the map's largest magnitude",
         )
     return axes
+
+
+def show_image(axes: Axes, image: NDArray[np.float64], limits: tuple[float, float]) -> None:
+    """Draw an image (C, H, W): three channels in colour, any other number by its mean."""
+    low, high = limits
+    if len(image) == 3:
+        span = (high - low) or 1.0
+        axes.imshow(((image - low) / span).clip(0, 1).transpose(1, 2, 0))
+    else:
+        axes.imshow(image.mean(0), cmap="gray_r", vmin=low, vmax=high)
+
+
+def _map(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return maps of images of a shape (n, C, H, W), summed over channels, (n, H, W)."""
+    n, channels, *size = shape
+    given = np.asarray(values, dtype=np.float64)
+    allowed = [(n, *size), (n, 1, *size), (n, channels, *size)]
+    if given.shape not in allowed:
+        raise ValueError(
+            f"maps[{name!r}] must have one of the shapes {', '.join(map(str, allowed))}; got "
+            f"{given.shape}"
+        )
+    summed: NDArray[np.float64] = given if given.ndim == 3 else given.sum(1)
+    return summed

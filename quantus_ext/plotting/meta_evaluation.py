@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import FigureBase
 from numpy.typing import NDArray
 
-from quantus_ext.plotting.figures import COLOURS, new_figure
+from quantus_ext.plotting.figures import COLOURS, Place, several_panels
 
 _CONSISTENCIES = ("IAC_{AR}", "IAC_{NR}", "IEC_{AR}", "IEC_{NR}")
 """To the left, above, to the right and below, as in MetaQuantus's own area plot."""
@@ -21,7 +20,7 @@ _COLUMNS = 4
 
 
 def plot_area(
-    results: Mapping[str, Mapping[str, Any]], *, figure: FigureBase | None = None
+    results: Mapping[str, Mapping[str, Any]], *, ax: Place | None = None
 ) -> NDArray[np.object_]:
     """
     Draw MetaQuantus's area plot: the four consistencies of each metric, the larger the better.
@@ -32,7 +31,7 @@ def plot_area(
         By the name of a metric, ``MetaEvaluation.results_meta_consistency_scores`` or the mapping
         that ``MetaEvaluationBenchmarking`` keeps of it, so that one category of a benchmark's
         results, ``results[data][model][category]``, is such a mapping.
-    figure : matplotlib figure or subfigure, optional
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -59,8 +58,7 @@ def plot_area(
     known = {name: _consistencies(name, given) for name, given in results.items()}
     columns = min(len(known), _COLUMNS)
     rows = -(-len(known) // columns)
-    if figure is None:
-        figure = new_figure(2.6 * columns, 2.9 * rows + 0.5)
+    figure = several_panels(ax, 2.6 * columns, 2.9 * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in grid[len(known) :]:
         axis.remove()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import FigureBase
 from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 
-from quantus_ext.plotting.figures import COLOURS, new_figure, style_axes
+from quantus_ext.plotting.figures import COLOURS, Place, several_panels, style_axes
 from quantus_ext.plotting.given import details_of
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _REFERENCES = {
 }
 
 
-def plot_qge(metric: QGE, *, figure: FigureBase | None = None) -> NDArray[np.object_]:
+def plot_qge(metric: QGE, *, ax: Place | None = None) -> NDArray[np.object_]:
     """
     Draw each sample's score beside that of its reference, and the gap between them below.
 
@@ -30,7 +29,7 @@ def plot_qge(metric: QGE, *, figure: FigureBase | None = None) -> NDArray[np.obj
     ----------
     metric : QGE
         Has been called.
-    figure : matplotlib figure or subfigure, optional
+    ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
@@ -53,7 +52,7 @@ def plot_qge(metric: QGE, *, figure: FigureBase | None = None) -> NDArray[np.obj
     >>> scores = metric(model, np.ones((3, 4)), np.array([0, 1, 0]), np.eye(3, 4))
     >>> above, below = plot_qge(metric)
     >>> above.get_ylabel(), np.allclose([bar.get_height() for bar in below.patches], scores)
-    ('Infidelity (lower is better)', True)
+    ('Infidelity\\n(lower is better)', True)
     """
     details = details_of(metric, ("score", "reference", "references"))
     score, reference = details["score"], details["reference"]
@@ -62,8 +61,7 @@ def plot_qge(metric: QGE, *, figure: FigureBase | None = None) -> NDArray[np.obj
     # 0 for references that are not random.
     error = np.where(metric.standard_errors > 0, metric.standard_errors, np.nan)
     sample = np.arange(len(score))
-    if figure is None:
-        figure = new_figure(min(3.6 + 0.16 * len(score), 12), 4.8)
+    figure = several_panels(ax, min(3.6 + 0.16 * len(score), 12), 4.8)
     axes: NDArray[np.object_] = figure.subplots(2, 1, sharex=True, height_ratios=(4, 3))
     above, below = axes
     above.vlines(sample, score, reference, color="0.7", zorder=0)
@@ -81,8 +79,8 @@ def plot_qge(metric: QGE, *, figure: FigureBase | None = None) -> NDArray[np.obj
     colours = np.where(is_better, COLOURS[2], COLOURS[3])
     below.bar(sample, gap, color=colours, yerr=error, capsize=2, width=0.7)
     below.axhline(0, color="0.2", linewidth=0.8)
-    style_axes(above, "", f"{metric.metric.name} ({metric.direction.value} is better)")
-    style_axes(below, "sample", f"gap ({metric.score_direction.value} is better)")
+    style_axes(above, "", f"{metric.metric.name}\n({metric.direction.value} is better)")
+    style_axes(below, "sample", f"gap\n({metric.score_direction.value} is better)")
     below.xaxis.get_major_locator().set_params(integer=True)
     above.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
     below.set_title(

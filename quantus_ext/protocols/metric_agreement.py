@@ -21,6 +21,8 @@ from quantus_ext.protocols.ranks import ROUNDING, ranks
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from quantus_ext.plotting.figures import Place
+
 M4_METRICS = ("MoRF", "ABPC", "PScore", "INFD", "SynScore")
 """What M4's overall score adds, INFD with a minus."""
 
@@ -62,11 +64,11 @@ class MetricAgreement:
             rows.append([plain(name), *cells])
         return markdown(["above: pooled, below: within models", *map(plain, self.names)], rows)
 
-    def plot(self, axes: Axes | None = None) -> Axes:
+    def plot(self, ax: Place | None = None) -> Axes:
         """Draw ``correlation``; see :func:`quantus_ext.plotting.plot_agreement`."""
         from quantus_ext.plotting import plot_agreement
 
-        return plot_agreement(self.names, self.correlation, axes=axes)
+        return plot_agreement(self, ax=ax)
 
 
 @dataclass(frozen=True)

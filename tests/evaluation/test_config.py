@@ -112,7 +112,7 @@ def test_a_file_is_evaluated_and_reported(config, tmp_path, capsys):
         ),
         (
             '[[thresholds]]\nmetric = "MoRF"\nat_least = 5\nat_most = 6',
-            "MoRF of maps must be at least 5.000 and at most 6.000, is ",
+            "MoRF of maps must be at least 5 and at most 6, is ",
         ),
     ],
 )
@@ -159,7 +159,7 @@ def test_a_score_that_is_missing_breaks_its_threshold(config, tmp_path, capsys):
     with pytest.warns(RuntimeWarning, match="because of errors: maps by INFD, MoRF"):
         code = code_of(config('[[thresholds]]\nmetric = "INFD"\nat_most = 1000'))
     assert code == 1
-    assert "INFD of maps must be at most 1,000, is not known for every" in capsys.readouterr().out
+    assert "INFD of maps must be at most 1000, is not known for every" in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(config, tmp_path, capsys):

@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 
 from quantus_ext import Evaluation
 from quantus_ext.evaluation import Case, Failure
-from quantus_ext.evaluation.tables import number
+from quantus_ext.evaluation.tables import numbers
 from quantus_ext.plotting import figures
 from tests.evaluation.problem import METHODS, broken, metrics, run
 
@@ -261,7 +261,11 @@ def test_the_page_needs_nothing_else(found, tmp_path):
     assert page.open == []
     assert not page.tags & {"script", "link", "iframe", "object", "embed"}
     assert page.addresses
-    assert all(address.startswith("data:image/") for address in page.addresses)
+    inside = [address for address in page.addresses if address.startswith("#")]
+    assert all(f'id="{address[1:]}"' in text for address in inside)
+    assert len(inside) >= 5
+    outside = set(page.addresses) - set(inside)
+    assert all(address.startswith("data:image/") for address in outside)
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
@@ -300,7 +304,12 @@ def test_cases_of_every_kind(made, shape):
     values = np.random.default_rng(0).normal(size=shape)
     cases = tuple(Case(i, values, 0, {"best": values, "worst": 0 * values}) for i in (0, 9))
     text = run_page(dataclasses.replace(made, cases=cases))
-    assert text.count("<figure>") == 6
+    if len(shape) == 1:
+        # A row for each column, with a bar of each map.
+        assert text.count("<tr><td>column ") == 14
+        assert text.count('<svg class="bar"') == 28
+    else:
+        assert len(re.findall("<figure", text)) == 6
     assert f"MoRF {made.scores_of('best', 'MoRF')[9]:.3f}".replace("-", "−") in text
 
 
@@ -376,6 +385,10 @@ class Cells(HTMLParser):
         for texts in self.open:
             texts.append("")
 
+    def handle_endtag(self, tag):
+        if tag in ("td", "th", "p"):
+            self.open = []
+
     def handle_data(self, data):
         for texts in self.open:
             texts[-1] += data
@@ -389,7 +402,8 @@ def test_a_notebook_shows_the_ranking(made):
         [row.metric, row.explainer, row.shown_rank] for row in ranking.rows
     ]
     first = ranking.rows[0]
-    assert rows[0][3:5] == [number(first.mean), f"{number(first.low)} to {number(first.high)}"]
+    mean, low, high = numbers(first.mean, first.low, first.high)
+    assert rows[0][3:5] == [mean, f"{low} to {high}"]
     assert Cells(ranking._repr_html_()).rows == [header, *rows]
 
 
@@ -444,3 +458,21 @@ def test_a_figure_of_some_metrics(made, tmp_path):
 
 def test_a_figure_of_failed_cells(found, tmp_path):
     found.plot(show=False, path_to_save=tmp_path / "failed.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ((32.0, 28.31, 35.7), ("32.0", "28.3", "35.7")),
+        ((0.5, -0.0004, 9.99), ("0.500", "0.000", "9.990")),
+        ((123.4, -99.6, 1234.5), ("123", "−100", "1,234")),
+        ((0.00035, -0.0003), ("0.00035", "−0.00030")),
+        ((0.012,), ("0.012",)),
+        ((3.5e-7, 1e-8), ("3.50 × 10⁻⁷", "0.10 × 10⁻⁷")),
+        ((1.5e9, 2e10), ("0.15 × 10¹⁰", "2.00 × 10¹⁰")),
+        ((5e-324,), ("4.94 × 10⁻³²⁴",)),
+        ((np.nan, 0.0, -np.inf), ("–", "0.000", "−∞")),
+    ],
+)
+def test_numbers_that_belong_together_have_the_same_decimals(values, written):
+    assert numbers(*values) == written

@@ -15,6 +15,14 @@ def curves(n: int = 6, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((n, 5))
 
 
+def details(values: Any, key: str = "curve", fractions: Any = FRACTIONS) -> dict[str, Any]:
+    return {"fractions": fractions, key: values}
+
+
+def both(morf: Any, lerf: Any, fractions: Any = FRACTIONS) -> dict[str, Any]:
+    return {"fractions": fractions, "curve_morf": morf, "curve_lerf": lerf}
+
+
 def legend(axes) -> list[str]:
     return [text.get_text() for text in axes.get_legend().get_texts()]
 

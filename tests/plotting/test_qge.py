@@ -30,8 +30,8 @@ def test_qge_shows_score_reference_and_gap():
     colours = [to_hex(bar.get_facecolor()).upper() for bar in below.patches]
     assert colours == [COLOURS[2], COLOURS[3], COLOURS[3]]
     assert "1 of 3" in below.get_title(loc="left")
-    assert above.get_ylabel() == "Infidelity (lower is better)"
-    assert below.get_ylabel() == "gap (higher is better)"
+    assert above.get_ylabel() == "Infidelity\n(lower is better)"
+    assert below.get_ylabel() == "gap\n(higher is better)"
 
 
 def bars(axes: Any) -> list[float]:
