@@ -296,6 +296,22 @@ def test_an_older_version_of_other_names_is_fetched_too(tmp_path):
         collected(tmp_path, "opencv-python-headless==3.0")
 
 
+@pytest.mark.usefixtures("_index")
+@pytest.mark.parametrize(("most", "code"), [(10, 1), (2**20, 0)])
+def test_the_sum_of_the_wheels_must_be_small(tmp_path, monkeypatch, capsys, most, code):
+    have, folder = tmp_path / "have", tmp_path / "wheels"
+    have.write_text("opencv-python==5.0\npytest==9\ntorchvision==1")
+    monkeypatch.setattr(wheels, "requires", lambda _: ["a", "c; extra == 'test'"])
+    monkeypatch.setattr(wheels, "MOST", most)
+    arguments = ["wheels", "--have", str(have), "--folder", str(folder)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert wheels.main() == code
+    said = capsys.readouterr()
+    assert "a-9-py3-none-any.whl" in said.out
+    assert ("too much" in said.err) == bool(code)
+    assert (f"{folder}/*.whl && PYTHONPATH" in said.out) == (not code)
+
+
 # Traffic
 
 
