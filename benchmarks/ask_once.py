@@ -24,8 +24,10 @@ TIMES = {
     "evaluate, LeNet": 6.0,
     "evaluate, CNN": 6.0,
     "RFidelity with a blur": 3.0,
-    "MetaQuantus with Infidelity": 3.0,
-    "its calls of Infidelity": 3.0,
+    "MetaQuantus with Infidelity, LeNet": 3.0,
+    "its calls of Infidelity, LeNet": 3.0,
+    "MetaQuantus with Infidelity, CNN": 3.0,
+    "its calls of Infidelity, CNN": 3.0,
     **dict.fromkeys(SAME, 1 / 1.03),
 }
 """How many times as fast as the other build each is to be."""

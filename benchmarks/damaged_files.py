@@ -105,13 +105,14 @@ def identity(n: int) -> dict[str, object]:
 
 def record(n: int, shape: tuple[int, ...]) -> Record:
     draw = np.random.default_rng(0).normal
+    unknown, none = np.full(n, np.nan), np.zeros(n, dtype=np.int64)
     return Record(
         method=0,
         start=0,
         stop=n,
         cells={
-            "MoRF": Scored(draw(size=n), draw(size=n), 40, 30, 0.5, (64, "contiguous")),
-            "INFD": Scored(np.full(n, np.nan), np.full(n, np.nan), 0, 0, 0.1, None, "no", "line"),
+            "MoRF": Scored(draw(size=n), draw(size=n), none, 40, 30, 0.5, (64, "contiguous")),
+            "INFD": Scored(unknown, unknown, none, 0, 0, 0.1, None, "no", "line"),
         },
         maps={case: draw(size=shape).astype(np.float32) for case in (1, 4)},
         seconds=0.25,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,9 +15,8 @@ from quantus.helpers.model.models import LeNet
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
-from quantus_ext.adapters import BlackBox
+from quantus_ext.adapters import BlackBox, TokenIds
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Case:
 
     name: str
     model: nn.Module
-    x: NDArray[np.float32]
+    x: NDArray[np.float32] | NDArray[np.int64]
     y: NDArray[np.int64]
     a: NDArray[np.float32]
     softmax: bool | None = None
@@ -37,6 +37,21 @@ class Case:
     def first(self, n: int) -> Case:
         """Return the case with its first n samples."""
         return replace(self, x=self.x[:n], y=self.y[:n], a=self.a[:n])
+
+    def on(self, device: torch.device) -> Case:
+        """Return the case with its model on a device."""
+        return replace(self, model=copy.deepcopy(self.model).to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is; a black box is on the processor."""
+        weights = next(self.model.parameters(), None)
+        return torch.device("cpu") if weights is None else weights.device
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return inputs, attributions and labels where the model is."""
+        x, a, y = (torch.from_numpy(v).to(self.device) for v in (self.x, self.a, self.y))
+        return x, a, y
 
 
 def lenet_on_digits(n: int) -> Case:
@@ -63,7 +78,29 @@ def resnet9_on_noise(n: int) -> Case:
 
 def resnet18_on_noise(n: int) -> Case:
     """Torchvision's ResNet-18 at ImageNet's size."""
+    from torchvision.models import resnet18
+
     return _case("ResNet-18, 3×224×224", resnet18, n, _noise(3, 224, 224))
+
+
+def resnet50_on_noise(n: int) -> Case:
+    """Torchvision's ResNet-50 at ImageNet's size."""
+    from torchvision.models import resnet50
+
+    return _case("ResNet-50, 3×224×224", resnet50, n, _noise(3, 224, 224))
+
+
+def vit_on_noise(n: int) -> Case:
+    """Torchvision's ViT-B/16 at ImageNet's size."""
+    from torchvision.models import vit_b_16
+
+    def make() -> nn.Module:
+        model = vit_b_16()
+        # Its head is made of zeros.
+        nn.init.normal_(model.heads.head.weight, std=0.02)
+        return model
+
+    return _case("ViT-B/16, 3×224×224", make, n, _noise(3, 224, 224))
 
 
 def series_cnn_on_noise(n: int) -> Case:
@@ -102,6 +139,36 @@ def boosted_trees_on_cancer(n: int) -> Case:
     a = generator.normal(size=x.shape).astype(np.float32)
     model = BlackBox(trees.predict_proba, classes=2).eval()
     return Case("boosted trees, 30 features", model, x, trees.predict(x), a, softmax=False)
+
+
+class _Reader(nn.Module):
+    """Two layers of a transformer over embedded token ids, and the mean of what is read."""
+
+    def __init__(self, vocabulary: int, length: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, 64)
+        self.place = nn.Parameter(torch.randn(length, 64))
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.layers(self.embedding(ids) + self.place).mean(1))
+        return outputs
+
+
+def transformer_on_tokens(n: int, length: int = 64) -> Case:
+    """A tiny transformer on random token ids, with random attributions."""
+    vocabulary = 1000
+    generator = np.random.default_rng(0)
+    x = generator.integers(2, vocabulary, (n, length))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = TokenIds(_Reader(vocabulary, length).eval(), mask_id=1, pad_id=0)
+    with torch.no_grad():
+        y = model(torch.from_numpy(x)).argmax(1).numpy()
+    a = generator.normal(size=x.shape).astype(np.float32)
+    return Case(f"transformer, {length} tokens", model, x, y, a)
 
 
 @cache

@@ -63,7 +63,7 @@ def fidelity(
             ):
                 rows = image.repeat(n_draws, *(1,) * image.ndim)
                 for row in rows.reshape(n_draws, channels, -1):
-                    chosen = torch.randperm(len(region), generator=generator)[:count]
+                    chosen = _some(len(region), count, generator)
                     row[:, region[chosen]] = 0
                 changes.append(clean - _right(model, rows, label))
     shape = (len(x), len(sparsity), n_draws)
@@ -100,10 +100,16 @@ def _right(model: nn.Module, rows: Tensor, label: Tensor) -> Tensor:
     return (model(rows).softmax(1).argmax(1) == label).float()
 
 
+def _some(of: int, count: int, generator: Generator) -> Tensor:
+    """Return so many different numbers below ``of``."""
+    return torch.randperm(of, generator=generator, device=generator.device)[:count]
+
+
 def _window(shape: Sequence[int], side: int, generator: Generator) -> tuple[slice | Tensor, ...]:
     if len(shape) == 1:
-        return (torch.randperm(shape[0], generator=generator)[:side],)
+        return (_some(shape[0], side, generator),)
     starts = [
-        int(torch.randint(length - side + 1, (), generator=generator)) for length in shape[1:]
+        int(torch.randint(length - side + 1, (), generator=generator, device=generator.device))
+        for length in shape[1:]
     ]
     return (slice(None), *(slice(start, start + side) for start in starts))

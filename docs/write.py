@@ -1,5 +1,5 @@
 """
-Write the tables of the documents anew from `quantus_ext.cards`: ``python -m docs.write``.
+Write the tables of the documents anew from `quantus_ext.facts`: ``python -m docs.write``.
 
 A table stands between two marks, ``<!-- table: costs -->`` and ``<!-- end -->``, in
 reStructuredText ``.. table: costs`` and ``.. end``, in YAML ``# table: costs`` and ``# end``. The
@@ -12,20 +12,11 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from inspect import signature
-from math import inf
 from pathlib import Path
 
 from quantus_ext import metrics
-from quantus_ext.cards import (
-    CARDS,
-    DETAILS,
-    Card,
-    Paper,
-    cost,
-    direction,
-    score_range,
-    shown_name,
-)
+from quantus_ext.card import bound, card_of, cost, shown_name
+from quantus_ext.facts import DETAILS, FACTS, Facts, Paper
 from quantus_ext.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -40,13 +31,13 @@ def overview() -> str:
     """Return the README's table of all metrics."""
     rows = [
         [
-            f"[`{shown_name(name)}`](docs/{card.page})",
-            card.question,
-            direction(name).value,
-            " to ".join(map(_bound, score_range(name))),
-            f"{cost(name)} + {card.besides}" if card.besides else f"{cost(name)}",
+            f"[`{shown_name(name)}`](docs/{facts.page})",
+            facts.question,
+            card_of(getattr(metrics, name)).direction,
+            " to ".join(map(bound, getattr(metrics, name).score_range)),
+            f"{cost(name)} + {facts.besides}" if facts.besides else f"{cost(name)}",
         ]
-        for name, card in CARDS.items()
+        for name, facts in FACTS.items()
     ]
     return _table({"Metric": "", "Question": "", "Better": "", "Range": "", "Cost": ":"}, rows)
 
@@ -54,8 +45,9 @@ def overview() -> str:
 def citations() -> str:
     """Return the papers as references of a citation file, each with its metrics."""
     named: dict[Paper, list[str]] = {}
-    for name, card in CARDS.items():
-        named.setdefault(card.paper, []).append(f"`{name}`")
+    for name, facts in FACTS.items():
+        assert facts.paper is not None
+        named.setdefault(facts.paper, []).append(f"`{name}`")
     lines = []
     for paper, names in named.items():
         conference, year = paper.venue.rsplit(" ", 1)
@@ -80,10 +72,10 @@ def costs() -> str:
         [
             f"`{shown_name(name)}`",
             f"{cost(name)}",
-            f"`{card.evaluations}`".replace("*", "·"),
-            card.counted,
+            f"`{facts.evaluations}`".replace("*", "·"),
+            facts.counted,
         ]
-        for name, card in CARDS.items()
+        for name, facts in FACTS.items()
     ]
     return _table({"Metric": "", "Evaluations": ":", "Formula": "", "What is counted": ""}, rows)
 
@@ -91,9 +83,9 @@ def costs() -> str:
 def details() -> str:
     """Return the keys of ``details`` of each metric."""
     sharing: dict[str, list[str]] = {}
-    for name, card in CARDS.items():
-        keys = ", ".join(f"`{key}`" for key in card.details)
-        if card.around:
+    for name, facts in FACTS.items():
+        keys = ", ".join(f"`{key}`" for key in facts.details)
+        if facts.around:
             keys += ", and those of the inner metric, prefixed by `score_` and `reference_`"
         sharing.setdefault(keys, []).append(f"`{name}`")
     rows = [[", ".join(names), keys] for keys, names in sharing.items()]
@@ -107,18 +99,57 @@ def meanings() -> str:
 
 def formulas() -> str:
     """Return the formula of each metric in one line, with its source."""
-    return _formulas(CARDS)
+    return _formulas(FACTS)
 
 
 def removal_curves() -> str:
     """Return the formulas of the page on removal curves."""
     page = "removal_curves.md"
-    return _formulas({name: card for name, card in CARDS.items() if card.page == page})
+    return _formulas({name: facts for name, facts in FACTS.items() if facts.page == page})
+
+
+def linear() -> str:
+    """Return what maps of a linear model score."""
+    rows = [
+        [f"`{shown_name(name)}`", card_of(getattr(metrics, name)).direction, *map(bound, scores)]
+        for name, facts in FACTS.items()
+        if (scores := facts.linear) is not None
+    ]
+    names = ("Exact map", "Negative", "Constant", "Noise")
+    return _table({"Metric": "", "Better": "", **dict.fromkeys(names, ":")}, rows)
+
+
+def behaviour() -> str:
+    """Return what scores read, what is random in them, and what is removed."""
+    cards = {name: card_of(getattr(metrics, name)) for name in FACTS}
+    rows = [
+        [
+            f"`{shown_name(name)}`",
+            card.space,
+            card.ties,
+            "yes" if card.draws else "no",
+            card.removed,
+            card.unit,
+        ]
+        for name, card in cards.items()
+    ]
+    names = ("Metric", "Reads", "Ties", "Random draws", "A removed element becomes", "Unit")
+    return _table(dict.fromkeys(names, ""), rows)
+
+
+def neighbours() -> str:
+    """Return how numbers of other packages compare."""
+    rows = [
+        [f"`{each.name}`", f"`{name}`", each.how]
+        for name, facts in FACTS.items()
+        for each in facts.neighbours
+    ]
+    return _table({"Elsewhere": "", "Here": "", "Conversion": ""}, rows)
 
 
 def classes() -> str:
     """Return the reference of all classes."""
-    return "\n" + "\n\n".join(f".. autoclass:: {name}\n   :no-members:" for name in CARDS) + "\n"
+    return "\n" + "\n\n".join(f".. autoclass:: {name}\n   :no-members:" for name in FACTS) + "\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -129,6 +160,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "meanings": meanings,
     "formulas": formulas,
     "removal curves": removal_curves,
+    "linear": linear,
+    "behaviour": behaviour,
+    "neighbours": neighbours,
     "classes": classes,
 }
 
@@ -168,16 +202,16 @@ def pages() -> dict[Path, list[str]]:
     return found
 
 
-def _formulas(cards: dict[str, Card]) -> str:
+def _formulas(given: dict[str, Facts]) -> str:
     rows = [
         [
             f"`{name}`",
-            direction(name).value,
-            card.formula,
-            ", ".join(filter(None, [_short(card.paper), card.equation])),
+            card_of(getattr(metrics, name)).direction,
+            facts.formula,
+            ", ".join(filter(None, [_short(facts), facts.equation])),
             _input_factor(name),
         ]
-        for name, card in cards.items()
+        for name, facts in given.items()
     ]
     return _table(
         {"Metric": "", "Better": "", "Formula": "", "Source": "", "Input factor": ""}, rows
@@ -185,16 +219,18 @@ def _formulas(cards: dict[str, Card]) -> str:
 
 
 def _input_factor(name: str) -> str:
-    card = CARDS[name]
-    if card.carries_input:
+    facts = FACTS[name]
+    if facts.carries_input:
         return "yes"
     if "multiply_by_inputs" in signature(getattr(metrics, name)).parameters:
         return "set by `multiply_by_inputs`"
-    return "as for the inner metric" if card.around else "–"
+    return "as for the inner metric" if facts.around else "–"
 
 
-def _short(paper: Paper) -> str:
+def _short(facts: Facts) -> str:
     """Return the first author's surname and the year."""
+    paper = facts.paper
+    assert paper is not None
     surname = paper.authors.split(",")[0].split()[-1]
     return f"{surname} et al., {paper.venue[-4:]}"
 
@@ -202,11 +238,6 @@ def _short(paper: Paper) -> str:
 def _quoted(text: str) -> str:
     """Return a text as a scalar of YAML, of which JSON is a part."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _bound(value: float) -> str:
-    size = "∞" if abs(value) == inf else f"{abs(value):g}"
-    return f"−{size}" if value < 0 else size
 
 
 def _table(columns: dict[str, str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,7 @@
 """Faithfulness metrics for Quantus that are the papers', fast, and carry a standard error."""
 
 from quantus_ext import functional, metaquantus
+from quantus_ext.card import Card, card_of, cards
 from quantus_ext.draws import AutoDraws
 from quantus_ext.engine.plan import Plan
 from quantus_ext.engine.shared import answers_shared, clean_outputs_shared
@@ -30,6 +31,7 @@ __all__ = [
     "QGE",
     "ROAR",
     "AutoDraws",
+    "Card",
     "Deletion",
     "Evaluation",
     "FFidelity",
@@ -44,6 +46,8 @@ __all__ = [
     "RFidelity",
     "SynScore",
     "answers_shared",
+    "card_of",
+    "cards",
     "clean_outputs_shared",
     "evaluate",
     "functional",

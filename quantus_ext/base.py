@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from math import inf, isfinite
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,23 +22,25 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks
-from quantus_ext import draws as draws_of
 from quantus_ext.adapters.base import Adapter
-from quantus_ext.batch import Batch, Call, Explainer, counted, features_of_rows
+from quantus_ext.batch import Batch, Call, Explainer, counted
 from quantus_ext.draws import AutoDraws, Draws
-from quantus_ext.engine import influence, sampling, shared
+from quantus_ext.engine import sampling, shared
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.modules import NoModel, without_keywords
+from quantus_ext.engine.modules import NoModel
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
-from quantus_ext.engine.progress import progress_bar
-from quantus_ext.engine.sampling import Purpose
 from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.explanations import ExplainCall, Explanation, alike
+from quantus_ext.flags import Cuts
 from quantus_ext.functional.scores import Scores
 from quantus_ext.map_scores import MapScores
 from quantus_ext.samples import Samples
+from quantus_ext.scoring import Scoring
 from quantus_ext.shown import ShownByArguments
+
+if TYPE_CHECKING:
+    from quantus_ext.card import Card
 
 
 class CommonArguments(ExecutionArguments, total=False):
@@ -377,12 +379,13 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         explanations = Explanation.of_call(maps, made_by, carry_inputs, samples, batch_size)
         samples = samples.with_keywords_read(batch_size, carries_entries=metric.carries_entries)
         draws = None
+        scoring = Scoring(samples, softmax, batch_size)
         alone = len(alike(explanations)) == 1 and metric.auto_draws is None
         with nullcontext() if alone or shared.current() else shared.answers_shared():
             if metric.auto_draws is not None:
-                draws = metric._draws_of_pilot(samples, explanations, softmax, batch_size)
+                draws = scoring.pilot(metric, explanations)
                 metric = metric.with_draws(draws.n)
-            found = metric._scored(samples, explanations, softmax, batch_size)
+            found = scoring.scores(metric, explanations)
         self.keep_of(metric)
         unknown = np.flatnonzero(~np.isfinite(found.scores).all(0))
         if len(unknown):
@@ -393,55 +396,6 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             )
         return replace(found, draws=draws)
 
-    def _scored(
-        self,
-        samples: Samples,
-        explanations: Sequence[Explanation],
-        softmax: bool | None,
-        batch_size: int,
-    ) -> MapScores:
-        """Score maps of any shapes and readings."""
-        groups = alike(explanations)
-        parts = []
-        for places in groups:
-            some = [explanations[place] for place in places]
-            reading = self.reading(some[0].carries_input)
-            parts.append(reading._score(samples, some, softmax, batch_size))
-        return MapScores.of_groups(parts, groups)
-
-    def _draws_of_pilot(
-        self,
-        samples: Samples,
-        explanations: Sequence[Explanation],
-        softmax: bool | None,
-        batch_size: int,
-    ) -> Draws:
-        """Return how many draws the samples need, from scoring some of them twice."""
-        known = self.known_draws()
-        if known is not None:
-            return known
-        auto = self.auto_draws
-        assert auto is not None
-        n_draws = draws_of.pilot_draws(self.most_draws)
-        few = self.with_draws(n_draws)
-        if self.trains:
-            labels = samples.labels()
-            few = few.settled(samples.answering, samples.x, labels)
-        places = draws_of.pilot_samples(auto.n_pilot, len(samples.x))
-        part, maps = samples.part(places), [each.part(places) for each in explanations]
-        seed = sampling.fresh_seed() if self.seed is None else self.seed
-        found = []
-        for own in (seed, sampling.other_seed(seed, Purpose.PILOT)):
-            replicate = copy.copy(few)
-            replicate.seed = own
-            found.append(replicate._scored(part, maps, softmax, batch_size))
-        rows = float(found[0].n_evaluations.mean()) / len(places) - 1
-        return auto.decide(
-            *(each.scores for each in found),
-            most=self.most_draws,
-            rows_a_draw=rows / n_draws,
-        )
-
     def _model(self, model: nn.Module | None, maps: Sequence[object]) -> nn.Module:
         """Return the model of a call, or what stands for it where none is needed."""
         if model is None and self.clean_rows == 0:
@@ -450,121 +404,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             return NoModel(self.name)
         return checks.module("model", model)
 
-    def _score(
-        self,
-        samples: Samples,
-        explanations: Sequence[Explanation],
-        softmax: bool | None,
-        batch_size: int,
-    ) -> MapScores:
-        """Score maps that have one shape and are read alike, batch by batch."""
-        if self.over_embeddings:
-            samples = samples.over_embeddings()
-        given = [
-            None
-            if each.map is None
-            else self._checked(
-                self.at_positions(samples.laid_out(each.map), samples.x, samples.s),
-                samples.x,
-                samples.features,
-            )
-            for each in explanations
-        ]
-        probabilities = self._takes_softmax(samples.adapter, softmax)
-        expected, n = self.evaluations_a_sample, len(samples.x)
-
-        def forward_of(module: nn.Module) -> Forward:
-            return Forward.of_module(
-                module,
-                samples.device,
-                softmax=probabilities,
-                n_rows=None if expected is None else n * expected,
-                **self.execution.arguments(),
-            )
-
-        forward = forward_of(samples.answering)
-        known, y = None, samples.y
-        if y is None and not self.reads_labels and all(a is not None for a in given):
-            y = np.zeros(n, dtype=np.int64)
-        if y is None:
-            known = forward.clean(samples.x, samples.numbers)
-            y = known.argmax(1).cpu().numpy()
-        labels = torch.from_numpy(y).to(samples.device)
-        asked = self.model_to_ask(samples.answering, samples.x, labels)
-        if asked is not samples.answering:
-            forward, known = forward_of(asked), None
-        seed = sampling.fresh_seed() if self.seed is None else self.seed
-        answers_by_chance = False
-        results = []
-        for start in progress_bar(range(0, n, batch_size), shown=self.display_progressbar):
-            rows = slice(start, min(start + batch_size, n))
-            numbers = samples.numbers[rows]
-            clean = known[rows] if known is not None else None
-            if clean is None:
-                clean = self._clean(forward, samples.x[rows], numbers)
-            if self.clean_rows != 0:
-                checks.labels_below(y, clean.shape[1])
-                if start == 0 and self.asks_model:
-                    is_own = asked is samples.answering
-                    known_as = samples.model if is_own else without_keywords(asked)
-                    answers_by_chance = _answers_by_chance(known_as, forward, samples)
-            checks.no_softmax_of_one(probabilities, clean.shape[1])
-            batch = Batch(
-                x=samples.x[rows],
-                y=labels[rows],
-                maps=self._maps(samples, explanations, given, rows, labels[rows]),
-                s=None if samples.s is None else samples.s[rows],
-                clean=clean,
-                index=samples.index[rows],
-                numbers=numbers,
-                seed=seed,
-                model=samples.model,
-                explainers=tuple(each.explainer for each in explanations),
-                features=features_of_rows(samples.features, rows),
-            )
-            before = forward.n_evaluations
-            scores = self.evaluate_batch(forward, batch)
-            n_clean = len(clean) if clean.shape[1] else 0
-            results.append((scores, n_clean, forward.n_evaluations - before))
-        if self.reads_values:
-            forward.warn_of_second_softmax(stacklevel=6)
-        found = MapScores.of_batches(results, forward)
-        # The draws do not show all randomness: the model is random too.
-        return found.without_errors() if answers_by_chance else found
-
-    def _clean(self, forward: Forward, x: Tensor, numbers: Tensor) -> Tensor:
-        """Return the clean outputs of a batch, as many as the metric needs."""
-        if self.clean_rows == 0:
-            return x.new_empty(len(x), 0)
-        return forward.clean(x[: self.clean_rows], numbers[: self.clean_rows])
-
-    def _maps(
-        self,
-        samples: Samples,
-        explanations: Sequence[Explanation],
-        given: Sequence[Tensor | None],
-        rows: slice,
-        labels: Tensor,
-    ) -> Tensor:
-        """Return the maps of a batch as the metric's formula sees them, shape (m, n, …)."""
-        features = features_of_rows(samples.features, rows)
-        maps: Tensor | None = None
-        for place, (explanation, a) in enumerate(zip(explanations, given, strict=True)):
-            if a is None:
-                made = explanation.of_rows(samples, rows, labels)
-                segments = None if samples.s is None else samples.s[rows]
-                made = self.at_positions(made, samples.x[rows], segments)
-                one = self._prepared(made, samples.x[rows], features, first=rows.start)
-            else:
-                one = self._normalised(a[rows], first=rows.start)
-            # One by one, so that only one map is copied at a time.
-            if maps is None:
-                maps = one.new_empty(len(given), *one.shape)
-            maps[place] = self.seen(one)
-        assert maps is not None
-        return maps
-
-    def _takes_softmax(self, adapter: Adapter, softmax: bool | None) -> bool:
+    def takes_softmax(self, adapter: Adapter, softmax: bool | None) -> bool:
         """Return whether probabilities are asked for."""
         if softmax is None:
             return self.default_softmax and not adapter.own_softmax
@@ -584,9 +424,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         softmax : bool or None
             As in a call.
         """
-        known = (
-            not self.reads_values or adapter.own_softmax or self._takes_softmax(adapter, softmax)
-        )
+        known = not self.reads_values or adapter.own_softmax or self.takes_softmax(adapter, softmax)
         return self.score_range if known and all(map(isfinite, self.score_range)) else None
 
     @property
@@ -744,6 +582,20 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         """
         return model
 
+    def card(self) -> Card:
+        """Return what the metric's numbers mean: direction, range, unit, limits and so on.
+
+        Examples
+        --------
+        >>> from quantus_ext import RFidelity
+        >>> card = RFidelity(score="minus").card()
+        >>> card.direction, card.score_range, card.space, card.linear.exact
+        ('lower', (-1.0, 1.0), 'label', 0.28)
+        """
+        from quantus_ext.card import card_of
+
+        return card_of(self)
+
     @property
     def evaluations_a_sample(self) -> int | None:
         """Rows through the model for a sample's score, at most; None if that is not known."""
@@ -782,6 +634,15 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         by_value = batch.x.ndim > 2 and batch.maps.shape[2] == batch.x.shape[1]
         element = "channel_value" if by_value else "position"
         return elements_of(batch.x, element, features=batch.features)
+
+    def cuts(self, batch: Batch) -> Cuts | None:
+        """Return where scores cut the rankings of maps; None, as by default, if they rank none.
+
+        Parameters
+        ----------
+        batch : Batch
+        """
+        return None
 
     def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
         """Return maps that have one value an element with a value at each position.
@@ -822,7 +683,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             Of each explanation, shape (m, n).
         """
 
-    def _checked(
+    def checked_maps(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
         """Return checked attributions with a channel axis.
@@ -833,13 +694,13 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         has_element = None if features is None else counted(features, x)
         return checks.attributions(a, x, first=first, counted=has_element)
 
-    def _prepared(
+    def prepared_maps(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
         """Return attributions that are checked, and normalised and absolute if asked."""
-        return self._normalised(self._checked(a, x, features, first=first), first=first)
+        return self.normalised_maps(self.checked_maps(a, x, features, first=first), first=first)
 
-    def _normalised(self, a: Tensor, *, first: int) -> Tensor:
+    def normalised_maps(self, a: Tensor, *, first: int) -> Tensor:
         """Return checked attributions, normalised and absolute if asked.
 
         In double precision, whatever the model computes in: maps are ranked and summed, and what
@@ -889,41 +750,3 @@ _QUANTUS_DEFAULTS: dict[str, Any] = {
     "disable_warnings": False,
     "display_progressbar": False,
 }
-
-
-def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> bool:
-    """Return whether a model does, and warn if so or if rows influence each other.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        As the caller knows it.
-    forward : Forward
-        Asks it, or a view of it; its plan is known.
-    samples : Samples
-        All of the call.
-    """
-    x, features = samples.x, samples.features
-    if not all(getattr(module, "check_rows", True) for module in model.modules()):
-        return False
-    try:
-        found = influence.examine(
-            model,
-            forward.probe,
-            x,
-            together=forward.chunk_size,
-            precision=forward.execution.autocast_dtype(x.device),
-            gone=None if features is None else x[:1].masked_fill(counted(features, x)[:1], 0),
-        )
-    except Exception as error:
-        # A model may take batches of one size alone, and all that it is asked for scores have it.
-        warnings.warn(
-            f"could not check whether rows influence each other: model fails for a few: {error}",
-            UserWarning,
-            stacklevel=3,
-        )
-        return False
-    message = found.warning(model)
-    if message is not None:
-        warnings.warn(message, UserWarning, stacklevel=3)
-    return found.is_random

@@ -159,9 +159,10 @@ class Foreign(TorchMetric):
             each.append(Scores(score, error, curve, (Asked({object(): rows}),)))
         return Scores.stack(each)
 
-    def _checked(
+    def checked_maps(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.checked_maps`."""
         maps = checks.attributions(a, x, first=first)
         call = None if self._copied is None else self._copied.call
         if call is not None and call.has_attributions and not call.is_part:
@@ -169,7 +170,8 @@ class Foreign(TorchMetric):
             check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
         return maps
 
-    def _normalised(self, a: Tensor, *, first: int) -> Tensor:
+    def normalised_maps(self, a: Tensor, *, first: int) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.normalised_maps`."""
         # In its own type, as in Quantus; see `seen`.
         return a
 

@@ -9,7 +9,7 @@ from quantus.helpers.enums import EvaluationCategory
 from quantus.metrics.base import Metric
 
 from quantus_ext import metrics
-from quantus_ext.cards import CARDS
+from quantus_ext.facts import FACTS
 
 WRAPPERS = "Wrapper"
 """The category of QGE, which belongs to that of the metric that it is put around."""
@@ -59,7 +59,7 @@ def register(*, shadow: bool = False) -> None:
     unregister()
     # Declared read-only, but a dict that other modules share.
     listed = cast("Listed", constants.AVAILABLE_METRICS)
-    for class_name in CARDS:
+    for class_name in FACTS:
         metric = getattr(metrics, class_name)
         category = metric.evaluation_category
         key = WRAPPERS if category is EvaluationCategory.NONE else category.value

@@ -258,14 +258,15 @@ METRICS: dict[str, tuple[Callable[..., TorchMetric], dict[str, dict[str, Any]]]]
 }
 
 
-def runs(modality: Modality, metric: str, which: str, removal: str) -> bool:
-    """Score both samples; whether they got scores, or a clear error."""
+def scored(modality: Modality, metric: str, which: str, removal: str) -> TorchMetric | None:
+    """Score both samples and return the metric that holds the results, None for a clear error."""
     make, ways = METRICS[metric]
     keywords = {**ways[which], **removals(modality)[removal]}
     if make is _roar:
         keywords["modality"] = modality
     try:
-        scores = make(**keywords)(
+        made = make(**keywords)
+        scores = made(
             modality.model,
             modality.x if modality.frame is None else modality.frame,
             np.array([0, modality.classes - 1]),
@@ -275,9 +276,9 @@ def runs(modality: Modality, metric: str, which: str, removal: str) -> bool:
     except (TypeError, ValueError) as error:
         if len(str(error)) < 30:  # not an argument, its value and the rule
             raise
-        return False
+        return None
     assert np.isfinite(scores).all(), (metric, which, removal)
-    return True
+    return made
 
 
 @cache
@@ -289,7 +290,7 @@ def rows(modality: str) -> list[str]:
         warnings.simplefilter("ignore")
         for metric, (_, ways) in METRICS.items():
             cells = tuple(
-                _cell(ways, [which for which in ways if runs(made, metric, which, removal)])
+                _cell(ways, [which for which in ways if scored(made, metric, which, removal)])
                 for removal in removals(made)
             )
             found.setdefault(cells, []).append(metric)

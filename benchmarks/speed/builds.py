@@ -39,7 +39,7 @@ from quantus_ext import (
 
 M = 5
 CALLS = "its calls of Infidelity"
-"""Asked for after MetaQuantus's run: most of that run is MetaQuantus's own."""
+"""Asked for after each run of MetaQuantus, most of which is MetaQuantus's own."""
 
 
 def digits(n: int) -> np.ndarray:
@@ -180,7 +180,8 @@ def items() -> dict[str, Callable[[], object]]:
         made[f"Infidelity, {name}"] = partial(problem.call, Infidelity())
         made[f"Infidelity of {M} maps, {name}"] = partial(problem.many, Infidelity())
     made["RFidelity with a blur"] = partial(wide.call, blurred)
-    made["MetaQuantus with Infidelity"] = partial(metaquantus, Problem(LeNet(), digits(4)))
+    for name, few in (("LeNet", Problem(LeNet(), digits(4))), ("CNN", Problem(cnn(), noise[:4]))):
+        made[f"MetaQuantus with Infidelity, {name}"] = partial(metaquantus, few)
     return made
 
 
@@ -202,7 +203,7 @@ def main() -> None:
     sys.stdout.flush()
     for line in sys.stdin:
         item = line.strip()
-        seconds = Timed.seconds if item == CALLS else seconds_of(made[item])
+        seconds = Timed.seconds if item.startswith(CALLS) else seconds_of(made[item])
         sys.stdout.write(f"answer {seconds}\n")
         sys.stdout.flush()
 

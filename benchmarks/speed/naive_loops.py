@@ -42,6 +42,10 @@ VARIANTS = {
 }
 
 
+EAGER = {name: each for name, each in VARIANTS.items() if "compile" not in each.settings}
+"""Compiling takes a minute."""
+
+
 class Evaluation(RFidelity):
     """F-Fidelity's evaluation and no more, where the tuned model is the model itself."""
 
@@ -59,11 +63,11 @@ def naive_loops(scale: Scale) -> Section:
     """Measure F-Fidelity in all precisions on one case, R-Fidelity and Infidelity on the others."""
     if scale.quick:
         entries = [
-            *_f_fidelity(models.lenet_on_digits(1), scale.repeats, compiled=False),
+            *f_fidelity(models.lenet_on_digits(1), scale.repeats, EAGER),
             *_others(models.mlp_on_digits(2), DRAWS, SPARSITY, scale.repeats),
         ]
     else:
-        entries = _f_fidelity(models.resnet9_on_noise(1), min(scale.repeats, 3), compiled=True)
+        entries = f_fidelity(models.resnet9_on_noise(1), min(scale.repeats, 3), VARIANTS)
         for make, n in (
             (models.lenet_on_digits, 8),
             (models.cnn_on_noise, 4),
@@ -86,16 +90,11 @@ def naive_loops(scale: Scale) -> Section:
     )
 
 
-def _f_fidelity(case: Case, repeats: int, compiled: bool) -> list[Entry]:
+def f_fidelity(case: Case, repeats: int, variants: Mapping[str, Variant]) -> list[Entry]:
+    """Compare the evaluation of F-Fidelity, in float32 among the variants, with the loop."""
     print(f"naive loops: F-Fidelity of {case.name} …", file=sys.stderr)
     loop = partial(_loop_fidelity, case, SPARSITY, BETA, DRAWS)
     rows, expected = counted(case.model, loop)
-    # Compiling takes a minute.
-    variants = {
-        name: variant
-        for name, variant in VARIANTS.items()
-        if compiled or "compile" not in variant.settings
-    }
     metrics, first = {}, {}
     calls: dict[str, Callable[[], object]] = {"naive": loop}
     for name, variant in variants.items():
@@ -193,30 +192,30 @@ def _scoring(metric: TorchMetric, case: Case) -> Callable[[], object]:
     return lambda: metric(case.model, case.x, case.y, case.a, softmax=case.softmax)
 
 
-def _tensors(case: Case) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.from_numpy(values) for values in (case.x, case.a, case.y))
-
-
 def _loop_fidelity(case: Case, sparsity: tuple[float, ...], beta: float, draws: int) -> Scores:
     found = naive.fidelity(
         case.model,
-        *_tensors(case),
+        *case.tensors(),
         sparsity=sparsity,
         beta=beta,
         n_draws=draws,
-        generator=torch.Generator().manual_seed(1),
+        generator=torch.Generator(case.device).manual_seed(1),
     )
     return Scores(
-        np.stack([sign.mean.mean(1).numpy() for sign in found]),
-        np.stack([sign.error.square().sum(1).sqrt().numpy() for sign in found]) / len(sparsity),
+        np.stack([sign.mean.mean(1).cpu().numpy() for sign in found]),
+        np.stack([_root_of_squares(sign.error).cpu().numpy() for sign in found]) / len(sparsity),
     )
+
+
+def _root_of_squares(errors: torch.Tensor) -> torch.Tensor:
+    return errors.square().sum(1).sqrt()
 
 
 def _loop_infidelity(case: Case, draws: int) -> Scores:
     found = naive.infidelity(
-        case.model, *_tensors(case), n_draws=draws, generator=torch.Generator().manual_seed(1)
+        case.model, *case.tensors(), n_draws=draws, generator=torch.Generator().manual_seed(1)
     )
-    return Scores(found.mean.numpy(), found.error.numpy())
+    return Scores(found.mean.cpu().numpy(), found.error.cpu().numpy())
 
 
 def _signs(metric: TorchMetric) -> Scores:

@@ -53,7 +53,7 @@ def against_quantus(scale: Scale) -> Section:
         print(f"Quantus: {load.make.__name__} …", file=sys.stderr)
         n, n_flipped = (2, 8) if scale.quick else (load.n, load.n_flipped)
         entries += [
-            *_quantus_infidelity(load.make(n), scale.repeats, load.quantus),
+            *quantus_infidelity(load.make(n), scale.repeats, load.quantus),
             *_pixel_flipping(load.make(n_flipped), load.steps, scale.repeats),
         ]
     return Section(
@@ -70,7 +70,7 @@ def against_captum(scale: Scale) -> Section:
     for load in LOADS[:1] if scale.quick else LOADS:
         print(f"captum: {load.make.__name__} …", file=sys.stderr)
         n, draws = (2, 20) if scale.quick else (load.n, 200)
-        entries += _captum_infidelity(load.make(n), scale.repeats, draws, load.captum)
+        entries += captum_infidelity(load.make(n), scale.repeats, draws, load.captum)
     return Section(
         "captum",
         "Equal numbers of draws of the same kind. captum gives no standard errors; those of the "
@@ -79,11 +79,12 @@ def against_captum(scale: Scale) -> Section:
     )
 
 
-def _quantus_infidelity(case: Case, repeats: int, target: float) -> list[Entry]:
+def quantus_infidelity(case: Case, repeats: int, target: float | None) -> list[Entry]:
+    """Compare the scheme that gives the same score."""
     theirs = quantus.Infidelity(disable_warnings=True)
     ours = quantus_ext.Infidelity(scheme="quantus", disable_warnings=True)
     calls: dict[str, Callable[[], list[float]]] = {
-        "theirs": lambda: theirs(case.model, case.x, case.y, case.a),
+        "theirs": lambda: theirs(case.model, case.x, case.y, case.a, device=str(case.device)),
         "ours": lambda: ours(case.model, case.x, case.y, case.a),
     }
     their_rows, expected = counted(case.model, calls["theirs"])
@@ -139,9 +140,10 @@ def _same(what: str, case: Case, difference: float) -> Entry:
     return Entry(what, case.name, difference, SAME, at_most=True, headline=False)
 
 
-def _captum_infidelity(case: Case, repeats: int, draws: int, target: float) -> list[Entry]:
+def captum_infidelity(case: Case, repeats: int, draws: int, target: float | None) -> list[Entry]:
+    """Compare as many draws of the same kind."""
     ours = quantus_ext.Infidelity(n_perturb_samples=draws, disable_warnings=True)
-    x, y, a = (torch.from_numpy(values) for values in (case.x, case.y, case.a))
+    x, a, y = case.tensors()
 
     def captum_in(chunk: int | None) -> Callable[[], Tensor]:
         return lambda: captum.metrics.infidelity(
@@ -152,7 +154,7 @@ def _captum_infidelity(case: Case, repeats: int, draws: int, target: float) -> l
             target=y,
             n_perturb_samples=draws,
             max_examples_per_batch=chunk,
-        )
+        ).cpu()
 
     theirs = {f"captum {chunk}": captum_in(chunk) for chunk in CAPTUM_CHUNKS}
     calls: dict[str, Callable[[], object]] = {
@@ -167,7 +169,7 @@ def _captum_infidelity(case: Case, repeats: int, draws: int, target: float) -> l
     chance = naive.infidelity(
         case.model, x, a, y, side=SIDE, n_draws=draws, generator=torch.Generator().manual_seed(1)
     )
-    joint = np.hypot(ours.standard_errors, chance.error.numpy())
+    joint = np.hypot(ours.standard_errors, chance.error.cpu().numpy())
     deviation = np.abs(ours.details["infidelity"] - expected.numpy()) / joint
     seconds = alternate(calls, repeats)
     best = min(theirs, key=lambda name: statistics.median(seconds[name]))
@@ -203,9 +205,11 @@ def _captum_infidelity(case: Case, repeats: int, draws: int, target: float) -> l
 def _black_patch(inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``I`` and ``x - I``: in every row one window at random becomes the row's minimum."""
     n, _, height, width = inputs.shape
-    top = torch.randint(height - SIDE + 1, (n, 1, 1, 1))
-    left = torch.randint(width - SIDE + 1, (n, 1, 1, 1))
-    row, column = torch.arange(height).reshape(1, 1, -1, 1), torch.arange(width)
+    device = inputs.device
+    top = torch.randint(height - SIDE + 1, (n, 1, 1, 1), device=device)
+    left = torch.randint(width - SIDE + 1, (n, 1, 1, 1), device=device)
+    row = torch.arange(height, device=device).reshape(1, 1, -1, 1)
+    column = torch.arange(width, device=device)
     inside = (row >= top) & (row < top + SIDE) & (column >= left) & (column < left + SIDE)
     perturbed = torch.where(inside, inputs.amin((1, 2, 3), keepdim=True), inputs)
     return inputs - perturbed, perturbed

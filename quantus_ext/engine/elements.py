@@ -12,6 +12,7 @@ from torch import Tensor
 
 from quantus_ext.engine import sampling
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.tables import table
 
 Rows = slice | Tensor
 ELEMENTS = ("position", "channel_value", "patch", "segment")
@@ -305,7 +306,7 @@ def _grouped(
         )
     largest = max(counts)
     group = torch.stack([each.where(each >= 0, largest) for each in groups])
-    known = torch.tensor(counts, device=x.device).expand(len(x))
+    known = table(counts, x.device).expand(len(x))
     return Elements(group, known, largest, shape, averages)
 
 

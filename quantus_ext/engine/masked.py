@@ -26,6 +26,7 @@ from quantus_ext.engine.perturb import Perturbation, changeable
 from quantus_ext.engine.regions import Region
 from quantus_ext.engine.replacements import replace_by
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.tables import table
 from quantus_ext.identity import content_key
 
 Sampler = Callable[[Rows, slice, Tensor], Tensor]
@@ -292,11 +293,11 @@ class MaskedModel:
         if whole:
             if self._answers.whole is None:
                 self._answers.whole = self._of_states(states, first[:n] + whole[0])
-            answers[:, :, whole] = self._answers.whole.unsqueeze(1)
+            answers[:, :, table(whole, first.device)] = self._answers.whole.unsqueeze(1)
         if parts:
-            places = first[:, None] + torch.tensor(parts).to(first)
-            found = self._of_states(states, places.flatten())
-            answers[:, :, parts] = found.unflatten(0, (m, n, -1))
+            which = table(parts, first.device)
+            found = self._of_states(states, (first[:, None] + which).flatten())
+            answers[:, :, which] = found.unflatten(0, (m, n, -1))
         rows = answers.new_full((n,), float(len(parts)))
         alike = torch.full_like(rows, float(bool(whole)))
         return answers, [Asked({object(): rows, "whole": alike}) for _ in range(m)]
@@ -375,7 +376,7 @@ class _States:
         self.elements = elements
         self._ranks = ranks
         first, past = [r.first for r in regions], [r.past for r in regions]
-        self._first, self._past = (torch.tensor(b, device=ranks.device).T for b in (first, past))
+        self._first, self._past = (table(b, ranks.device).T for b in (first, past))
         # Narrow integers: comparing ranks can cost as much as a small network.
         self._narrow = torch.int16 if elements.largest < 2**15 else torch.int32
         self._short = ranks.flatten(0, 1).to(self._narrow)

@@ -254,10 +254,21 @@ def autocast_in_force(device: torch.device) -> torch.dtype | None:
     return torch.get_autocast_dtype(device.type) if on else None
 
 
+_NO_MEMORY = (
+    # The processor's allocator: on Windows, and elsewhere.
+    "not enough memory",
+    "can't allocate memory",
+    # What torch's allocator does not know of on a GPU: the driver, and the workspaces of libraries.
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether smaller chunks may help."""
-    # The processor's allocator raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(each in said for each in _NO_MEMORY)
 
 
 def _wait(device: torch.device) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.tables import table
 
 Lister = Callable[[Tensor], Tensor]
 """Numbers of masks, int64 -> the masks, bool, shape (\\*numbers, elements)."""
@@ -58,8 +59,8 @@ class Subsets:
 
     def lister(self, device: torch.device) -> Lister:
         """Return the function from numbers to masks, in lexicographic order."""
-        table = torch.tensor(_subsets(self.count, self.size), device=device)
-        return lambda numbers: table[numbers]
+        masks = table(_subsets(self.count, self.size), device)
+        return lambda numbers: masks[numbers]
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def by_population(
             groups.setdefault(shared, []).append(sample)
     return [
         (
-            slice(None) if len(samples) == len(populations) else torch.tensor(samples).to(device),
+            slice(None) if len(samples) == len(populations) else table(samples, device),
             population,
         )
         for population, samples in groups.items()

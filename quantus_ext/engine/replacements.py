@@ -17,6 +17,7 @@ from quantus_ext.engine.elements import Rows
 from quantus_ext.engine.padding import PaddingPreserving
 from quantus_ext.engine.perturb import Baseline, Native, Perturbation, Replacement
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.tables import table
 
 BASELINES = ("mean", "uniform", "black", "white")
 SAME = "same"
@@ -140,7 +141,7 @@ def draw_from(background: np.ndarray | Tensor) -> Native:
                 f"background must have rows of shape {tuple(x.shape[1:])}, has "
                 f"{tuple(rows.shape[1:])}"
             )
-        own = rows.to(x)
+        own = rows.to(x.device, x.dtype, non_blocking=True)
 
         def draw(samples: Rows, keys: Tensor) -> Tensor:
             return own[sampling.integers(keys, [len(own)], Purpose.VALUE).squeeze(-1)]
@@ -281,7 +282,7 @@ def baseline_values(
     if not isinstance(baseline, Tensor):
         # A copy, because torch takes no array that is reversed.
         baseline = torch.from_numpy(np.array(baseline))
-    values = baseline.to(x.device, x.dtype)
+    values = baseline.to(x.device, x.dtype, non_blocking=True)
     if values.ndim == 0:
         return values.reshape(1, *ones)
     if values.shape == x.shape[1:]:
@@ -390,6 +391,6 @@ def _correlated(x: Tensor, kernel: np.ndarray, axis: int) -> Tensor:
         band = np.zeros((count + side - 1, count))
         for position in range(count):
             band[position : position + side, position] = kernel
-        weights = torch.from_numpy(band).to(x)
+        weights = table(band, x.device, x.dtype)
         parts.append(padded[..., first : first + count + side - 1] @ weights)
     return torch.cat(parts, -1).movedim(-1, axis)

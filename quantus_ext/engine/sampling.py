@@ -19,13 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quantus_ext.engine.tables import table
+
 # The constants of SplitMix64 as signed 64-bit integers; tensor products wrap around modulo 2**64.
 _GAMMA = -0x61C8864680B583EB
 _STEPS = ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15))
 _LAST_SHIFT = 31
 
-_NUMBERS_AT_ONCE = 2**16
-"""Random numbers that are made and compared while they are in the cache."""
+_NUMBERS_AT_ONCE = {"cpu": 2**16, "cuda": 2**22}
+"""Random numbers that are made and compared at once: on a processor as many as its caches hold, on
+a GPU enough to keep it busy."""
 
 
 class Purpose(IntEnum):
@@ -200,7 +203,7 @@ def integers(keys: Tensor, bounds: Sequence[int] | Tensor, purpose: Purpose) -> 
     if not isinstance(bounds, Tensor) and len(set(bounds)) == 1:
         # A number costs no copy from the host.
         return (uniform(keys, len(bounds), purpose) * bounds[0]).long()
-    limits = bounds if isinstance(bounds, Tensor) else torch.tensor(bounds, device=keys.device)
+    limits = bounds if isinstance(bounds, Tensor) else table(bounds, keys.device)
     return (uniform(keys, limits.shape[-1], purpose) * limits).long()
 
 
@@ -250,7 +253,8 @@ def subsets(keys: Tensor, count: int, size: int | Tensor, among: Tensor | None =
     elif among is not None:
         indices = among.unsqueeze(1)
     sizes = size if isinstance(size, int) else size.expand(*keys.shape, 1)
-    at_once = max(_NUMBERS_AT_ONCE // max(len(keys) * indices.shape[-1], 1), 1)
+    most = _NUMBERS_AT_ONCE["cpu" if keys.device.type == "cpu" else "cuda"]
+    at_once = max(most // max(len(keys) * indices.shape[-1], 1), 1)
     parts = []
     for first in range(0, keys.shape[1], at_once):
         draws = slice(first, first + at_once)
@@ -305,8 +309,8 @@ def windows(keys: Tensor, shape: Sequence[int], sizes: Sequence[int]) -> Tensor:
         fitting = [length - sizes[0] + 1 for length in shape]
         return windows_at(integers(keys, fitting, Purpose.PATCH_OFFSET), sizes[0], shape)
     choice = integers(keys, [len(sizes)], Purpose.PATCH_SIZE)
-    side = torch.tensor(list(sizes), device=keys.device)[choice]
-    fits = torch.tensor(list(shape), device=keys.device) - side + 1
+    side = table(list(sizes), keys.device)[choice]
+    fits = table(list(shape), keys.device) - side + 1
     return windows_at(integers(keys, fits, Purpose.PATCH_OFFSET), side, shape)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantus_ext.card import card_of
 from quantus_ext.draws import Draws
 from quantus_ext.evaluation.plan import Plan
 from quantus_ext.evaluation.result import Case, Evaluation, Failure
@@ -30,6 +31,7 @@ class Collected:
         shape = (len(plan.methods), len(plan.cells))
         self.scores = np.full((*shape, n), np.nan)
         self.errors = np.full((*shape, n), np.nan)
+        self.flags = np.zeros((*shape, n), dtype=np.int64)
         self.n_evaluations = np.zeros(shape, dtype=np.int64)
         self.n_rows = 0
         self.seconds = np.zeros(shape)
@@ -55,6 +57,7 @@ class Collected:
             place = (record.method, self._places[name])
             self.scores[place][samples] = scored.score
             self.errors[place][samples] = scored.error
+            self.flags[place][samples] = scored.flags
             self.n_evaluations[place] += scored.n_evaluations
             self.n_rows += scored.n_rows
             self.seconds[place] += scored.seconds
@@ -125,6 +128,7 @@ class Collected:
             directions={cell.name: cell.direction for cell in plan.cells},
             scores=self.scores,
             standard_errors=self.errors,
+            flags=self.flags,
             n_evaluations=self.n_evaluations,
             n_rows=self.n_rows,
             carry_inputs=tuple(method.carries_input for method in plan.methods),
@@ -134,6 +138,7 @@ class Collected:
             confidence=confidence,
             cases=tuple(self.cases(data.x, data.y)),
             columns=tuple(cell.names for cell in plan.cells),
+            cards={cell.name: card_of(cell.metric) for cell in plan.cells},
             agg_func=agg_func,
             stopping=stopping,
         )

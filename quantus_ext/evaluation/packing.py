@@ -30,6 +30,7 @@ def packed(record: Record, key: str) -> bytes:
     cells = []
     for place, (name, scored) in enumerate(record.cells.items()):
         arrays[f"score_{place}"], arrays[f"error_{place}"] = scored.score, scored.error
+        arrays[f"flags_{place}"] = scored.flags
         cells.append(
             {
                 "name": name,
@@ -111,7 +112,14 @@ def unpacked(
         method, start, stop = place
         n = stop - start
         cells = {
-            name: _scored(name, cell, arrays.pop(f"score_{i}"), arrays.pop(f"error_{i}"), n)
+            name: _scored(
+                name,
+                cell,
+                arrays.pop(f"score_{i}"),
+                arrays.pop(f"error_{i}"),
+                arrays.pop(f"flags_{i}"),
+                n,
+            )
             for i, (name, cell) in enumerate(told.items())
         }
         maps = {case: arrays.pop(f"map_{case}") for case in about["cases"]}
@@ -144,12 +152,18 @@ def expected(rule: bool, otherwise: str) -> None:
 
 
 def _scored(
-    name: str, about: Mapping[str, Any], score: np.ndarray, error: np.ndarray, n: int
+    name: str,
+    about: Mapping[str, Any],
+    score: np.ndarray,
+    error: np.ndarray,
+    flags: np.ndarray,
+    n: int,
 ) -> Scored:
-    for values in (score, error):
+    for values, kind in ((score, np.float64), (error, np.float64), (flags, np.int64)):
         expected(
-            values.dtype == np.float64 and values.shape == (n,),
-            f"{name} must have {n} numbers of float64, has {values.shape} of {values.dtype}",
+            values.dtype == kind and values.shape == (n,),
+            f"{name} must have {n} numbers of {kind.__name__}, has {values.shape} of "
+            f"{values.dtype}",
         )
     texts = (about["failure"], about["traceback"])
     expected(
@@ -165,6 +179,7 @@ def _scored(
     return Scored(
         score,
         error,
+        flags,
         **{
             **about,
             "n_evaluations": _count("n_evaluations", about["n_evaluations"]),

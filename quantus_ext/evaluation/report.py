@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from quantus_ext.evaluation import pictures
 from quantus_ext.evaluation.tables import markdown, number, numbers, plain
+from quantus_ext.flags import MEANINGS, Flag
 from quantus_ext.plotting import plot_agreement
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ def to_markdown(evaluation: Evaluation) -> str:
         lines += [
             "Failed:",
             "\n".join(f"- {plain(line)}" for _, line in _distinct(evaluation.failures)),
+        ]
+    arbitrary = _arbitrary(evaluation)
+    if arbitrary:
+        lines += [
+            "Where scores are arbitrary, of which none is left out:",
+            "\n".join(f"- {plain(line)}" for line in arbitrary),
+        ]
+    if evaluation.cards:
+        lines += [
+            "What the metrics measure:",
+            "\n".join(f"- **{plain(n)}**: {c.summary()}" for n, c in evaluation.cards.items()),
         ]
     about = "; ".join(f"{name}: {value}" for name, value in _about(evaluation))
     if about:
@@ -130,6 +142,15 @@ def _distinct(failures: Sequence[Failure]) -> list[tuple[Failure, str]]:
     return told
 
 
+def _arbitrary(evaluation: Evaluation) -> list[str]:
+    """Say of each explainer on how many samples something makes scores arbitrary."""
+    told = []
+    for (explainer, name), found in evaluation.flagged().groupby(["explainer", "flag"], sort=False):
+        by = ", ".join(f"{m} {n:,}" for m, n in zip(found.metric, found.samples, strict=True))
+        told.append(f"{explainer}: {MEANINGS[Flag[name]]} (samples by {by})")
+    return told
+
+
 def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return how it was made: versions, seed, hashes."""
     settings = evaluation.settings
@@ -172,6 +193,8 @@ def to_html(evaluation: Evaluation) -> str:
             leaders=[row for row in ranking.rows if _leads(row, ranking)],
             metrics=[_metric(evaluation, ranking, metric) for metric in evaluation.metrics],
             agreement=_agreement(evaluation),
+            arbitrary=_arbitrary(evaluation),
+            cards={name: Markup(card.to_html()) for name, card in evaluation.cards.items()},
             chosen="Evenly spaced" if evaluation.stopping is None else "The first",
             cases=[pictures.shown_case(case, evaluation) for case in evaluation.cases],
             about=_about(evaluation),

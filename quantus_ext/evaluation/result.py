@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
+from quantus_ext.card import Card
 from quantus_ext.evaluation import sequences
 from quantus_ext.evaluation.statistics import (
     bounds_of,
@@ -26,13 +27,14 @@ from quantus_ext.evaluation.statistics import (
 from quantus_ext.evaluation.stopping import Stopping, Verdict
 from quantus_ext.evaluation.tables import html, markdown, number, numbers, plain
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
+from quantus_ext.flags import Flag
 from quantus_ext.shown import ShownByArguments, short
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
     from quantus_ext.protocols import MetricAgreement
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,9 @@ class Evaluation:
         Whether lower or higher scores of a metric are better.
     scores, standard_errors : numpy.ndarray, shape (e, m, n)
         NaN where a metric failed; standard errors are also NaN where they are unknown.
+    flags : numpy.ndarray of int, shape (e, m, n)
+        What makes scores arbitrary, sums of :class:`quantus_ext.flags.Flag`; see
+        :meth:`flagged`.
     n_evaluations : numpy.ndarray of int, shape (e, m)
         Rows that the scores of a cell are based on, as if it were computed alone.
     seconds : numpy.ndarray, shape (e, m)
@@ -288,6 +293,8 @@ class Evaluation:
     carry_inputs : tuple of bool or None
         For each explainer, whether its maps were taken to include the input factor; None if each
         metric decided.
+    cards : mapping of str to Card
+        What the numbers of each of ``metrics`` mean; empty for :meth:`of_scores`.
     agg_func : callable, optional
         For :meth:`to_dict`.
 
@@ -312,6 +319,7 @@ class Evaluation:
     directions: Mapping[str, ScoreDirection]
     scores: NDArray[np.float64]
     standard_errors: NDArray[np.float64]
+    flags: NDArray[np.int64]
     n_evaluations: NDArray[np.int64]
     seconds: NDArray[np.float64]
     failures: tuple[Failure, ...] = ()
@@ -322,6 +330,7 @@ class Evaluation:
     n_rows: int = 0
     carry_inputs: tuple[bool | None, ...] = ()
     stopping: Stopping | None = None
+    cards: Mapping[str, Card] = field(default_factory=dict)
     agg_func: Callable[..., Any] | None = None
 
     @classmethod
@@ -372,6 +381,7 @@ class Evaluation:
             directions={m: ScoreDirection(_value(directions[m])) for m in metrics},
             scores=values,
             standard_errors=np.full_like(values, np.nan),
+            flags=np.zeros(values.shape, dtype=np.int64),
             n_evaluations=np.zeros(values.shape[:2], dtype=np.int64),
             seconds=np.zeros(values.shape[:2]),
             confidence=confidence,
@@ -452,6 +462,36 @@ class Evaluation:
             return scores
         place = self.explainers.index(explainer), self.metrics.index(metric)
         return scores[self.stopping.order[: self.stopping.counts[place]]]
+
+    def flagged(self) -> pd.DataFrame:
+        """Return on how many samples something makes scores arbitrary; no score is left out for it.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns explainer, flag, metric and samples; see :class:`quantus_ext.flags.Flag`.
+
+        Examples
+        --------
+        >>> import numpy as np, torch, quantus_ext
+        >>> evaluation = quantus_ext.evaluate(
+        ...     {"INFD": quantus_ext.Infidelity(n_perturb_samples=8)},
+        ...     {"nothing": np.zeros((3, 4)), "random": np.random.default_rng(0).random((3, 4))},
+        ...     torch.nn.Linear(4, 2).eval(),
+        ...     np.ones((3, 4), dtype="float32"),
+        ...     np.zeros(3, dtype=int),
+        ... )
+        >>> evaluation.flagged().to_dict("records")
+        [{'explainer': 'nothing', 'flag': 'ZERO_MAP', 'metric': 'INFD', 'samples': 3}]
+        """
+        rows = [
+            (explainer, flag.name, metric, count)
+            for e, explainer in enumerate(self.explainers)
+            for flag in Flag
+            for m, metric in enumerate(self.metrics)
+            if (count := int(((self.flags[e, m] & int(flag)) > 0).sum()))
+        ]
+        return pd.DataFrame(rows, columns=["explainer", "flag", "metric", "samples"])
 
     def _sign(self, metric: str) -> int:
         return -1 if self.directions[metric] is ScoreDirection.LOWER else 1
@@ -842,12 +882,14 @@ class Evaluation:
             "confidence": self.confidence,
             "scores": _nulls(self.scores),
             "standard_errors": _nulls(self.standard_errors),
+            "flags": self.flags.tolist(),
             "n_evaluations": self.n_evaluations.tolist(),
             "n_rows": self.n_rows,
             "carry_inputs": self.carry_inputs,
             "seconds": self.seconds.tolist(),
             "failures": [asdict(failure) for failure in self.failures],
             "settings": self.settings,
+            "cards": {name: card.to_plain() for name, card in self.cards.items()},
         }
         if self.stopping is not None:
             content["stopping"] = self.stopping.to_plain()
@@ -894,6 +936,7 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "directions": {n: ScoreDirection(v) for n, v in content["directions"].items()},
             "scores": np.array(content["scores"], dtype=np.float64),
             "standard_errors": np.array(content["standard_errors"], dtype=np.float64),
+            "flags": np.array(content["flags"], dtype=np.int64),
             "n_evaluations": np.array(content["n_evaluations"], dtype=np.int64),
             "seconds": np.array(content["seconds"], dtype=np.float64),
             "failures": tuple(Failure(**failure) for failure in content["failures"]),
@@ -903,12 +946,13 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
             "n_rows": content["n_rows"],
             "carry_inputs": tuple(content["carry_inputs"]),
             "stopping": Stopping.of_plain(content["stopping"]) if "stopping" in content else None,
+            "cards": {n: Card.of_plain(card) for n, card in content["cards"].items()},
         }
     except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
     shape = (len(fields["explainers"]), len(fields["metrics"]))
     per_cell = [fields[name].shape for name in ("n_evaluations", "seconds")]
-    per_sample = [fields[name].shape for name in ("scores", "standard_errors")]
+    per_sample = [fields[name].shape for name in ("scores", "standard_errors", "flags")]
     named = [fields["explainers"], fields["metrics"]]
     if (
         not all(isinstance(name, str) for names in named for name in names)
@@ -916,9 +960,10 @@ def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
         or 0 in shape
         or len(fields["columns"]) != shape[1]
         or per_cell != [shape, shape]
-        or per_sample[0] != per_sample[1]
+        or len(set(per_sample)) > 1
         or per_sample[0][:-1] != shape
         or set(fields["directions"]) != set(fields["metrics"])
+        or not set(fields["cards"]) <= set(fields["metrics"])
     ):
         raise DamagedError(f"its arrays are not of {shape[0]} explainers and {shape[1]} metrics")
     stopping = fields["stopping"]

@@ -85,6 +85,8 @@ class Scored:
     ----------
     score, error : numpy.ndarray, float64, shape (n,)
         NaN where the metric failed.
+    flags : numpy.ndarray, int64, shape (n,)
+        What makes scores arbitrary, sums of :class:`quantus_ext.flags.Flag`.
     n_evaluations : int
         Rows through the model that they rest on.
     n_rows : int
@@ -99,6 +101,7 @@ class Scored:
 
     score: np.ndarray
     error: np.ndarray
+    flags: np.ndarray
     n_evaluations: int
     n_rows: int
     seconds: float
@@ -342,6 +345,7 @@ class Worker:
             Scored(
                 score=found.scores[place],
                 error=found.standard_errors[place],
+                flags=found.details["flags"][place],
                 n_evaluations=int(found.n_evaluations[place]),
                 # Of all maps, as they were asked about together.
                 n_rows=found.n_rows if place == 0 else 0,
@@ -421,4 +425,5 @@ def told(before: str, error: BaseException) -> tuple[str, str]:
 
 def _failed(n: int, seconds: float, failure: str, trace: str) -> Scored:
     unknown = np.full(n, np.nan)
-    return Scored(unknown, unknown, 0, 0, seconds, None, failure, trace)
+    none = np.zeros(n, dtype=np.int64)
+    return Scored(unknown, unknown, none, 0, 0, seconds, None, failure, trace)

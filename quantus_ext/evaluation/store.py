@@ -30,7 +30,7 @@ from quantus_ext.files import (
 )
 from quantus_ext.finetune.known import Known
 
-_FORMAT = 4
+_FORMAT = 5
 _MANIFEST, _SHARDS = "manifest.json", "shards"
 
 _ENTRIES = {"seed": int, "identity": dict, "rows": list, "answers": dict, "key": str}

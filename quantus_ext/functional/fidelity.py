@@ -18,6 +18,7 @@ from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.tables import table
 from quantus_ext.functional.fidelity_sizes import Sign, Sizes
 from quantus_ext.functional.removal import Output, Without, answers_without
 from quantus_ext.functional.scores import Scores, maps_of
@@ -150,7 +151,7 @@ def _scored(answers: Without, sizes: Sizes, score: Sign) -> Scores:
         "curve_minus": minus,
         "error_plus": error_plus,
         "error_minus": error_minus,
-        "sparsity": plus.new_tensor(sizes.sparsity).expand(len(plus), -1),
+        "sparsity": table(sizes.sparsity, plus.device, plus.dtype).expand(len(plus), -1),
         "size": sizes.of_samples(plus.device),
     }
     return Scores(means[score], squared_error.sqrt(), details, (answers.rests_on,))

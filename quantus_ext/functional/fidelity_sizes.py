@@ -15,6 +15,7 @@ from torch import Tensor
 from quantus_ext.engine import sampling
 from quantus_ext.engine.draws import Target
 from quantus_ext.engine.regions import Region
+from quantus_ext.engine.tables import table
 
 Sign = Literal["plus", "minus", "gap"]
 
@@ -134,7 +135,7 @@ class Sizes:
         )
 
     def _table(self, rows: Mapping[int, Sequence[object]], device: torch.device) -> Tensor:
-        return torch.tensor([rows[t] for t in self.totals], device=device)
+        return table([rows[t] for t in self.totals], device)
 
 
 def _sizes(counts: Sequence[Counts]) -> list[int]:

@@ -24,6 +24,7 @@ from quantus_ext.engine.masked import Block, MaskedModel, SampleArguments, Sampl
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.populations import by_population
 from quantus_ext.engine.replacements import replace_by
+from quantus_ext.engine.tables import table
 from quantus_ext.functional.infidelity_draws import Scheme, listed, populations, sampler_of
 from quantus_ext.functional.infidelity_moments import N_SUMS, Moments, power_sums
 from quantus_ext.functional.infidelity_predicted import CANNOT_SPLIT, InputFactor, Predicted
@@ -209,7 +210,7 @@ class _Asking:
             name = masked.name_of(settings, grouping, population)
             sums = self._sums(choose, name)
             cells.append(Cells(slice(0, n_maps), rows, population, n_draws, sums))
-        single = torch.tensor([population.single for population in possible], device=x.device)
+        single = table([population.single for population in possible], x.device)
         return cells, sizes, single
 
     def spread(self, rescale: bool) -> tuple[Tensor, Tensor]:

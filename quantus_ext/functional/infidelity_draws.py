@@ -15,6 +15,7 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements, Rows
 from quantus_ext.engine.masked import Sampler
 from quantus_ext.engine.populations import Population, Subsets, Windows, draws_of
+from quantus_ext.engine.tables import table
 
 Scheme = Literal["patch", "subset", "all"]
 
@@ -46,7 +47,7 @@ def sampler_of(
         if x.ndim == 2:
             if len(patch_sizes) == 1:
                 return sampling.subsets(keys, count, patch_sizes[0])
-            sizes = torch.tensor(list(patch_sizes), device=x.device)
+            sizes = table(list(patch_sizes), x.device)
             choice = sampling.integers(keys, [len(patch_sizes)], sampling.Purpose.PATCH_SIZE)
             return sampling.subsets(keys, count, sizes[choice])
         return shaped(sampling.windows(keys, spatial, patch_sizes))
@@ -114,8 +115,8 @@ def _sampler_of_elements(
     present, t = elements.present, elements.counts
     place = torch.arange(elements.largest, device=t.device)
     shares = [_subset_size(subset_fraction, n) for n in elements.totals()]
-    share = torch.tensor(shares, device=t.device)
-    sides = torch.tensor(list(patch_sizes), device=t.device)
+    share = table(shares, t.device)
+    sides = table(list(patch_sizes), t.device)
 
     def choose(samples: Rows, keys: Tensor) -> Tensor:
         total = t[samples][:, None, None]

@@ -22,6 +22,7 @@ from quantus_ext.engine.elements import Elements, Rows, inverse
 from quantus_ext.engine.masked import Block, MaskedModel
 from quantus_ext.engine.populations import Population, Subsets, by_population, draws_of
 from quantus_ext.engine.regions import Bounds, Region
+from quantus_ext.engine.tables import table
 
 Output = Literal["label", "probability"]
 _COLUMN = {"label": RIGHT, "probability": OUTPUT}
@@ -128,7 +129,7 @@ def answers_without(
             )
 
 
-_RANKS = 2**20
+_RANKS = 2**17
 """Ranks that are looked at together: of many maps of small samples, of few maps of large ones."""
 
 
@@ -236,7 +237,7 @@ def _states(regions: Sequence[Region], pools: Sequence[int] | None, random: bool
 def _table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Return a tensor of a row a sample, of one row where all are the same."""
     same = all(row is rows[0] or row == rows[0] for row in rows)
-    return torch.tensor(rows[:1] if same else rows, device=device)
+    return table(rows[:1] if same else rows, device)
 
 
 def _sum_answers(
@@ -252,7 +253,7 @@ def _sum_answers(
 ) -> SumRows:
     """Return the function that sums answers without random parts of a region, and their squares."""
     first, past, removed = (
-        torch.tensor(values, device=ranks.device).unsqueeze(1)
+        table(values, ranks.device).unsqueeze(1)
         for values in (region.first, region.past, region.removed)
     )
     keys = sampling.draw_keys(masked.keys, stream, stream + 1).squeeze(1)

@@ -23,6 +23,7 @@ from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.regions import Bounds, Region
+from quantus_ext.engine.tables import table
 from quantus_ext.functional.removal import Without, answers_without
 from quantus_ext.functional.scores import Scores, maps_of
 
@@ -130,16 +131,14 @@ def removal_curves(
         for name in names
         for point in range(len(fractions))
     ]
-    shares = torch.tensor(
-        [[count / t for count in each] for t, each in counts_of.items()],
-        dtype=torch.float64,
-        device=x.device,
+    shares = table(
+        [[count / t for count in each] for t, each in counts_of.items()], x.device, torch.float64
     )
     if len(shares) == 1:
         removed = shares.expand(len(x), -1)
     else:
         row = {t: number for number, t in enumerate(counts_of)}
-        removed = shares[torch.tensor([row[t] for t in totals], device=x.device)]
+        removed = shares[table([row[t] for t in totals], x.device)]
     found: dict[CurveScore, list[Scores]] = {name: [] for name in scores}
     for answers in answers_without(
         masked, maps_of(a, x), regions, elements=elements, output="probability", n_draws=n_draws

@@ -17,6 +17,7 @@ from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.tokens import refuse_embeddings
 from quantus_ext.batch import Batch
 from quantus_ext.draws import AutoDraws
+from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import without_keywords
 from quantus_ext.finetune import (
@@ -82,6 +83,7 @@ class Fidelity(RemovalMetric):
     score_direction = ScoreDirection.HIGHER
     score_range = (-1.0, 1.0)
     max_difference = 1.0
+    reads_values = False
 
     alpha: tuple[float, float] = (1.0, 1.0)
     beta: float = 1.0
@@ -113,6 +115,10 @@ class Fidelity(RemovalMetric):
     def evaluations_a_sample(self) -> int | None:
         """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
         return 1 + 2 * len(self.sparsity) * self.n_samples
+
+    def fractions_of(self, elements: Elements) -> Sequence[float]:
+        """See :meth:`quantus_ext.metrics.removal.RemovalMetric.fractions_of`."""
+        return self.sparsity
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""

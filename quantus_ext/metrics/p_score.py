@@ -148,12 +148,12 @@ class PScore(TorchMetric):
             content.closed
             or (made.answers is not None and known.same(model, content, made.answers))
         ):
-            return self._prepared(made.maps.to(batch.x.device), batch.x, batch.features)
+            return self.prepared_maps(made.maps.to(batch.x.device), batch.x, batch.features)
         # A copy, because the explainer may reuse its buffer.
         maps = explain(model, batch.x, batch.y, first).cpu().clone()
         if not asked.unread:
             _maps.put(asked.key, _Made(maps, None if content.closed else known.of(model)))
-        return self._prepared(maps.to(batch.x.device), batch.x, batch.features)
+        return self.prepared_maps(maps.to(batch.x.device), batch.x, batch.features)
 
 
 class _Answers:

@@ -27,6 +27,7 @@ from quantus_ext.engine import sampling, shared
 from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
+from quantus_ext.flags import Cuts
 from quantus_ext.foreign import Foreign, Reduce
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
@@ -250,6 +251,10 @@ class QGE(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.elements`; they are the metric's own."""
         return self._asked.elements(batch)
 
+    def cuts(self, batch: Batch) -> Cuts | None:
+        """See :meth:`quantus_ext.base.TorchMetric.cuts`; they are the metric's own."""
+        return self._asked.cuts(batch)
+
     def seen(self, a: Tensor) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.seen`; it is the metric's own."""
         return self._asked.seen(a)
@@ -410,13 +415,15 @@ class QGE(TorchMetric):
         """See :meth:`quantus_ext.base.TorchMetric.at_positions`; they are the metric's own."""
         return self._asked.at_positions(a, x, s)
 
-    def _checked(
+    def checked_maps(
         self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
     ) -> Tensor:
-        return self._asked._checked(a, x, features, first=first)
+        """See :meth:`quantus_ext.base.TorchMetric.checked_maps`."""
+        return self._asked.checked_maps(a, x, features, first=first)
 
-    def _normalised(self, a: Tensor, *, first: int) -> Tensor:
-        return self._asked._normalised(a, first=first)
+    def normalised_maps(self, a: Tensor, *, first: int) -> Tensor:
+        """See :meth:`quantus_ext.base.TorchMetric.normalised_maps`."""
+        return self._asked.normalised_maps(a, first=first)
 
 
 def better_scores(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ from quantus_ext.base import CommonArguments, TorchMetric
 from quantus_ext.batch import Batch
 from quantus_ext.engine.elements import ELEMENTS, Elements, elements_of, over_positions
 from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.flags import Cuts
 
 Element = Literal["position", "channel_value", "patch", "segment"]
 
@@ -141,6 +143,21 @@ class RemovalMetric(TorchMetric):
             segments=self._segments(s, x),
             features=features,
         )
+
+    def cuts(self, batch: Batch) -> Cuts:
+        """See :meth:`quantus_ext.base.TorchMetric.cuts`."""
+        elements = self.elements(batch)
+        return Cuts(elements, self.fractions_of(elements), self.perturbation(batch.model))
+
+    @abstractmethod
+    def fractions_of(self, elements: Elements) -> Sequence[float]:
+        """Return the fractions of a ranking that are removed or kept.
+
+        Parameters
+        ----------
+        elements : Elements
+            Of the samples.
+        """
 
     def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.at_positions`."""

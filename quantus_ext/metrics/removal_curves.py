@@ -14,6 +14,7 @@ from quantus_ext.adapters.base import adapter_of
 from quantus_ext.adapters.columns import GroupedColumns
 from quantus_ext.batch import Batch
 from quantus_ext.draws import AutoDraws, Draws
+from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.functional.removal_curves import CurveScore
 from quantus_ext.functional.scores import Scores
@@ -132,24 +133,30 @@ class RemovalCurve(RemovalMetric):
             return Draws(1, "nothing is random")
         return super().known_draws()
 
+    def fractions_of(self, elements: Elements) -> Sequence[float]:
+        """See :meth:`quantus_ext.metrics.removal.RemovalMetric.fractions_of`."""
+        if self.features_in_step is None:
+            return self.fractions
+        t = elements.largest
+        return [*(k / t for k in range(0, t, self.features_in_step)), 1.0]
+
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         elements = self.elements(batch)
-        fractions = self.fractions
-        if self.features_in_step is not None:
-            t = elements.largest
-            if not isinstance(adapter_of(batch.model).feature_mask, (GroupedColumns, type(None))):
-                raise ValueError(
-                    "features_in_step needs equal numbers of elements per sample, unlike texts "
-                    "and padded series: use steps"
-                )
-            fractions = [*(k / t for k in range(0, t, self.features_in_step)), 1.0]
+        has_equal_numbers = isinstance(
+            adapter_of(batch.model).feature_mask, (GroupedColumns, type(None))
+        )
+        if self.features_in_step is not None and not has_equal_numbers:
+            raise ValueError(
+                "features_in_step needs equal numbers of elements per sample, unlike texts "
+                "and padded series: use steps"
+            )
         return functional.removal_curves(
             forward,
             batch.x,
             batch.maps,
             batch.y,
-            fractions=fractions,
+            fractions=self.fractions_of(elements),
             scores=[self.score],
             elements=elements,
             perturbation=self.perturbation(batch.model),

@@ -142,7 +142,7 @@ class ROAR(Fidelity):
             fresh = called_alike(fresh, model)
         data = as_input(self.trainer.data.x, model, torch.device("cpu"))
         mask = adapter_of(model).feature_mask
-        maps = self._prepared(self.a_train, data, features=None if mask is None else mask(data))
+        maps = self.prepared_maps(self.a_train, data, features=None if mask is None else mask(data))
         remove = RemoveTop(
             maps,
             perturbation=self.perturbation(model),
@@ -200,7 +200,8 @@ def _mean(parts: Sequence[MapScores]) -> MapScores:
             name: np.concatenate(values, 2) if values[0].ndim == 3 else (weights * values).sum(0)
             for name in parts[0].details
             for values in [[part.details[name] for part in parts]]
-        },
+        }
+        | {"flags": np.bitwise_or.reduce([part.details["flags"] for part in parts])},
         n_evaluations=np.sum([part.n_evaluations for part in parts], 0),
         n_rows=sum(part.n_rows for part in parts),
     )

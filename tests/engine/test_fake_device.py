@@ -39,7 +39,9 @@ DEVICE = torch.device("cuda")
 
 
 class OneDevice(TorchDispatchMode):
-    """Raises when an operation takes tensors of two devices, or brings one to the host."""
+    """Raises when an operation takes tensors of two devices, brings one to the host, or brings one
+    from there so that the host waits for the device.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -53,6 +55,8 @@ class OneDevice(TorchDispatchMode):
             raise AssertionError(f"{func} mixes devices {inputs}")
         if "cpu" in outputs and "cpu" not in inputs and inputs:
             raise AssertionError(f"{func} copies to the host")
+        if "cpu" in inputs and "cuda" in outputs and not (kwargs or {}).get("non_blocking"):
+            raise AssertionError(f"{func} makes the host wait")
         return result
 
 
@@ -76,6 +80,8 @@ def _table() -> tuple[nn.Module, tuple[int, ...]]:
 
 
 MODALITIES = {"image": _image, "series": _series, "table": _table}
+
+
 PERTURBATIONS = {
     "number": replacements.replace_by(0.25),
     "array": replacements.replace_by(np.array(0.25)),
@@ -209,12 +215,37 @@ def breaks(change: Callable[[Tensor], Tensor]) -> Any:
         (lambda x: x * len(x.nonzero()), DynamicOutputShapeException, "nonzero"),
         (lambda x: x + x.cpu().to(DEVICE), AssertionError, "copies to the host"),
         (lambda x: x + torch.zeros(()), AssertionError, "mixes devices"),
+        (lambda x: x + torch.tensor([0.5], device=DEVICE), AssertionError, "makes the host wait"),
     ],
 )
 def test_what_the_fake_device_refuses(change, error, message):
     # The tests above can fail.
     with pytest.raises(error, match=message):
         score(perturbation=breaks(change))
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations, about as many as a GPU launches kernels."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [100, "of each draw"])
+def test_subsets_of_a_photos_pixels_are_drawn_at_once(size):
+    counts = []
+    for n_draws in (1, 64):
+        with fake_device(), Launches() as launches:
+            keys = torch.zeros(1, n_draws, dtype=torch.long, device=DEVICE)
+            sizes = size if size == 100 else keys.unsqueeze(2)
+            sampling.subsets(keys, 224 * 224, sizes)
+        counts.append(launches.count)
+    assert counts[0] == counts[1]
 
 
 def test_a_sampler_on_the_host_is_refused(monkeypatch):

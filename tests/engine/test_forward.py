@@ -224,6 +224,9 @@ def test_no_plan_before_the_first_pass():
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
 @pytest.mark.parametrize("limit", [1, 2, 5, 24])
@@ -245,6 +248,17 @@ def test_chunks_shrink_where_memory_runs_out(limit, error):
         assert torch.equal(forward(x), expected)
     assert max(predict.sizes) <= limit
     assert forward.n_evaluations == 75
+
+
+def test_chunks_shrink_where_the_system_has_no_more_memory():
+    # What torch says then depends on the system, so this one asks it for too much.
+    def predict(rows: Tensor) -> Tensor:
+        torch.empty(2**55 if len(rows) > 3 else 1, dtype=torch.uint8)
+        return rows[:, :2]
+
+    x = torch.randn(8, 4)
+    with pytest.warns(ResourceWarning, match="memory ran out at 8 rows"):
+        assert torch.equal(Forward(predict, chunk_size=8).clean(x), x[:, :2])
 
 
 def test_memory_may_run_out_on_the_first_pass():

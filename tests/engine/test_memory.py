@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
+from quantus_ext import Fidelity, Infidelity, MoRF, RFidelity
+from quantus_ext.base import TorchMetric
 from quantus_ext.engine import masked, replacements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import keep_freed_memory
 from quantus_ext.functional import infidelity
-
-
-class PeakBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations made and that still live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for output in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(output, Tensor):
-                self._note(output.untyped_storage())
-        return result
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+from tests.engine.peak import PeakBytes
 
 
 def peak(n_draws: int, **keywords: Any) -> int:
@@ -92,3 +62,30 @@ def test_memory_that_is_freed_does_not_count():
         for _ in range(100):
             torch.zeros(1000).add(1)
     assert bytes_.peak <= 3 * 4000
+
+
+def peak_of_maps(metric: TorchMetric, m: int, held: int) -> int:
+    """Return the peak of a call that scores m maps, without so many bytes a value of theirs."""
+    model = nn.Sequential(nn.Conv2d(1, 8, 5, 2), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 4)).eval()
+    x = torch.linspace(-1, 1, 32 * 784).sin().reshape(32, 1, 28, 28)
+    maps = [(k + 2) * x.flip(2).roll(k) for k in range(m)]
+    keep_freed_memory()
+    with PeakBytes() as bytes_:
+        metric.score_maps(model, x, torch.zeros(32, dtype=torch.long), maps)
+    return bytes_.peak - held * x.numel() * m
+
+
+@pytest.mark.parametrize(
+    ("metric", "held"),
+    [
+        # Maps as given and as doubles; Infidelity makes two more of them: times the change of each
+        # value, and summed over channels.
+        (Infidelity(n_perturb_samples=20), 28),
+        (MoRF(), 12),
+        (Fidelity(), 12),
+        (RFidelity(n_samples=4), 12),
+    ],
+)
+def test_four_times_the_maps_take_the_same_memory_but_for_the_maps(metric, held):
+    # The states of five maps fill a block.
+    assert peak_of_maps(metric, 20, held) <= 1.3 * peak_of_maps(metric, 5, held)

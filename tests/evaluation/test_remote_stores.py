@@ -165,7 +165,7 @@ def test_all_who_start_at_once_agree_on_one_manifest(address, tmp_path):
         assert len({(store.seed, store.key) for store in made}) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 4, "seed": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 5, "seed": 1}'])
 def test_all_who_find_a_damaged_manifest_agree_on_the_next(content, tmp_path):
     for trial in range(5):
         folder = tmp_path / str(trial)

@@ -398,9 +398,9 @@ def test_a_store_that_cannot_be_made(tmp_path):
 @pytest.mark.parametrize(
     "manifest",
     [
-        {"format": 3, "seed": 1},
+        {"format": 4, "seed": 1},
         {"format": 99},
-        json.loads(sealed_json({"format": 5})),
+        json.loads(sealed_json({"format": 6})),
         {"name": "an application", "format": None},
     ],
     ids=["earlier", "later", "later and whole", "something else"],
@@ -408,7 +408,7 @@ def test_a_store_that_cannot_be_made(tmp_path):
 def test_a_store_of_another_version_of_this_package_is_refused(tmp_path, manifest):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     before = (tmp_path / "manifest.json").read_bytes()
-    with pytest.raises(ValueError, match=f"has format {manifest['format']}, .* reads 4: use an"):
+    with pytest.raises(ValueError, match=f"has format {manifest['format']}, .* reads 5: use an"):
         run(store=tmp_path)
     assert (tmp_path / "manifest.json").read_bytes() == before
 

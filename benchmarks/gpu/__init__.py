@@ -1,0 +1,1 @@
+"""What has to be measured on a GPU, by one command: ``python -m benchmarks.gpu``."""

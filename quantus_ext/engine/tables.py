@@ -1,0 +1,24 @@
+"""Small tables that are known on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def table(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Return a tensor of some numbers on a device, without waiting for what it still has to do.
+
+    A copy from the host otherwise waits until the device is idle, and the device then until the
+    next operation reaches it.
+
+    Parameters
+    ----------
+    values : nested sequences of numbers, or numpy.ndarray
+    device : torch.device
+    dtype : torch.dtype, optional
+        By default that of the numbers.
+    """
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
