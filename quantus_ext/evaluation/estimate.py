@@ -56,7 +56,7 @@ class Estimate:
     def __str__(self) -> str:
         cost = (
             f"{'at most ' * self.at_most}about {self.n_evaluations:,} evaluations and "
-            f"{_duration(self.seconds)} in {self.n_tasks:,} tasks on {self.workers} "
+            f"{duration(self.seconds)} in {self.n_tasks:,} tasks on {self.workers} "
             f"worker{'s' * (self.workers > 1)}"
         )
         return "\n".join([cost, *(f"will fail: {failure}" for failure in self.failures)])
@@ -122,11 +122,12 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
 
     methods = dict(enumerate(plan.methods))
     wanted = {method: [cell.name for cell in cells] for method in methods}
-    # The first pass pays for what is made once.
-    worker.run(Shard.of(data, None, methods, 0, 1), wanted)
+    first = min(1, n - few)
+    if first:
+        # The first pass pays for what is made once.
+        worker.run(Shard.of(data, None, methods, 0, first), wanted)
     counts: list[int] = []
     times: list[float] = []
-    first = min(1, n - few)
     while True:
         begin = time.perf_counter()
         # Others each time, because answers are remembered.
@@ -154,7 +155,7 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
     ]
     return Estimate(
         n_evaluations=round(rows * n / few),
-        seconds=max(seconds / workers, min(seconds, longest)),
+        seconds=float(max(seconds / workers, min(seconds, longest))),
         n_tasks=n_tasks,
         workers=workers,
         failures=tuple(failures),
@@ -162,7 +163,8 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in the largest unit of which it has two."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
