@@ -37,6 +37,7 @@ from quantus_ext.engine.plan import (
     out_of_memory,
     rule,
 )
+from quantus_ext.engine.progress import rows_sent
 from quantus_ext.engine.resolved import ResolvedModel
 from quantus_ext.engine.rows import belonging_to
 from quantus_ext.identity import (
@@ -297,6 +298,7 @@ class Forward:
                     raise
             else:
                 self.n_evaluations += len(rows)
+                rows_sent(len(rows))
                 return outputs
         # Outside the handler, so that the failed pass's traceback no longer holds its tensors.
         half = (len(rows) + 1) // 2

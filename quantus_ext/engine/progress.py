@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 from tqdm.auto import tqdm
+
+_counting: ContextVar[Callable[[int], None] | None] = ContextVar("counting", default=None)
+
+
+@contextmanager
+def counting_rows(told: Callable[[int], None]) -> Iterator[None]:
+    """Tell ``told`` of the rows of each forward pass, of this thread."""
+    token = _counting.set(told)
+    try:
+        yield
+    finally:
+        _counting.reset(token)
+
+
+def rows_sent(rows: int) -> None:
+    """Tell who counts, if anyone does, of the rows of a forward pass."""
+    told = _counting.get()
+    if told is not None:
+        told(rows)
 
 
 def progress_bar(steps: Iterable[Any] | None = None, *, shown: bool, **settings: Any) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import nn
 
 from quantus_ext import checks
@@ -17,8 +20,11 @@ from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Shard, Worker, told
 from quantus_ext.finetune.training import as_input
 
-_PROBED = 4
-"""Samples that are scored for the estimate."""
+_FIRST, _GROWTH = 2, 4
+"""Samples that are scored first for the estimate, and how many times as many next."""
+
+_MOST = 5.0
+"""Seconds that scoring them may take at once."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Estimate:
     def __str__(self) -> str:
         cost = (
             f"{'at most ' * self.at_most}about {self.n_evaluations:,} evaluations and "
-            f"{_duration(self.seconds)} in {self.n_tasks:,} tasks on {self.workers} "
+            f"{duration(self.seconds)} in {self.n_tasks:,} tasks on {self.workers} "
             f"worker{'s' * (self.workers > 1)}"
         )
         return "\n".join([cost, *(f"will fail: {failure}" for failure in self.failures)])
@@ -97,7 +103,9 @@ def planned(cell: Cell, plan: Plan, model: nn.Module, x: Rows) -> Cell:
 
 
 def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks: int) -> Estimate:
-    """Score a few samples and extrapolate.
+    """Score a few samples, then four times as many and so on, and extrapolate.
+
+    What a call costs apart from its samples shows in how the time grows with them.
 
     Parameters
     ----------
@@ -106,19 +114,39 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
     data : Data
     workers, n_tasks : int
     """
-    n = min(len(data), _PROBED)
-    few_x, few_y = (torch.as_tensor(rows.part(0, n).read()) for rows in (data.x, data.y))
+    n, size = len(data), min(len(data), plan.shard_size)
+    few = min(size, _FIRST)
+    few_x, few_y = (torch.as_tensor(rows.part(0, few).read()) for rows in (data.x, data.y))
     cells = settled_cells(plan, model, few_x, few_y, train=False)
     worker = Worker(model, replace(plan, cells=cells, cases=()))
 
     methods = dict(enumerate(plan.methods))
     wanted = {method: [cell.name for cell in cells] for method in methods}
-    # The first pass pays for what is made once.
-    worker.run(Shard.of(data, None, methods, 0, 1), wanted)
-    records = worker.run(Shard.of(data, None, methods, 0, n), wanted)
-    scored = [each for record in records for each in record.cells.values()]
-    rows = sum(each.n_rows for each in scored)
-    seconds = sum(record.seconds for record in records) + sum(each.seconds for each in scored)
+    first = min(1, n - few)
+    if first:
+        # The first pass pays for what is made once.
+        worker.run(Shard.of(data, None, methods, 0, first), wanted)
+    counts: list[int] = []
+    times: list[float] = []
+    while True:
+        begin = time.perf_counter()
+        # Others each time, because answers are remembered.
+        records = worker.run(Shard.of(data, None, methods, first, first + few), wanted)
+        counts.append(few)
+        times.append(time.perf_counter() - begin)
+        first, more = first + few, min(size, _GROWTH * few)
+        # Two numbers of samples tell what a shard costs apart from its samples.
+        next_time = times[-1] * (_GROWTH if len(counts) > 1 else 1)
+        if few == size or more > n - first or next_time > _MOST:
+            break
+        few = more
+    rows = sum(each.n_rows for record in records for each in record.cells.values())
+    # The least squares of a part for each shard and one for each sample, neither of them negative.
+    per_shard = np.ones(len(counts)) if len(counts) > 1 else np.zeros(1)
+    (each_shard, each_sample), _ = nnls(np.stack([per_shard, counts], 1), times)
+    seconds = n_tasks * each_shard + n * each_sample
+    # A worker has whole shards.
+    longest = -(-n_tasks // workers) * (each_shard + size * each_sample)
     failures = [
         f"{plan.methods[record.method].name}, {name}: {each.failure}"
         for record in records
@@ -126,8 +154,8 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
         if each.failure is not None
     ]
     return Estimate(
-        n_evaluations=round(rows * len(data) / n),
-        seconds=seconds * len(data) / n / max(1, min(workers, n_tasks)),
+        n_evaluations=round(rows * n / few),
+        seconds=float(max(seconds / workers, min(seconds, longest))),
         n_tasks=n_tasks,
         workers=workers,
         failures=tuple(failures),
@@ -135,7 +163,8 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in the largest unit of which it has two."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -25,7 +25,6 @@ from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.draws import Draws, pilot_samples
 from quantus_ext.engine import sampling
-from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
@@ -42,6 +41,7 @@ from quantus_ext.evaluation.plan import (
     methods_of,
     with_calls_read,
 )
+from quantus_ext.evaluation.progress import Progress
 from quantus_ext.evaluation.result import Evaluation, Failure, checked_confidence
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record, Shard, Worker
@@ -345,6 +345,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     rule = _rule(plan, model, confidence, smallest_difference, score_bounds)
     plan = with_calls_read(plan, model, data.x)
     n_tasks = len(plan.shards(len(data)))
+    cost: Estimate | None = None
     if dry_run or verbose:
         cost = estimate(plan, model, data, workers=effective_n_jobs(n_jobs), n_tasks=n_tasks)
         sys.stdout.write(f"{cost}\n")
@@ -366,7 +367,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     result = Collected(plan, len(data))
     looks = None if rule is None else _looks(rule, result)
     crew = _Crew(n_jobs, threads, devices)
-    left = _score(result, kept, looks, model, data, given, crew, verbose=bool(verbose))
+    left = _score(result, kept, looks, model, data, given, crew, cost=cost)
     evaluation = result.evaluation(
         data,
         settings=about,
@@ -469,7 +470,7 @@ def _score(
     given: Data,
     crew: _Crew,
     *,
-    verbose: bool,
+    cost: Estimate | None,
 ) -> list[str]:
     """Have all shards scored, or as many as the ranking needs; return what they left."""
     plan = result.plan
@@ -480,18 +481,18 @@ def _score(
     left: dict[str, None] = {}
     if kept is not None:
         result.draws.update(kept.draws())
-    with progress_bar(shown=verbose, total=len(shards), unit="shard", desc="evaluate") as bar:
+    with Progress(cost, result.n) as progress:
         for part in [slice(0, len(shards))] if looks is None else rounds(len(shards)):
             some = shards[part]
             todo = _missing(result, kept, some, wanted, crew.threads)
-            bar.update(len(some) - len(todo.tasks))
+            progress.skip(sum(stop - start for start, stop in some if start not in todo.tasks))
             if todo.tasks:
                 if payload is None:
                     needed = wanted if looks else todo.unknown
                     ready, draws = _ready(plan, needed, model, data, given, kept)
                     result.draws.update(draws)
                     payload = Payload(Worker(model, ready), crew.devices)
-                left.update(_finish(result, kept, todo, payload, data, crew.n_jobs, bar))
+                left.update(_finish(result, kept, todo, payload, data, crew.n_jobs, progress))
             if looks is not None:
                 looks.look(result.scores, some[-1][1], result.failed)
                 wanted = looks.wanted()
@@ -627,7 +628,7 @@ def _finish(
     payload: Payload,
     data: Data,
     n_jobs: int | None,
-    bar: Any,
+    progress: Progress,
 ) -> dict[str, None]:
     """Have the tasks done and kept; return what is to be said of what they left."""
     left: dict[str, None] = {}
@@ -650,7 +651,7 @@ def _finish(
                 complete = result.take(replace(record, cells=cells))
                 if kept is not None:
                     kept.write(complete)
-            bar.update()
+            progress.finish(records)
     return left
 
 

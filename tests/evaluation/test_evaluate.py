@@ -455,7 +455,7 @@ class Cheap(quantus_ext.SynScore):
     """Asks the model nothing, so that there is little but attributions."""
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
-        score = batch.a.flatten(1).sum(1).double()
+        score = batch.maps.flatten(2).sum(2).double()
         return Scores(score, torch.zeros_like(score), {})
 
 
@@ -484,6 +484,7 @@ def test_fifty_thousand_samples_stream_through(tmp_path):
     finally:
         tracemalloc.stop()
     assert found.n == n
+    assert not found.failures
     scores = found.scores.nbytes + found.standard_errors.nbytes
     attributions = 2 * n * 16 * 8
     assert peak < 2 * scores + attributions / 10
