@@ -106,7 +106,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
     details : dict of numpy.ndarray
         After a call: further results of the same evaluations.
     n_evaluations : int
-        After a call: rows sent through the model for the scores.
+        After a call: rows sent through the model for the scores. For k classes of each sample an
+        array (k,): the rows of each class, as if it were asked alone.
     plan : Plan or None
         After a call: the rows per forward pass and the layout that were used, to be stored and
         passed again.
@@ -170,7 +171,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         super().__init__(**{**_QUANTUS_DEFAULTS, **settings})
         self.standard_errors: np.ndarray = np.empty(0)
         self.details: dict[str, np.ndarray] = {}
-        self.n_evaluations = 0
+        self.n_evaluations: int | np.ndarray = 0
         self.plan: Plan | None = None
         self.draws: Draws | None = None
 
@@ -207,10 +208,12 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         x_batch : array, tensor, data frame or list
             Inputs, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W); or token ids (n, L)
             for a :class:`quantus_ext.adapters.TokenIds`.
-        y_batch : array or tensor of int, shape (n,) or (n, 1)
-            Explained classes, also as whole-number floats; None for the model's predictions.
+        y_batch : array or tensor of int, shape (n,), (n, 1) or (n, k)
+            Explained classes, also as whole-number floats; None for the model's predictions. With
+            k different classes of each sample, ``a_batch`` has their maps.
         a_batch : array or tensor, optional
-            Attributions, in the shape of ``x_batch`` or with one channel or none.
+            Attributions, in the shape of ``x_batch`` or with one channel or none; for k classes of
+            each sample (n, k, …), with an axis of channels where ``x_batch`` has one.
         s_batch : array or tensor, optional
             Segmentations, for metrics that use them.
         channel_first : bool, optional
@@ -237,36 +240,55 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         Returns
         -------
         list of float
-            n scores, or one with ``return_aggregate``.
+            n scores, or one with ``return_aggregate``. For k classes n lists of k scores, each the
+            score of its class asked alone, or k aggregates; ``standard_errors`` and ``details``
+            have the shape (n, k, …). Infidelity asks one set of rows for all classes.
 
         Raises
         ------
         ValueError, TypeError
             If an argument is invalid; the results of the previous call stay.
         """
-        found = self.score_maps(
-            model,
-            x_batch,
-            y_batch,
-            [a_batch],
-            s_batch,
-            channel_first=channel_first,
-            explainers=[(explain_func, explain_func_kwargs)],
-            model_predict_kwargs=model_predict_kwargs,
-            softmax=softmax,
-            device=device,
-            batch_size=batch_size,
-            custom_batch=custom_batch,
-            index_batch=index_batch,
-        )
-        self.standard_errors = found.standard_errors[0]
-        self.details = {name: values[0] for name, values in found.details.items()}
-        self.n_evaluations = int(found.n_evaluations[0])
+        k = checks.n_classes(x_batch, y_batch, a_batch)
+        maps = [a_batch] if k is None else [a_batch[:, place] for place in range(k)]  # type: ignore[index]
+
+        def score(y: Any, some: list[Any], *, by_class: bool = False) -> MapScores:
+            return self.score_maps(
+                model,
+                x_batch,
+                y,
+                some,
+                s_batch,
+                channel_first=channel_first,
+                explainers=[(explain_func, explain_func_kwargs)] * len(some),
+                model_predict_kwargs=model_predict_kwargs,
+                softmax=softmax,
+                device=device,
+                batch_size=batch_size,
+                custom_batch=custom_batch,
+                index_batch=index_batch,
+                by_class=by_class,
+            )
+
+        if k is None or self.takes_classes:
+            found = score(y_batch, maps, by_class=k is not None)
+        else:
+            columns = checks.targets(y_batch, len(x_batch), k).T
+            parts = [score(y, [a]) for y, a in zip(columns, maps, strict=True)]
+            found = MapScores.of_groups(parts, [[place] for place in range(k)])
+
+        def of_samples(values: np.ndarray) -> np.ndarray:
+            return values[0] if k is None else np.moveaxis(values, 0, 1)
+
+        self.standard_errors = of_samples(found.standard_errors)
+        self.details = {name: of_samples(values) for name, values in found.details.items()}
+        counts = found.n_evaluations
+        self.n_evaluations = int(counts[0]) if k is None else counts
         self.plan = found.plan
         self.draws = found.draws
-        scores = [float(value) for value in found.scores[0]]
+        scores: list[Any] = of_samples(found.scores).tolist()
         if self.return_aggregate:
-            scores = [self.aggregate_func(scores)]
+            scores = [self.aggregate_func(each.tolist()) for each in found.scores]
         self.evaluation_scores = scores
         self.all_evaluation_scores.extend(scores)
         return scores
@@ -289,6 +311,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         batch_size: int = 64,
         custom_batch: Any = None,
         index_batch: np.ndarray | Tensor | None = None,
+        by_class: bool = False,
     ) -> MapScores:
         """Score several explanations of the same predictions with shared evaluations.
 
@@ -307,6 +330,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         carry_inputs : sequence of bool or None, optional
             Whether each map includes the input as a factor, as for Integrated Gradients and SHAP,
             for metrics with ``multiply_by_inputs``; None for the metric's setting.
+        by_class : bool, default False
+            Whether ``y_batch`` has a column for each map, its class; for Infidelity.
 
         Returns
         -------
@@ -337,6 +362,11 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         )
         if len(maps) == 0:
             raise ValueError("maps must hold at least one explanation of the samples, is empty")
+        if checks.flag("by_class", by_class) and not self.takes_classes:
+            raise ValueError(
+                f"by_class must be False for {self}, which scores maps of one class at a time: "
+                "call it for each class"
+            )
         model = self._model(model, maps)
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         made_by = [
@@ -373,6 +403,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 a is None and callable(explain.function)
                 for a, explain in zip(maps, made_by, strict=True)
             ),
+            n_classes=len(maps) if by_class else None,
         )
         if not metric.custom_is_index:
             checks.rows_for_samples("custom_batch", custom_batch, len(samples.x))
@@ -600,6 +631,11 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
     def evaluations_a_sample(self) -> int | None:
         """Rows through the model for a sample's score, at most; None if that is not known."""
         return None
+
+    @property
+    def takes_classes(self) -> bool:
+        """Whether maps of different classes are scored on one set of evaluations."""
+        return False
 
     @property
     def trains(self) -> bool:

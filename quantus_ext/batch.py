@@ -153,7 +153,7 @@ class Batch:
     x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs.
     y : Tensor, int64, shape (n,)
-        Explained classes.
+        Explained classes; where each map has one of its own, those of the first.
     maps : Tensor, shape (m, n, \*sample) or with one channel
         Attributions of m explanations, normalised and absolute if requested.
     s : array or tensor, optional
@@ -174,6 +174,8 @@ class Batch:
     remade : tuple of callable
         One per map: applied to maps that a metric computes itself, to make them comparable; empty
         if not needed.
+    targets : Tensor, int64, shape (n, m), or None
+        The class of each map, where each has one of its own.
     """
 
     x: Tensor
@@ -188,6 +190,12 @@ class Batch:
     explainers: tuple[Explainer, ...]
     features: Tensor | None
     remade: tuple[Remake, ...] = ()
+    targets: Tensor | None = None
+
+    @property
+    def classes(self) -> Tensor:
+        """The explained class of each map, (m, n), or of all maps, (1, n)."""
+        return self.y.unsqueeze(0) if self.targets is None else self.targets.T
 
     def masked(self, forward: Forward, perturbation: Perturbation | None = None) -> MaskedModel:
         """Return the model as a function of changed elements of the samples.

@@ -490,11 +490,44 @@ def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:
     if array.ndim == 2 and array.shape[1:] != (1,) and len(array) == n:
         raise ValueError(
             f"{name} must have shape ({n},), one label for each sample, has {array.shape}: of "
-            "one-hot labels or outputs pass their argmax(1)"
+            "one-hot labels or outputs pass their argmax(1); for k classes of each sample a_batch "
+            "must have their maps, shape (n, k, …)"
         )
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     return _indices(name, array, n, "labels")
+
+
+def n_classes(x: object, y: object, a: object) -> int | None:
+    """Return how many classes of each sample a call is about; None for one, as ever.
+
+    Several need labels (n, k) and maps (n, k, …) with an axis more than the inputs.
+    """
+    of_x, of_y, of_a = (tuple(getattr(value, "shape", ())) for value in (x, y, a))
+    if len(of_y) != 2 or of_y[1] < 2 or len(of_a) != len(of_x) + 1 or of_a[:2] != of_y:
+        return None
+    return int(of_y[1])
+
+
+def targets(y: object, n: int, k: int, name: str = "y_batch") -> np.ndarray:
+    """Return k different labels for each of n samples, int64, shape (n, k)."""
+    array = array_of(name, y)
+    if array.shape != (n, k):
+        raise ValueError(
+            f"{name} must have shape ({n}, {k}), a class for each map of each sample, has "
+            f"{array.shape}"
+        )
+    columns = [labels(column, n, name) for column in array.T]
+    found = np.stack(columns, 1)
+    ordered = np.sort(found, axis=1)
+    repeated = (ordered[:, 1:] == ordered[:, :-1]).any(1)
+    if repeated.any():
+        sample = int(np.flatnonzero(repeated)[0])
+        raise ValueError(
+            f"{name} must hold different classes for each sample, has {found[sample].tolist()} for "
+            f"sample {sample}: of one-hot labels pass their argmax(1)"
+        )
+    return found
 
 
 def sample_indices(index: object, n: int) -> np.ndarray:
@@ -609,7 +642,10 @@ def labels_below(
 
     ``index`` has the samples' numbers, by default 0, …
     """
-    if (y >= classes).any():
+    if y.ndim == 2:
+        for column in y.T:
+            labels_below(column, classes, name, index)
+    elif (y >= classes).any():
         sample = int(np.flatnonzero(y >= classes)[0])
         raise ValueError(
             f"labels in {name} must be below {classes}, the model's number of classes; "

@@ -55,11 +55,12 @@ class Explanation:
         """
         flags = carry_inputs or [None] * len(maps)
         taken = []
-        for values, explain, flag in zip(maps, made_by, flags, strict=True):
+        for place, (values, explain, flag) in enumerate(zip(maps, made_by, flags, strict=True)):
             if values is None:
                 # Checked before anything is trained or evaluated.
                 explain.require()
-            taken.append(cls(None if values is None else samples.map_of(values), explain, flag))
+            own = None if values is None else samples.for_maps([place]).map_of(values)
+            taken.append(cls(own, explain, flag))
         if samples.is_told and samples.y is not None:
             some = slice(0, batch_size)
             labels = torch.from_numpy(samples.y[some]).to(samples.device)

@@ -91,11 +91,11 @@ def flags_of(
     """
     flags = torch.stack([_of_map(a, batch, cuts) for a in batch.maps])
     if len(batch.clean) == len(batch.x) and batch.clean.shape[1] > 0:
-        own = batch.clean.gather(1, batch.y[:, None])[:, 0]
+        own = batch.clean.gather(1, batch.classes.T).T
         if probabilities:
             flags = flags + int(Flag.OUTPUT_AT_END) * ((own == 0) | (own == 1))
         if labels:
-            flags = flags + int(Flag.OTHER_LABEL) * (batch.clean.argmax(1) != batch.y)
+            flags = flags + int(Flag.OTHER_LABEL) * (batch.clean.argmax(1) != batch.classes)
     return flags
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +46,8 @@ class Samples:
         What is perturbed: the inputs, or their embeddings.
     y : numpy.ndarray of int, shape (n,), or None
         Explained classes; None for the model's predictions.
+    targets : numpy.ndarray of int, shape (n, m), or None
+        The class of each of m maps, where each has one of its own; ``y`` are those of the first.
     s : array or tensor, optional
     index : Tensor, int64, shape (n,)
         Global indices.
@@ -68,6 +70,7 @@ class Samples:
     explained: Tensor
     x: Tensor
     y: np.ndarray | None
+    targets: np.ndarray | None
     s: np.ndarray | Tensor | None
     index: Tensor
     numbers: Tensor
@@ -89,10 +92,12 @@ class Samples:
         device: str | torch.device | None,
         index_batch: np.ndarray | Tensor | None,
         may_be_told: bool,
+        n_classes: int | None = None,
     ) -> Samples:
         """Take the arguments of a metric's call; see ``TorchMetric.__call__``.
 
-        With ``may_be_told`` a model may still be in training mode.
+        With ``may_be_told`` a model may still be in training mode. ``n_classes`` is the number of
+        columns of ``y_batch``, where it has some.
         """
         is_told = may_be_told and any(part.training for _, part in parts_with_mode(model))
         if not is_told:
@@ -117,6 +122,12 @@ class Samples:
         if s is not None:
             checks.samples("s_batch", s, n)
             checks.all_finite("s_batch", torch.as_tensor(s))
+        y = targets = None
+        if n_classes is not None:
+            targets = checks.targets(adapter.encoded_labels(y_batch), n, n_classes)
+            y = targets[:, 0]
+        elif y_batch is not None:
+            y = checks.labels(adapter.encoded_labels(y_batch), n)
         return cls(
             model=model,
             answering=with_keywords(model, model_predict_kwargs),
@@ -124,7 +135,8 @@ class Samples:
             device=torch_device,
             explained=x,
             x=x,
-            y=None if y_batch is None else checks.labels(adapter.encoded_labels(y_batch), n),
+            y=y,
+            targets=targets,
             s=s,
             index=torch.from_numpy(checks.sample_indices(given, n)).to(torch_device),
             numbers=torch.arange(n, device=torch_device),
@@ -145,11 +157,19 @@ class Samples:
             explained=self.explained[rows],
             x=self.x[rows],
             y=None if self.y is None else self.y[places],
+            targets=None if self.targets is None else self.targets[places],
             s=s,
             index=self.index[rows],
             numbers=self.numbers[rows],
             features=features if features is None or len(features) == 1 else features[rows],
         )
+
+    def for_maps(self, places: Sequence[int]) -> Samples:
+        """Return the samples with the classes of some of the maps."""
+        if self.targets is None:
+            return self
+        targets = self.targets[:, list(places)]
+        return replace(self, y=targets[:, 0], targets=targets)
 
     def labels(self) -> Tensor:
         """Return the explained classes, by default the model's predictions."""

@@ -54,7 +54,8 @@ class Scoring:
         for places in groups:
             some = [explanations[place] for place in places]
             reading = metric.reading(some[0].carries_input)
-            parts.append(self._scores_alike(reading, some))
+            alike_in_class = replace(self, samples=self.samples.for_maps(places))
+            parts.append(alike_in_class._scores_alike(reading, some))
         return MapScores.of_groups(parts, groups)
 
     def pilot(self, metric: TorchMetric, explanations: Sequence[Explanation]) -> Draws:
@@ -107,6 +108,10 @@ class Scoring:
             known = forward.clean(samples.x, samples.numbers)
             y = known.argmax(1).cpu().numpy()
         labels = torch.from_numpy(y).to(samples.device)
+        classes = y if samples.targets is None else samples.targets
+        targets = None
+        if samples.targets is not None:
+            targets = torch.from_numpy(samples.targets).to(samples.device)
         asked = metric.model_to_ask(samples.answering, samples.x, labels)
         if asked is not samples.answering:
             forward, known = forward_of(asked), None
@@ -118,7 +123,7 @@ class Scoring:
             rows = slice(start, min(start + self.batch_size, n))
             clean = _clean(metric, forward, samples, rows) if known is None else known[rows]
             if metric.clean_rows != 0:
-                checks.labels_below(y, clean.shape[1])
+                checks.labels_below(classes, clean.shape[1])
                 if start == 0 and metric.asks_model:
                     is_own = asked is samples.answering
                     known_as = samples.model if is_own else without_keywords(asked)
@@ -136,6 +141,7 @@ class Scoring:
                 model=samples.model,
                 explainers=tuple(each.explainer for each in explanations),
                 features=features_of_rows(samples.features, rows),
+                targets=None if targets is None else targets[rows],
             )
             before = forward.n_evaluations
             scores = metric.evaluate_batch(forward, batch)

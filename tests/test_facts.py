@@ -358,7 +358,7 @@ def _runs(name: str, given: modalities.Modality) -> bool:
             for which in whiches
             if metric.split(",")[0] == name
         ]
-        return any(modalities.runs(given, metric, which, "default") for metric, which in ways)
+        return any(modalities.scored(given, metric, which, "default") for metric, which in ways)
     truth = np.zeros(given.segments.shape, dtype=bool)
     truth.reshape(2, -1)[:, ::2] = True
     if name == "PScore":

@@ -23,6 +23,7 @@ from quantus_ext import (
     RFidelity,
     SynScore,
     flags,
+    scoring,
 )
 from quantus_ext.adapters import TokenIds
 from quantus_ext.base import TorchMetric
@@ -241,7 +242,7 @@ def test_flags_change_no_score_and_ask_no_row(metric, monkeypatch):
     scores = metric(MODEL, X, Y, maps)
     rows = metric.n_evaluations
     monkeypatch.setattr(
-        TorchMetric, "_flags", lambda *_, **__: torch.zeros(1, len(X), dtype=torch.int64)
+        scoring, "_flags", lambda *_, **__: torch.zeros(1, len(X), dtype=torch.int64)
     )
     assert metric(MODEL, X, Y, maps) == scores
     assert metric.n_evaluations == rows

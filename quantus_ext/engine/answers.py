@@ -22,17 +22,20 @@ def answers_of(outputs: Tensor, y: Tensor) -> Tensor:
     ----------
     outputs : Tensor, shape (\\*rows, classes)
     y : Tensor, int64, of one axis less than ``outputs``, or with axes of length 1
+        Or of as many axes, with k classes in the last one.
 
     Returns
     -------
-    Tensor, float64, shape (\\*rows, 2)
+    Tensor, float64, shape (\\*rows, 2) or (\\*rows, k, 2)
         Columns :data:`OUTPUT` and :data:`RIGHT`.
     """
-    labels = y.expand(outputs.shape[:-1]).unsqueeze(-1)
+    several = y.ndim == outputs.ndim
+    labels = y if several else y.expand(outputs.shape[:-1]).unsqueeze(-1)
     output = outputs.gather(-1, labels).double()
     right = (outputs.argmax(-1, keepdim=True) == labels).double()
     # The maximum is unknown if one of the numbers is.
-    return torch.cat([output, right.masked_fill(outputs.isnan().any(-1, True), torch.nan)], -1)
+    right = right.masked_fill(outputs.isnan().any(-1, True), torch.nan)
+    return torch.stack([output, right], -1) if several else torch.cat([output, right], -1)
 
 
 class Asked:
@@ -89,19 +92,19 @@ class Draws:
 
     Parameters
     ----------
-    like : Tensor, float64, shape (n, 2)
+    like : Tensor, float64, shape (n, 2) or (n, k, 2)
         Answers, whose device and width these have.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self.answers = like.new_empty(len(like), 0, like.shape[1])
+        self.answers = like.new_empty(len(like), 0, *like.shape[1:])
         self._known = np.zeros((len(like), 0), dtype=bool)
 
     def reserve(self, count: int) -> None:
         """Make room for so many draws."""
         more = count - self._known.shape[1]
         if more > 0:
-            shape = (len(self.answers), more, self.answers.shape[2])
+            shape = (len(self.answers), more, *self.answers.shape[2:])
             self.answers = torch.cat([self.answers, self.answers.new_empty(shape)], 1)
             self._known = np.pad(self._known, ((0, 0), (0, more)))
 
@@ -143,7 +146,7 @@ class Answers:
         name : hashable
             None for draws that no one can ask for again.
         count : int
-        like : Tensor, float64, shape (n, 2)
+        like : Tensor, float64, shape (n, 2) or (n, k, 2)
             Answers.
         """
         if name is None or not self.keeps_draws:

@@ -47,7 +47,7 @@ class Block:
         Which elements were perturbed.
     perturbed : Tensor, shape (b, d, \*sample), or None
         Valid only until the next block: the buffer is reused. None if not requested.
-    answers : Tensor, float64, shape (b, d, 2)
+    answers : Tensor, float64, shape (b, d, 2) or (b, d, k, 2)
         See :func:`quantus_ext.engine.answers.answers_of`.
     interpretation : Tensor, shape of ``perturbed``, optional
         Infidelity's ``I``, if the perturbation defines it.
@@ -115,8 +115,8 @@ class MaskedModel:
     forward : Forward or callable
         Its plan gives the chunk size.
     x : Tensor, shape (n, \*sample)
-    y : Tensor, int64, shape (n,)
-        Explained classes.
+    y : Tensor, int64, shape (n,) or (n, k)
+        Explained classes; of several, draws are answered for each.
     perturbation : Perturbation, optional
         The replacement of elements, by default 0.
     **samples
@@ -126,7 +126,7 @@ class MaskedModel:
     ----------
     keys : Tensor, int64, shape (n,)
         Of the samples, from :func:`quantus_ext.engine.sampling.sample_keys`.
-    original : Tensor, float64, shape (n, 2)
+    original : Tensor, float64, shape (n, 2) or (n, k, 2)
         The answers to the samples as they are.
     fixed : Tensor or None
         What elements become when they are chosen, where that is known.
@@ -352,19 +352,20 @@ class MaskedModel:
         return (mask & differs.unsqueeze(1)).flatten(2).view(torch.int8).amax(2).bool()
 
     def _ask(self, samples: Rows, rows: Tensor, changed: Tensor | None) -> Tensor:
-        """Return the answers to perturbed samples (b · d, \\*sample), shape (b, d, 2)."""
+        """Return the answers to perturbed samples (b · d, \\*sample), (b, d, 2) or (b, d, k, 2)."""
         numbers = self.numbers[samples]
         d = len(rows) // len(numbers)
         numbers = numbers.repeat_interleave(d)
-        labels = self.y[samples].repeat_interleave(d)
+        labels = self.y[samples].repeat_interleave(d, 0)
+        shape = (-1, d, *self.original.shape[1:])
         if changed is None or bool(changed.all()):
-            return answers_of(self.forward(rows, numbers), labels).reshape(-1, d, 2)
+            return answers_of(self.forward(rows, numbers), labels).reshape(shape)
         answers: Tensor = self.original[samples].repeat_interleave(d, 0)
         if bool(changed.any()):
             which = changed.flatten()
             outputs = self.forward(rows[which], numbers[which])
             answers[which] = answers_of(outputs, labels[which])
-        return answers.reshape(-1, d, 2)
+        return answers.reshape(shape)
 
 
 class _States:

@@ -59,7 +59,7 @@ def infidelity(
         Inputs.
     a : Tensor, shape of ``x``, or with one channel; or (m, n, …), m maps of each sample
         Attributions Φ. A single channel is the sum over all channels, spread evenly.
-    y : Tensor, int64, shape (n,)
+    y : Tensor, int64, shape (n,), or (n, m) with a class for each map
         Explained classes.
     perturbation : Perturbation, optional
         The replacement of chosen elements; by default the minimum of the sample.
@@ -227,11 +227,12 @@ class _Asking:
         return spread if rescale else spread.maximum(moments.product(2, 0)), asked
 
     def _sums(self, choose: Sampler, name: str | None) -> SumRows:
-        known = self.masked.original[:, OUTPUT]
+        known = self.masked.original[..., OUTPUT]
 
         def statistic(block: Block) -> Tensor:
-            changed = known[block.samples, None] - block.answers[..., OUTPUT]
-            return power_sums(self.predicted(block), changed)
+            # Of several classes, one a map, (b, d, m).
+            changed = known[block.samples].unsqueeze(1) - block.answers[..., OUTPUT]
+            return power_sums(self.predicted(block), changed.movedim(1, -1))
 
         return lambda rows, start, stop: self.masked.sum_draws(
             rows,

@@ -21,13 +21,15 @@ def power_sums(a: Tensor, b: Tensor) -> Tensor:
     ----------
     a : Tensor, shape (n, m, d)
         Of m maps.
-    b : Tensor, shape (n, d)
+    b : Tensor, shape (n, d), or (n, m, d) for maps of different classes
 
     Returns
     -------
     Tensor, float64, shape (n, m, N_SUMS)
     """
-    a, b = a.double(), b.double().unsqueeze(1)
+    a, b = a.double(), b.double()
+    if b.ndim == 2:
+        b = b.unsqueeze(1)
     products = (_powers(a) @ _powers(b).transpose(2, 3)).flatten(2)
     squared = (a - b) ** 2
     return torch.cat([products, squared.sum(2, True), (squared**2).sum(2, True)], 2)

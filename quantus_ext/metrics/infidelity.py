@@ -210,6 +210,11 @@ class Infidelity(TorchMetric):
         """
         return not self.multiply_by_inputs or self._perturbs
 
+    @property
+    def takes_classes(self) -> bool:
+        """See :attr:`quantus_ext.base.TorchMetric.takes_classes`; a pilot is of one class."""
+        return self.scheme != "quantus" and self.auto_draws is None
+
     def reading(self, carry_inputs: bool | None) -> Infidelity:
         """See :meth:`quantus_ext.base.TorchMetric.reading`."""
         if carry_inputs in (None, self.multiply_by_inputs) or self.scheme == "quantus":
@@ -266,7 +271,7 @@ class Infidelity(TorchMetric):
             forward,
             batch.x,
             batch.maps,
-            batch.y,
+            batch.y if batch.targets is None else batch.targets,
             perturbation=resolved,
             scheme=self.scheme,
             patch_sizes=patch_sizes,
