@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,15 @@ from benchmarks.fidelity_common import (
 from benchmarks.fidelity_digits import Digits, digits
 from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
-from quantus_ext import Deletion, Evaluation, FFidelity, Infidelity, RFidelity, evaluate
+from quantus_ext import (
+    Deletion,
+    Evaluation,
+    FFidelity,
+    FineTuner,
+    Infidelity,
+    RFidelity,
+    evaluate,
+)
 
 SEEDS = 20
 SMALLEST = {"R-Fidelity": 0.02, "F-Fidelity": 0.02, "Deletion": 0.02}
@@ -54,8 +63,8 @@ def network(data: Digits, epochs: int) -> nn.Module:
     return train(model, data.x_train, data.y_train, epochs=epochs)
 
 
-def explained(model: nn.Module, data: Digits, n: int) -> dict[str, np.ndarray]:
-    x, y = data.x_test[:n], data.y_test[:n]
+def explained(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, np.ndarray]:
+    """Return five maps of each sample."""
     signed = InputXGradient(model).attribute(x.clone().requires_grad_(), target=y)
     keys = torch.rand(len(x), x[0].numel(), generator=torch.Generator().manual_seed(0))
     maps = (
@@ -110,20 +119,36 @@ def main() -> None:
     data = digits()
     model = network(data, epochs=2 if chosen.quick else 10)
     tuner = data.tuner(epochs=1 if chosen.quick else 10)
+    x, y = data.x_test[:n], data.y_test[:n]
+    read = f"LeNet, {accuracy(model, data.x_test, data.y_test):.1%} of the digits read rightly"
+    draws = 4 if chosen.quick else 50
+    compare(page, f"{read}; {n:,} digits", model, x, y, tuner, draws, seeds, chosen.only)
+
+
+def compare(
+    page: Page,
+    title: str,
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    tuner: FineTuner,
+    draws: int,
+    seeds: int,
+    only: Sequence[str] | None = None,
+) -> None:
+    """Score five explainers with so many draws, and until they are ranked, and write both down."""
     given = {
         "model": model,
-        "x_batch": data.x_test[:n].numpy(),
-        "y_batch": data.y_test[:n].numpy(),
-        "xai_methods": explained(model, data, n),
+        "x_batch": x.numpy(),
+        "y_batch": y.numpy(),
+        "xai_methods": explained(model, x, y),
     }
     # Trained once for both, and no part of their times.
     evaluate({"F": metrics(tuner, 2, 2)["F-Fidelity"]}, **{**given, **first_rows(given, 4)})
 
-    draws = 4 if chosen.quick else 50
-
     def some(draws: int | str, perturbations: int | str) -> dict[str, Any]:
         made = metrics(tuner, draws, perturbations)
-        return {name: made[name] for name in chosen.only or made}
+        return {name: made[name] for name in only or made}
 
     full, seconds = timed(metrics=some(draws, 4 * draws), **given)
     smallest = {name: SMALLEST[name] for name in full.metrics if name in SMALLEST}
@@ -138,8 +163,7 @@ def main() -> None:
         for seed in range(seeds)
     ]
     page.text(
-        f"LeNet, {accuracy(model, data.x_test, data.y_test):.1%} of the digits read rightly; "
-        f"{n:,} digits, {len(CARRY_INPUT)} explainers, {seeds} seeds. Two explainers count as "
+        f"{title}, {len(CARRY_INPUT)} explainers, {seeds} seeds. Two explainers count as "
         f"close where they differ by less than {SMALLEST['Deletion']} by R-Fidelity, F-Fidelity "
         "or Deletion. Medians over seeds, and the least and the most.\n\n"
         f"{costs(full, seconds, early)}\n\n{orders(full, early)}\n\n{samples(early)}"

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -252,29 +253,29 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         k = checks.n_classes(x_batch, y_batch, a_batch)
         maps = [a_batch] if k is None else [a_batch[:, place] for place in range(k)]  # type: ignore[index]
 
-        def score(y: Any, some: list[Any], *, by_class: bool = False) -> MapScores:
-            return self.score_maps(
-                model,
-                x_batch,
-                y,
-                some,
-                s_batch,
-                channel_first=channel_first,
-                explainers=[(explain_func, explain_func_kwargs)] * len(some),
-                model_predict_kwargs=model_predict_kwargs,
-                softmax=softmax,
-                device=device,
-                batch_size=batch_size,
-                custom_batch=custom_batch,
-                index_batch=index_batch,
-                by_class=by_class,
-            )
-
+        explainer = (explain_func, explain_func_kwargs)
+        # Not a function of its own: warnings name the line of this call.
+        score = partial(
+            self.score_maps,
+            model,
+            x_batch,
+            s_batch=s_batch,
+            channel_first=channel_first,
+            model_predict_kwargs=model_predict_kwargs,
+            softmax=softmax,
+            device=device,
+            batch_size=batch_size,
+            custom_batch=custom_batch,
+            index_batch=index_batch,
+        )
         if k is None or self.takes_classes:
-            found = score(y_batch, maps, by_class=k is not None)
+            explainers = [explainer] * len(maps)
+            found = score(y_batch, maps, explainers=explainers, by_class=k is not None)
         else:
             columns = checks.targets(y_batch, len(x_batch), k).T
-            parts = [score(y, [a]) for y, a in zip(columns, maps, strict=True)]
+            parts = [
+                score(y, [a], explainers=[explainer]) for y, a in zip(columns, maps, strict=True)
+            ]
             found = MapScores.of_groups(parts, [[place] for place in range(k)])
 
         def of_samples(values: np.ndarray) -> np.ndarray:
