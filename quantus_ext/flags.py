@@ -20,6 +20,10 @@ MANY_TIES = 0.25
 """Share of all pairs of elements, from which on chance decides too much of a ranking."""
 
 
+_AT_ONCE = 2**17
+"""Values of maps that are looked at together: of many maps of small samples, of few of large."""
+
+
 class Flag(IntFlag):
     """What makes a score arbitrary; a sample's flags are a sum of them.
 
@@ -89,7 +93,8 @@ def flags_of(
         Whether the score reads the probability of the explained class, or whether it is the
         predicted one.
     """
-    flags = torch.stack([_of_map(a, batch, cuts) for a in batch.maps])
+    at_once = max(_AT_ONCE // batch.maps[0].numel(), 1)
+    flags = torch.cat([_of_maps(some, batch, cuts) for some in batch.maps.split(at_once)])
     if len(batch.clean) == len(batch.x) and batch.clean.shape[1] > 0:
         own = batch.clean.gather(1, batch.classes.T).T
         if probabilities:
@@ -99,30 +104,30 @@ def flags_of(
     return flags
 
 
-def _of_map(a: Tensor, batch: Batch, cuts: Cuts | None) -> Tensor:
-    """Return the flags of one map of each sample, shape (n,)."""
-    low = high = a
+def _of_maps(maps: Tensor, batch: Batch, cuts: Cuts | None) -> Tensor:
+    """Return the flags of some maps of each sample, shape (k, n)."""
+    low = high = maps
     if batch.features is not None:
-        low, high = (a.masked_fill(~batch.counted, end) for end in (torch.inf, -torch.inf))
-    low, high = low.flatten(1).amin(1), high.flatten(1).amax(1)
+        low, high = (maps.masked_fill(~batch.counted, end) for end in (torch.inf, -torch.inf))
+    low, high = low.flatten(2).amin(2), high.flatten(2).amax(2)
     constant = low == high
     zero = constant & (low == 0)
     flags = int(Flag.ZERO_MAP) * zero + int(Flag.CONSTANT_MAP) * (constant & ~zero)
     if cuts is None:
         return flags
-    share, few = _of_ranking(a, batch.x, cuts)
+    share, few = _of_rankings(maps, batch.x, cuts)
     # A constant map is one tie, which need not be said again.
     flags = flags + int(Flag.TIES) * ((share >= MANY_TIES) & ~constant)
     return flags + int(Flag.FEW_VALUES) * (few & ~constant)
 
 
-def _of_ranking(a: Tensor, x: Tensor, cuts: Cuts) -> tuple[Tensor, Tensor]:
-    """Return the share of pairs that are tied, and whether there are too few values, (n,) each."""
+def _of_rankings(maps: Tensor, x: Tensor, cuts: Cuts) -> tuple[Tensor, Tensor]:
+    """Return the share of pairs that are tied, and whether there are too few values, (k, n)."""
     elements = cuts.elements
-    scores = elements.scores(a)
+    scores = torch.stack([elements.scores(a) for a in maps])
     equal = _equal(scores)
-    few = elements.counts - equal.sum(1) - 1 < _n_cuts(cuts, x.device)
-    share = scores.new_zeros(len(scores))
+    few = elements.counts - equal.sum(2) - 1 < _n_cuts(cuts, x.device)
+    share = scores.new_zeros(scores.shape[:2])
     # On another device finding out would mean waiting for it.
     looks = scores.device.type == "cpu"
     if looks and not bool(equal.any()):
@@ -140,23 +145,23 @@ def _of_ranking(a: Tensor, x: Tensor, cuts: Cuts) -> tuple[Tensor, Tensor]:
 
 
 def _equal(scores: Tensor) -> Tensor:
-    """Return which of the numbers of each row, in order, are equal to the one before, (n, T)."""
+    """Return which of the last axis's numbers, in order, are equal to the one before."""
     # Numpy's sort is several times as fast as torch's.
     ordered = (
-        torch.from_numpy(np.sort(scores.numpy(), axis=1))
+        torch.from_numpy(np.sort(scores.numpy(), axis=-1))
         if scores.device.type == "cpu"
-        else scores.sort(1).values
+        else scores.sort(-1).values
     )
     # Of two that are −∞, elements that a sample does not have, the difference is NaN.
-    return F.pad(ordered.diff(dim=1) == 0, (1, 0))
+    return F.pad(ordered.diff(dim=-1) == 0, (1, 0))
 
 
 def _tied(equal: Tensor) -> Tensor:
-    """Return twice the number of pairs of equal numbers in each row, (n,)."""
-    places = torch.arange(equal.shape[1], device=equal.device)
+    """Return twice the number of pairs of equal numbers along the last axis."""
+    places = torch.arange(equal.shape[-1], device=equal.device)
     # Each is equal to those before it in its run.
-    first = torch.where(equal, 0, places).cummax(1).values
-    return 2 * (places - first).sum(1)
+    first = torch.where(equal, 0, places).cummax(-1).values
+    return 2 * (places - first).sum(-1)
 
 
 def _n_cuts(cuts: Cuts, device: torch.device) -> Tensor:
