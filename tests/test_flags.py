@@ -27,8 +27,12 @@ from quantus_ext import (
 )
 from quantus_ext.adapters import TokenIds
 from quantus_ext.base import TorchMetric
+from quantus_ext.batch import Batch
+from quantus_ext.engine.forward import Forward
 from quantus_ext.facts import FACTS
 from quantus_ext.flags import MEANINGS, Flag
+from quantus_ext.functional.scores import Scores
+from quantus_ext.metrics.removal import RemovalMetric
 from tests import test_facts
 from tests.harness import gradients
 from tests.test_facts import called, made
@@ -246,6 +250,26 @@ def test_flags_change_no_score_and_ask_no_row(metric, monkeypatch):
     )
     assert metric(MODEL, X, Y, maps) == scores
     assert metric.n_evaluations == rows
+
+
+class Own(RemovalMetric):
+    """A metric as somebody else writes it: it says nothing about where it cuts rankings."""
+
+    name = "own"
+
+    def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
+        zeros = batch.maps.new_zeros(batch.maps.shape[:2])
+        return Scores(zeros, zeros, {})
+
+
+def test_a_metric_that_does_not_say_where_it_cuts_flags_ties():
+    metric = Own()
+    metric(MODEL, X, Y, DISTINCT)
+    assert not metric.details["flags"].any()
+    tied = np.zeros_like(DISTINCT)
+    tied[:, ..., :1] = 1
+    metric(MODEL, X + 1, Y, tied)
+    assert (metric.details["flags"] == Flag.TIES).all()
 
 
 # In reports.

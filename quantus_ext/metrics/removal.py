@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, Literal
@@ -149,15 +148,17 @@ class RemovalMetric(TorchMetric):
         elements = self.elements(batch)
         return Cuts(elements, self.fractions_of(elements), self.perturbation(batch.model))
 
-    @abstractmethod
     def fractions_of(self, elements: Elements) -> Sequence[float]:
-        """Return the fractions of a ranking that are removed or kept.
+        """Return the fractions of a ranking that are removed or kept; by default none are known.
+
+        A map with fewer values than these cut apart is flagged.
 
         Parameters
         ----------
         elements : Elements
             Of the samples.
         """
+        return ()
 
     def at_positions(self, a: Tensor, x: Tensor, s: np.ndarray | Tensor | None) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.at_positions`."""
