@@ -118,6 +118,7 @@ def compared(make: Callable[[], dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     chosen = page.options(page.parser("estimates", __doc__))
+    found = page.Page("estimates", (), quick=chosen.quick)
     few = 10 if chosen.quick else 1
     problems = {
         "digits, 300": partial(digits, 300 // few),
@@ -127,8 +128,6 @@ def main() -> None:
     }
     rows = [[name, *compared(make)] for name, make in problems.items()]
     header = ["problem, samples", "the estimate took", "announced", "took", "ratio"]
-    found = page.Page("estimates", (), quick=chosen.quick)
-    found.text(f"# {(__doc__ or '').splitlines()[0]}")
     found.text(markdown([*header, "rows announced", "rows sent"], rows))
 
 
