@@ -7,27 +7,36 @@ What comes out is the same to the bit. The package does not use it, for it has n
 GPU; ``python -m benchmarks.gpu`` does that where there is one. By the bytes that the plain way
 moves, it should pay for small networks only.
 
-``TRITON_INTERPRET=1 python -m benchmarks.gpu.kernel`` checks it on a processor, for 1 to 60,000
-elements, in about a minute: subsets, and the scores of metrics that draw them.
+``python -m benchmarks.gpu.kernel`` checks it for 1 to 60,000 elements, subsets and the scores of
+metrics that draw them: without a GPU in Triton's interpreter, which takes some minutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
+import os
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+
+if not torch.cuda.is_available():
+    # Read when a kernel is defined.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import triton
 import triton.language as tl
 from quantus.functions import perturb_func as quantus_functions
 from torch import Tensor, nn
-from triton import knobs
 
+from benchmarks.gpu.boxes import Report
+from benchmarks.gpu.device import wait
+from benchmarks.speed.results import Entry
+from benchmarks.timing import alternate, ratio
 from quantus_ext import Infidelity, RFidelity, perturbation
 from quantus_ext.engine import sampling
 from quantus_ext.engine.sampling import Purpose
@@ -169,16 +178,21 @@ def _perturbations(shape: tuple[int, ...]) -> Iterator[tuple[str, dict[str, Any]
         yield function.__name__, {"perturb_func": function, "perturb_func_kwargs": keywords}
 
 
-def differing_scores() -> Iterator[str]:
-    """Yield the metrics and perturbations whose scores are not those of plain draws."""
+def differing_scores(
+    shapes: Iterable[tuple[int, ...]], device: torch.device, every: int = 1
+) -> Iterator[str]:
+    """Yield the metrics and perturbations whose scores are not those of plain draws.
+
+    Of all native perturbations, every so many.
+    """
     rng = np.random.default_rng(0)
-    for shape in ((1, 7, 5), (2, 11), (13,)):
+    for shape in shapes:
         size = int(np.prod(shape))
-        model = nn.Sequential(nn.Flatten(), nn.Linear(size, 3)).eval()
+        model = nn.Sequential(nn.Flatten(), nn.Linear(size, 3)).eval().to(device)
         x, y = rng.normal(size=(3, *shape)).astype(np.float32), np.array([0, 2, 1])
         a = rng.normal(size=x.shape)
         common = {"seed": 1, "disable_warnings": True}
-        for name, settings in _perturbations(shape):
+        for name, settings in [*_perturbations(shape)][::every]:
             for metric in (
                 Infidelity(scheme="subset", n_perturb_samples=4, **common, **settings),
                 RFidelity([0.1, 0.5], n_samples=2, output="probability", **common, **settings),
@@ -190,16 +204,66 @@ def differing_scores() -> Iterator[str]:
                     yield f"{metric.name} of inputs {shape}, {name}"
 
 
+def section(report: Report, device: torch.device, quick: bool) -> None:
+    """Require the same draws and scores, and time the kernel beside the plain way."""
+    counts = (1, 65, 60_000) if quick else (1, 2, 3, 5, 8, 13, 33, 64, 65, 784, 4097, 60_000)
+    shapes = ((3,),) if quick else ((1, 7, 5), (2, 11), (13,))
+    with report.part("draws"):
+        report.require(_entry("draws", differing_draws(counts, device)))
+    with report.part("scores"):
+        report.require(_entry("scores", differing_scores(shapes, device, every=5 if quick else 1)))
+    if device.type != "cuda":
+        return
+    for count in (784, 50_176, 150_528):
+        with report.part(f"time of {count} elements"):
+            report.add(_times(count, device))
+
+
+def _entry(what: str, wrong: Iterable[str]) -> Entry:
+    found = [*wrong]
+    return Entry(
+        f"{what} by the kernel that differ",
+        "",
+        len(found),
+        0,
+        at_most=True,
+        notes={"which": "; ".join(found[:5])},
+        headline=False,
+    )
+
+
+def _times(count: int, device: torch.device) -> Entry:
+    """Return how long 50 draws of half of the elements take, over the kernel's time."""
+    keys = sampling.draw_keys(sampling.sample_keys(0, torch.arange(16, device=device)), 0, 50)
+
+    def call(choose: Callable[..., Tensor]) -> Callable[[], None]:
+        def choosing() -> None:
+            choose(keys, count, count // 2)
+            wait(device)
+
+        return choosing
+
+    calls = {"plain": call(sampling.subsets), "kernel": call(subsets)}
+    for each in calls.values():
+        each()
+    seconds = alternate(calls, 9)
+    return Entry(
+        "subsets, plain / kernel",
+        f"{count} elements",
+        ratio(seconds, "plain", "kernel"),
+        seconds=seconds,
+        headline=False,
+    )
+
+
 def main() -> int:
-    """Check the kernel on a processor, in Triton's interpreter."""
-    if not knobs.runtime.interpret:
-        print("needs TRITON_INTERPRET=1, set before Python starts", file=sys.stderr)
-        return 2
-    warnings.simplefilter("ignore")
-    counts = (1, 2, 3, 5, 8, 13, 33, 64, 65, 784, 4097, 60_000)
-    wrong = [*differing_draws(counts, torch.device("cpu")), *differing_scores()]
-    print(f"triton {triton.__version__}, interpreted: {len(wrong)} differ", *wrong, sep="\n")
-    return 1 if wrong else 0
+    """Check the kernel, on a processor in Triton's interpreter."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks.gpu.kernel", description=main.__doc__)
+    made.add_argument("--quick", action="store_true", help="few sizes and shapes")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    report = Report(sys.stdout)
+    section(report, device, made.parse_args().quick)
+    return 1 if report.failed else 0
 
 
 if __name__ == "__main__":
