@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
-from quantus.helpers.enums import ScoreDirection
 from torch import nn
 
 from quantus_ext import checks
@@ -28,6 +27,7 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
+from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.labels import Labels
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
 from quantus_ext.evaluation.plan import (
@@ -42,9 +42,10 @@ from quantus_ext.evaluation.plan import (
     with_calls_read,
 )
 from quantus_ext.evaluation.progress import Progress
-from quantus_ext.evaluation.result import Evaluation, Failure, checked_confidence
+from quantus_ext.evaluation.result import Evaluation, checked_confidence
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record, Shard, Worker
+from quantus_ext.evaluation.statistics import sign_of
 from quantus_ext.evaluation.stopping import Looks, StoppingRule, rounds
 from quantus_ext.evaluation.store import Store
 from quantus_ext.finetune.training import as_input
@@ -454,7 +455,7 @@ def _by_column(name: str, values: Any, columns: Sequence[str]) -> Mapping[str, A
 
 def _looks(rule: StoppingRule, result: Collected) -> Looks:
     cells = result.plan.cells
-    signs = [-1 if cell.direction is ScoreDirection.LOWER else 1 for cell in cells]
+    signs = [sign_of(cell.direction) for cell in cells]
     names = [cell.name for cell in cells]
     assert result.order is not None
     explainers = [method.name for method in result.plan.methods]
