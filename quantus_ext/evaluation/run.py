@@ -714,7 +714,7 @@ def _sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tu
 def _interrupted(store: str | Path | None) -> str:
     """Say what is left of an interrupted call, and how to go on."""
     if store is None:
-        return "nothing is kept, as there is no store; with store= an interrupted call goes on where it was"
+        return "nothing is kept, as there is no store; with store= a call goes on where it was"
     return f"finished shards are kept in {store}, and the same call goes on from them"
 
 
