@@ -368,7 +368,11 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     result = Collected(plan, len(data))
     looks = None if rule is None else _looks(rule, result)
     crew = _Crew(n_jobs, threads, devices)
-    left = _score(result, kept, looks, model, data, given, crew, cost=cost)
+    try:
+        left = _score(result, kept, looks, model, data, given, crew, cost=cost)
+    except KeyboardInterrupt:
+        # Short, because where in the work it was says nothing.
+        raise KeyboardInterrupt(_interrupted(store)) from None
     evaluation = result.evaluation(
         data,
         settings=about,
@@ -705,6 +709,13 @@ def _sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tu
             f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
         )
     return batch_size, shard_size
+
+
+def _interrupted(store: str | Path | None) -> str:
+    """Say what is left of an interrupted call, and how to go on."""
+    if store is None:
+        return "nothing is kept, as there is no store; with store= a call goes on where it was"
+    return f"finished shards are kept in {store}, and the same call goes on from them"
 
 
 def _warn_of(failures: Sequence[Failure]) -> None:
