@@ -105,6 +105,7 @@ class Scoring:
         if y is None and not metric.reads_labels and all(a is not None for a in given):
             y = np.zeros(n, dtype=np.int64)
         if y is None:
+            samples.require_predictions()
             known = forward.clean(samples.x, samples.numbers)
             y = known.argmax(1).cpu().numpy()
         labels = torch.from_numpy(y).to(samples.device)
