@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -217,7 +218,7 @@ def _flags(metric: TorchMetric, batch: Batch, *, probabilities: bool) -> Tensor:
 
 
 def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> bool:
-    """Return whether a model does, and warn if so or if rows influence each other.
+    """Return whether a model does, and warn if so or if its outputs depend on what they should not.
 
     Parameters
     ----------
@@ -239,6 +240,10 @@ def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> 
             together=forward.chunk_size,
             precision=forward.execution.autocast_dtype(x.device),
             gone=None if features is None else x[:1].masked_fill(counted(features, x)[:1], 0),
+            # Black boxes have no weights, and their calls may cost money.
+            ask_recorded=partial(forward.probe, are_recorded=True)
+            if next(model.parameters(), None) is not None
+            else None,
         )
     except Exception as error:
         # A model may take batches of one size alone, and all that it is asked for scores have it.
@@ -248,7 +253,6 @@ def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> 
             stacklevel=3,
         )
         return False
-    message = found.warning(model)
-    if message is not None:
+    for message in found.warnings(model):
         warnings.warn(message, UserWarning, stacklevel=3)
     return found.is_random

@@ -318,10 +318,16 @@ class Forward:
             self._clean(x[:_FIRST_CHUNK], None if numbers is None else numbers[:_FIRST_CHUNK])
             self.n_evaluations = before
 
-    def probe(self, rows: Tensor, numbers: Tensor) -> Tensor:
-        """Return the outputs of a few rows, which are not counted and go through in one pass."""
+    def probe(self, rows: Tensor, numbers: Tensor, *, are_recorded: bool = False) -> Tensor:
+        """Return the outputs of a few rows, which are not counted and go through in one pass.
+
+        With ``are_recorded`` while gradients of rows and weights are.
+        """
+        rows = self._require_plan().laid_out(rows)
+        if are_recorded:
+            rows = rows.detach().clone().requires_grad_(rows.is_floating_point())
         with belonging_to(numbers):
-            return self._checked(self._require_plan().laid_out(rows))
+            return self._checked(rows, are_recorded=are_recorded).detach()
 
     def warn_of_second_softmax(self, stacklevel: int = 2) -> None:
         """Warn if a softmax was taken of what are probabilities already.
@@ -480,12 +486,17 @@ class Forward:
                 f"model says: {error}"
             ) from error
 
-    def _checked(self, rows: Tensor) -> Tensor:
+    def _checked(self, rows: Tensor, *, are_recorded: bool = False) -> Tensor:
         # In inference mode, tensors have no version counter.
         self._writes_to_input |= rows.is_inference()
         version = 0 if self._writes_to_input else rows._version
-        predict = self._compiled or self.predict
-        with torch.no_grad(), self._precision(rows), self._types_named(rows.dtype):
+        # Explainers ask the model as it is.
+        predict = self.predict if are_recorded else self._compiled or self.predict
+        with (
+            torch.set_grad_enabled(are_recorded),
+            self._precision(rows),
+            self._types_named(rows.dtype),
+        ):
             outputs = predict(rows.clone() if self._writes_to_input else rows)
         # The rows are compared with the inputs afterwards, so a model that works in place (a
         # first ReLU, a normalisation) gets copies. The first pass, on a copy anyway, finds it out.
