@@ -468,7 +468,7 @@ def _of_another_resolution(
     by_patch = ""
     for side in range(2, max(spatial) + 1):
         if tuple(-(-length // side) for length in spatial) == coarse:
-            by_patch = f", or take the metric's elements as coarse, patch_size={side}"
+            by_patch = f", or in a metric that has it pass patch_size={side}"
             break
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(coarse)]
     added, dropped = ("", "") if has_channel else ("[:, None]", "[:, 0]")
