@@ -21,6 +21,9 @@ from quantus_ext import (
     ABPC,
     QGE,
     ROAR,
+    AverageDrop,
+    AverageGain,
+    AverageIncrease,
     Deletion,
     FFidelity,
     Fidelity,
@@ -346,6 +349,10 @@ METRICS: dict[str, tuple[Callable[..., TorchMetric], dict[str, dict[str, Any]]]]
     **{
         metric.__name__: (partial(metric, 2), ELEMENTS)
         for metric in (MoRF, LeRF, ABPC, Deletion, Insertion)
+    },
+    **{
+        metric.__name__: (metric, ELEMENTS)
+        for metric in (AverageDrop, AverageIncrease, AverageGain)
     },
     "QGE": (lambda **keywords: QGE(ABPC(2, **keywords)), ELEMENTS),
 }
