@@ -11,6 +11,7 @@ callable. It exits with 1 if something is not as it should be.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -93,6 +94,21 @@ class Reads(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.embedding(ids).mean(1)[:, :3]
+
+
+class Writes(nn.Module):
+    """A causal language model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 9)
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        seen = self.embedding(input_ids) * attention_mask.unsqueeze(2)
+        return self.head(seen.cumsum(1).tanh())
 
 
 def gradients(model: nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarray:
@@ -300,7 +316,7 @@ def malformed_models() -> Iterator[tuple[str, Any]]:
         yield f"answers: {name}", Answers(made)
 
 
-NEGATIVE = {"padding", "perturb_baseline", "inputs_baseline"}
+NEGATIVE = {"feature_value", "padding", "perturb_baseline", "inputs_baseline"}
 NEGATIVE_COUNTS = {"n_jobs"}
 ZERO = {
     *(*NEGATIVE, "seed", "cases", "mask_id", "pad_id", "special_ids", "kept", "fractions"),
@@ -310,7 +326,7 @@ ABOVE_1 = {*NEGATIVE, "tolerance", "lr", "strength"}
 TEXT = {"store", "cache_dir", "key", "lengths_argument"}
 LABELS = {"y_batch", "y", "index_batch", "custom_batch"}
 MASKS = {"s_batch", "among"}
-EMPTY = {"special_ids", "kept", "groups", "steps"}
+EMPTY = {"special_ids", "kept", "groups", "steps", "samples"}
 ONE_NUMBER = {"perturb_baseline", "inputs_baseline"}
 """Names of parameters whose rules are wider than others of their annotation."""
 
@@ -472,6 +488,81 @@ def _adapted(adapter: Any, x: Any) -> Callable[..., Any]:
     return call
 
 
+class Linked(nn.Module):
+    """A model of graphs that counts their edges, and those of each node."""
+
+    def __init__(self, of_nodes: bool = False) -> None:
+        super().__init__()
+        self.of_nodes = of_nodes
+        self.eval()
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, batch_size: int) -> Tensor:
+        ends = edge_index[0] if self.of_nodes else batch[edge_index[0]]
+        count = len(x) if self.of_nodes else batch_size
+        edges = torch.bincount(ends, minlength=count).float()
+        return torch.stack([edges, -edges], 1)
+
+
+def _graph_targets(target: Callable[..., Target]) -> Iterator[Target]:
+    if importlib.util.find_spec("torch_geometric") is None:
+        return
+    from torch_geometric.data import Data
+
+    path = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    graphs = [Data(x=torch.ones(3, 2), edge_index=path) for _ in range(2)]
+
+    def graph_scores(**keywords: Any) -> Any:
+        model = adapters.Graphs(**keywords)
+        x = model.rows()
+        return quantus_ext.Deletion(2)(model, x, [0] * len(x), np.abs(x), softmax=False)
+
+    yield target(
+        "Graphs",
+        adapters.Graphs,
+        {
+            "model": Linked(of_nodes=True),
+            "graphs": graphs,
+            "element": "edge",
+            "nodes": [1, 2],
+            "hops": 1,
+            "undirected": True,
+            "feature_value": 0.5,
+        },
+        graph_scores,
+    )
+    made = adapters.Graphs(Linked(), graphs)
+    yield target("Graphs.rows", adapters.Graphs.rows, {"samples": [1, 0]}, made.rows)
+    yield target(
+        "Graphs.maps",
+        adapters.Graphs.maps,
+        {"explanations": [np.arange(4.0), np.ones(4)], "samples": [1, 0]},
+        made.maps,
+    )
+
+
+def _prompt_targets(target: Callable[..., Target]) -> Iterator[Target]:
+    prompts, said = [[3, 4, 5], [6, 7, 3]], [[8], [4]]
+
+    def prompt_scores(**keywords: Any) -> Any:
+        model = adapters.Generation(**keywords)
+        x = model.encode(prompts, said)
+        return quantus_ext.Deletion(2)(model, x, [0, 0], np.abs(x), softmax=False)
+
+    yield target(
+        "Generation",
+        adapters.Generation,
+        {"model": Writes(), "pad_id": 0, "mask_id": 1, "special_ids": [2], "removal": "mask"},
+        prompt_scores,
+    )
+    plain = adapters.Generation(Writes(), pad_id=0)
+    yield target(
+        "Generation.encode",
+        adapters.Generation.encode,
+        {"prompts": prompts, "continuations": said},
+        plain.encode,
+    )
+
+
 def other_targets() -> Iterator[Target]:
     def target(name: str, function: Any, given: dict[str, Any], call: Any = None) -> Target:
         signed = function.__init__ if isinstance(function, type) else function
@@ -550,6 +641,22 @@ def other_targets() -> Iterator[Target]:
         {"model": Answers(lambda out: out[:, :2].unflatten(1, (1, 2))), "shape": [1, 2]},
         _adapted(adapters.MultiOutput, X),
     )
+    yield Target(
+        "Targets",
+        _adapted(adapters.Targets, X),
+        {
+            # What it answers is the affair of its score.
+            "model": nn.Linear(6, 3).eval(),
+            "score": lambda outputs, places: outputs[:, places].sigmoid(),
+            "probabilities": True,
+            "places": np.array([1, 0]),
+        },
+        {
+            "model": frozenset({"module"}),
+            "score": frozenset({"function"}),
+            "probabilities": frozenset({"flag"}),
+        },
+    )
     yield target(
         "MultiOutput.target",
         adapters.MultiOutput.target,
@@ -573,6 +680,8 @@ def other_targets() -> Iterator[Target]:
         {"model": Reads(), "mask_id": 1, "pad_id": 0, "special_ids": [2], "removal": "mask"},
         _adapted(adapters.TokenIds, np.array([[3, 4, 5, 2], [6, 7, 3, 0]])),
     )
+    yield from _graph_targets(target)
+    yield from _prompt_targets(target)
     yield target(
         "degrade",
         protocols.degrade,
@@ -682,6 +791,10 @@ RIGHT = {
     ("BinaryLogit", "model"): {"answers: no axis of classes"},
     ("Regression", "model"): {"answers: no axis of classes"},
     ("MultiOutput.target", "labels"): {"one short"},
+    ("Generation", "tokenizer"): {"None"},
+    ("Generation", "output"): {"0", "-1"},
+    ("Generation.encode", "prompts"): {"ragged"},
+    ("Generation.encode", "continuations"): {"ragged"},
     ("best_method", "overall"): {"one short", "NaN"},
     ("method_sensitivity", "overall"): {"one short", "NaN"},
 }
@@ -692,6 +805,10 @@ UNUSED = {"an axis more", "halves"}
 
 TOGETHER = {"one short", "an axis more"}
 """What fits no other argument: an error may name that one."""
+
+
+COUNTED = {"prompts"}
+"""Sequences of anything, which another argument has an entry for each of."""
 
 
 def calls_of(target: Target) -> Iterator[Call]:
@@ -789,6 +906,16 @@ EXTRA: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("n_references", "of the inverse", {"n_references": 2}),
         ("reduce", "unused", {"reduce": np.max}),
     ],
+    "Targets": [
+        ("places", "text", {"places": ["a"]}),
+        ("places", "object", {"places": object()}),
+        ("places", "a number", {"places": 3}),
+        ("targets", "none", {"places": np.zeros(0, dtype=int)}),
+        ("targets", "of two lengths", {"more": np.zeros(3)}),
+        ("score", "of one target", {"score": lambda outputs, places: outputs[:, 0]}),
+        ("score", "no tensor", {"score": lambda outputs, places: outputs.numpy()}),
+        ("score", "no probabilities", {"score": lambda outputs, places: outputs[:, places] * 99}),
+    ],
     "FFidelity": [
         ("fine_tune", "returns None", {"fine_tune": lambda model, masks: None}),
         ("fine_tune", "returns a class", {"fine_tune": lambda model, masks: Net}),
@@ -856,7 +983,8 @@ def outcome(target: Target, call: Call, expected: Any) -> tuple[str, str]:
     except Exception as error:
         if call.is_form and not isinstance(next(iter(call.arguments.values())), Decimal):
             return FORM, f"{type(error).__name__}: {error}"
-        named = [call.parameter, *(target.given if call.what in TOGETHER else ())]
+        together = call.what in TOGETHER or call.parameter in COUNTED
+        named = [call.parameter, *(target.given if together else ())]
         refused = isinstance(error, (TypeError, ValueError, FileNotFoundError, IsADirectoryError))
         if refused and re.search(rf"\b({'|'.join(named)})\b", str(error)):
             return REFUSED, ""

@@ -501,9 +501,14 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                     f"output must not be 'logit' for a {type(adapter).__name__} that gives "
                     "probabilities, of which logits are not known"
                 )
+            if output == "probability" and not (adapter.own_softmax or adapter.one_softmax):
+                raise ValueError(
+                    f"output must be 'logit' for a {type(adapter).__name__} whose outputs are not "
+                    "scores of classes of which one is right"
+                )
             return output
-        is_probability = adapter.own_softmax or self.takes_softmax(adapter, softmax)
-        return "probability" if is_probability else "logit"
+        is_taken = self.takes_softmax(adapter, softmax)
+        return "probability" if is_taken or adapter.own_softmax else "logit"
 
     def takes_softmax(self, adapter: Adapter, softmax: bool | None) -> bool:
         """Return whether probabilities are asked for."""

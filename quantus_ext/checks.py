@@ -468,7 +468,7 @@ def _of_another_resolution(
     by_patch = ""
     for side in range(2, max(spatial) + 1):
         if tuple(-(-length // side) for length in spatial) == coarse:
-            by_patch = f", or take the metric's elements as coarse, patch_size={side}"
+            by_patch = f", or in a metric that has it pass patch_size={side}"
             break
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(coarse)]
     added, dropped = ("", "") if has_channel else ("[:, None]", "[:, 0]")
@@ -598,7 +598,9 @@ def entries(name: str, values: object, n: int | None = None) -> list[Any]:
     TypeError, ValueError
         If it is none, or holds another number than ``n``.
     """
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    # A number of NumPy's or torch's is iterable by its type.
+    no_sequence = isinstance(values, (str, bytes, Mapping)) or getattr(values, "ndim", 1) == 0
+    if no_sequence or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a sequence with one for each sample, is {shown(values)}")
     found = list(values)
     if n not in (None, len(found)):

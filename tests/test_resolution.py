@@ -148,7 +148,7 @@ def test_others_are_told_how_to_interpolate(metric, modality, channel):
     given = maps[:, None] if channel else maps
     with pytest.raises(ValueError, match=f"of another resolution.* patch_size={SIDE}$") as raised:
         inputs.call(metric, a_batch=given)
-    call = re.search(r"(torch\.nn.*), or take", str(raised.value)).group(1)
+    call = re.search(r"(torch\.nn.*), or in", str(raised.value)).group(1)
     interpolated = eval(call, {"torch": torch, "a_batch": given})
     assert np.isfinite(inputs.call(metric, a_batch=interpolated)).all()
 

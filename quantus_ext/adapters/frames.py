@@ -326,10 +326,12 @@ class _Column:
         if isinstance(self.dtype, pd.CategoricalDtype):
             where = np.where(gaps, -1, places)
             return pd.Series(pd.Categorical.from_codes(where, dtype=self.dtype))
+        if self.dtype == np.bool_ and gaps.any():
+            # As whole numbers with gaps are: models refuse objects.
+            return pd.Series(np.where(gaps, np.nan, places))
         found = self.values[places] if len(self.values) else np.empty(len(places), dtype=object)
         found[gaps] = self.gap
-        kept = self.dtype != np.bool_ or not gaps.any()
-        return pd.Series(found, dtype=self.dtype if kept else object)
+        return pd.Series(found, dtype=self.dtype)
 
     def _numbers(self, codes: NDArray[np.float64], gaps: NDArray[np.bool_]) -> pd.Series:
         whole = bool((codes == np.trunc(codes)).all())

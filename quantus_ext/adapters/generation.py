@@ -182,7 +182,7 @@ class Generation(TokenIds):
         ValueError, TypeError
             If these are not as many, one is empty, or texts come without a tokenizer.
         """
-        laid = self._laid_out(prompts, continuations, contrasts, set(checks.items("kept", kept)))
+        laid = self._laid_out(prompts, continuations, contrasts, checks.items("kept", kept))
         rows = [[kind * self.size + token for token, kind, _ in row] for row in laid]
         return _padded(rows, self.pad_id)
 
@@ -197,7 +197,7 @@ class Generation(TokenIds):
         As ``s_batch`` with ``element="segment"`` it makes words the elements. Arguments are those
         of :meth:`encode`; the tokenizer must know words, as fast ones do.
         """
-        laid = self._laid_out(prompts, continuations, contrasts, set(), "words")
+        laid = self._laid_out(prompts, continuations, contrasts, [], "words")
         return _padded([[segment for *_, segment in row] for row in laid], -1)
 
     def parts(
@@ -211,7 +211,7 @@ class Generation(TokenIds):
         As ``s_batch`` with ``element="segment"`` it makes the parts the elements: fields of a
         template, passages that were looked up. Arguments are those of :meth:`encode`.
         """
-        laid = self._laid_out(prompts, continuations, contrasts, set(), "parts")
+        laid = self._laid_out(prompts, continuations, contrasts, [], "parts")
         return _padded([[segment for *_, segment in row] for row in laid], -1)
 
     def tokens(self, x_batch: Any) -> list[list[str]]:
@@ -257,7 +257,7 @@ class Generation(TokenIds):
         prompts: Sequence[Prompt],
         continuations: Sequence[Any],
         contrasts: Sequence[Any] | None,
-        kept: set[str],
+        kept: list[str],
         segments: Literal["words", "parts"] | None = None,
     ) -> list[list[tuple[int, int, int]]]:
         """Return each sample's tokens: id, what it is, and its segment."""
@@ -267,6 +267,13 @@ class Generation(TokenIds):
                 f"{'are' if self.contrast else 'are not'} to be: contrast is {self.contrast}"
             )
         asked = checks.entries("prompts", prompts)
+        parts = [name for prompt in asked if isinstance(prompt, Mapping) for name in prompt]
+        unknown = [name for name in kept if name not in parts]
+        if unknown:
+            raise ValueError(
+                f"kept must hold names of parts of prompts, {list(dict.fromkeys(parts))}, holds "
+                f"{checks.shown(unknown[0])}"
+            )
         said = checks.entries("continuations", continuations, len(asked))
         others: list[Any] = [None] * len(asked)
         if contrasts is not None:
@@ -289,7 +296,7 @@ class Generation(TokenIds):
         return rows
 
     def _prompt(
-        self, prompt: Prompt, kept: set[str], segments: str | None, sample: int
+        self, prompt: Prompt, kept: list[str], segments: str | None, sample: int
     ) -> list[tuple[int, int, int]]:
         """Return a prompt's tokens, see :meth:`_laid_out`."""
         fields = dict(prompt) if isinstance(prompt, Mapping) else {}

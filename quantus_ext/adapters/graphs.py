@@ -294,7 +294,7 @@ class Graphs(Adapter):
         if arguments is not None:
             given = tuple(checks.items("arguments", arguments))
             for name in given:
-                if name not in known:
+                if not isinstance(name, str) or name not in known:
                     raise ValueError(f"arguments must be of {sorted(known)}, hold {name!r}")
             return given
         parameters = inspect.signature(model.forward).parameters.values()

@@ -79,7 +79,13 @@ class Targets(Adapter):
             raise ValueError("targets must be given by name, as masks=…, are none")
         self._names = tuple(targets)
         for name, values in targets.items():
-            held = torch.as_tensor(values)
+            try:
+                held = torch.as_tensor(values)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(
+                    f"{name} must be an array or a tensor with an entry for each target, is "
+                    f"{checks.shown(values)}: {error}"
+                ) from error
             if held.ndim == 0:
                 raise ValueError(f"{name} must have an entry for each target, is a single number")
             self.register_buffer(f"of_target_{name}", held)

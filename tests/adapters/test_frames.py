@@ -455,16 +455,18 @@ def boosters() -> list[Any]:
 @pytest.mark.parametrize(("package", "kind", "settings"), boosters())
 def test_boosted_trees_with_categories_and_gaps(package, kind, settings):
     library = pytest.importorskip(package)
-    x, y = X.assign(dark=X.dark.astype(int)), pd.factorize(Y)[0]
+    x, y = X, pd.factorize(Y)[0]
     if package == "catboost":
-        x = x.assign(strength=x.strength.astype(str))
+        x = x.assign(strength=x.strength.astype(str), dark=X.dark.astype(int))
     else:
         x = x.assign(strength=x.strength.astype("category"))
     estimator = getattr(library, kind)(**settings).fit(x[TRAIN], y[TRAIN])
     for removal in ("background", "typical", "missing"):
-        if (package, removal) == ("catboost", "missing"):
-            continue  # it takes no missing value among words
         model = DataFrame(estimator, x[TRAIN], removal=removal)
+        if (package, removal) == ("catboost", "missing"):
+            with pytest.raises(ValueError, match=r"must be 'background' or 'typical' .* cat_f"):
+                Deletion(5)(model, x[TEST][:4], y[TEST][:4], maps())
+            continue
         np.testing.assert_allclose(
             model.ask(model.encode(x[TEST])), estimator.predict_proba(x[TEST])
         )
@@ -475,7 +477,7 @@ def test_boosted_trees_with_categories_and_gaps(package, kind, settings):
                 row = x[TEST].iloc[[0]].copy()
                 for at in np.argsort(-maps()[0])[:count]:
                     name, train = x.columns[at], x[TRAIN].iloc[:, at]
-                    is_word = name == "strength"
+                    is_word = train.dtype == bool or name == "strength"
                     row[name] = pd.Series(
                         [train.mode()[0] if is_word else train.mean()], index=row.index
                     ).astype(train.dtype if is_word else float)

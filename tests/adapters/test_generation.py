@@ -371,6 +371,10 @@ def test_copies_and_pickles_answer_alike(tokenizer: Any):
         (lambda: wrapped("GPT2").encode(["text", [3]], CONTINUATIONS), "without a tokenizer"),
         (lambda: wrapped("GPT2").encode([[20], [3]], CONTINUATIONS), "below 20, hold 20"),
         (lambda: wrapped("GPT2").parts(PROMPTS, CONTINUATIONS), "mappings of named parts"),
+        (
+            lambda: wrapped("GPT2").encode(PROMPTS, CONTINUATIONS, kept=["context"]),
+            "kept must hold names of parts of prompts, .*, holds 'context'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Callable[[], Any], said: str):

@@ -350,6 +350,8 @@ def test_no_softmax_is_taken_of_scores_that_do_not_compete():
         assert not Deletion().takes_softmax(model, None)
         with pytest.raises(ValueError, match=r"softmax must be False .* one is right"):
             Deletion()(model, X, Y, np.abs(X), softmax=True)
+        with pytest.raises(ValueError, match=r"output must be 'logit' .* one is right"):
+            Deletion()(model, X, Y, np.abs(X), output="probability")
 
 
 def test_a_target_may_be_of_several_samples_and_a_sample_have_several():
