@@ -15,13 +15,10 @@ from quantus_ext.batch import Batch
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.perturb import Perturbation, differing_bits
 from quantus_ext.engine.sampling import snapped_floor
+from quantus_ext.functional.scores import few_at_once
 
 MANY_TIES = 0.25
 """Share of all pairs of elements, from which on chance decides too much of a ranking."""
-
-
-_AT_ONCE = 2**17
-"""Values of maps that are looked at together: of many maps of small samples, of few of large."""
 
 
 class Flag(IntFlag):
@@ -93,8 +90,8 @@ def flags_of(
         Whether the score reads the probability of the explained class, or whether it is the
         predicted one.
     """
-    at_once = max(_AT_ONCE // batch.maps[0].numel(), 1)
-    flags = torch.cat([_of_maps(some, batch, cuts) for some in batch.maps.split(at_once)])
+    some_maps = few_at_once(batch.maps, batch.maps[0].numel())
+    flags = torch.cat([_of_maps(some, batch, cuts) for some in some_maps])
     if len(batch.clean) == len(batch.x) and batch.clean.shape[1] > 0:
         own = batch.clean.gather(1, batch.classes.T).T
         if probabilities:

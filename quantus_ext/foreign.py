@@ -119,6 +119,7 @@ class Foreign(TorchMetric):
     name = "Foreign"
     clean_rows = 0  # the metric asks the model itself, if at all
     reads_values = False
+    computes_spaces = False
     carries_entries = False
     custom_is_index = False
     nan_reason = "their metric gives NaN for them"

@@ -1,16 +1,12 @@
 """Explainers × metrics × shards: evaluated anywhere, resumed, reported, watched over releases."""
 
+from quantus_ext.evaluation.case import Case
+from quantus_ext.evaluation.comparison import Compared, Comparison
 from quantus_ext.evaluation.drift import Drift, Drifted
 from quantus_ext.evaluation.estimate import Estimate
-from quantus_ext.evaluation.result import (
-    Case,
-    Compared,
-    Comparison,
-    Evaluation,
-    Failure,
-    Ranked,
-    Ranking,
-)
+from quantus_ext.evaluation.failure import Failure
+from quantus_ext.evaluation.ranking import Ranked, Ranking
+from quantus_ext.evaluation.result import Evaluation
 from quantus_ext.evaluation.run import WorkerError, evaluate
 from quantus_ext.evaluation.store import StoreError
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from quantus_ext.card import card_of
 from quantus_ext.draws import Draws
+from quantus_ext.evaluation.case import Case
+from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.plan import Plan
-from quantus_ext.evaluation.result import Case, Evaluation, Failure
+from quantus_ext.evaluation.result import Evaluation
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record
 from quantus_ext.evaluation.stopping import Stopping

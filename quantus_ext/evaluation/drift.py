@@ -11,7 +11,7 @@ import pandas as pd
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
-from quantus_ext.evaluation.statistics import holm, shift
+from quantus_ext.evaluation.statistics import holm, shift, sign_of
 from quantus_ext.evaluation.tables import markdown, number, plain
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def drift(
     for (explainer, metric), (old, new), (kept_old, kept_new), found, (level, shape) in zip(
         common, both, finite, shifts, p, strict=True
     ):
-        sign = -1 if now.directions[metric] is ScoreDirection.LOWER else 1
+        sign = sign_of(now.directions[metric])
         effect = np.nan if found is None else sign * found.effect
         distance = np.nan if found is None else found.distance
         verdict: Verdict = "same"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
 from quantus_ext.batch import features_of
-from quantus_ext.evaluation.result import Case
+from quantus_ext.evaluation.case import Case
 from quantus_ext.evaluation.rows import Data
 
 _MOST_READ = 1000

@@ -22,7 +22,8 @@ from quantus_ext.plotting.figures import DIVERGING_MAP
 from quantus_ext.plotting.tokens import Token, coloured
 
 if TYPE_CHECKING:
-    from quantus_ext.evaluation.result import Case, Evaluation
+    from quantus_ext.evaluation.case import Case
+    from quantus_ext.evaluation.result import Evaluation
 
 _SVG = {"Date": None, "Creator": None, "Format": None, "Type": None}
 """Nothing about the file in the file, so that equal results make equal pages."""

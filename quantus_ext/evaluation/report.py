@@ -17,7 +17,9 @@ from quantus_ext.flags import MEANINGS, Flag
 from quantus_ext.plotting import plot_agreement
 
 if TYPE_CHECKING:
-    from quantus_ext.evaluation.result import Evaluation, Failure, Ranked, Ranking
+    from quantus_ext.evaluation.failure import Failure
+    from quantus_ext.evaluation.ranking import Ranked, Ranking
+    from quantus_ext.evaluation.result import Evaluation
 
 
 def to_markdown(evaluation: Evaluation) -> str:

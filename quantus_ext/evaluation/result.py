@@ -1,11 +1,9 @@
-"""The result of an evaluation: scores, rankings, comparisons."""
+"""The result of an evaluation: its scores, and what is made of them."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,246 +14,19 @@ from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
 from quantus_ext.card import Card
-from quantus_ext.evaluation import sequences
-from quantus_ext.evaluation.statistics import (
-    bounds_of,
-    holm,
-    paired_difference,
-    paired_means,
-    paired_test,
-)
-from quantus_ext.evaluation.stopping import Stopping, Verdict
-from quantus_ext.evaluation.tables import html, markdown, number, numbers, plain
+from quantus_ext.evaluation.as_json import FORMAT, of_plain, to_plain
+from quantus_ext.evaluation.case import Case
+from quantus_ext.evaluation.comparison import Comparison, compare
+from quantus_ext.evaluation.failure import Failure
+from quantus_ext.evaluation.ranking import Ranking, rank
+from quantus_ext.evaluation.stopping import Stopping
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
 from quantus_ext.flags import Flag
-from quantus_ext.shown import ShownByArguments, short
+from quantus_ext.shown import short
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
     from quantus_ext.protocols import MetricAgreement
-
-_FORMAT = 3
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The error that a metric or an explainer raised on some samples.
-
-    Attributes
-    ----------
-    explainer, metric : str
-    start, stop : int
-        The samples of the shard.
-    error, traceback : str
-    """
-
-    explainer: str
-    metric: str
-    start: int
-    stop: int
-    error: str
-    traceback: str
-
-
-@dataclass(frozen=True, repr=False)
-class Case(ShownByArguments):
-    """A sample to show.
-
-    Attributes
-    ----------
-    index : int
-    x : numpy.ndarray
-    y : int
-    maps : dict of str to numpy.ndarray
-        Attributions by explainer.
-    name, class_name : str, optional
-        Of the sample, and of the explained class.
-    tokens : tuple of str, optional
-        Of a text, one for each id.
-    feature_names : tuple of str, optional
-        Of the columns of a table, or of the channels of a series.
-    values : tuple of str, optional
-        The values of a row of a data frame, as it has them.
-    typical : tuple of two numpy.ndarray, optional
-        Mean and standard deviation of a table's columns.
-    inside : numpy.ndarray of bool, optional
-        Which positions metrics remove or count; padding is not.
-    """
-
-    index: int
-    x: np.ndarray
-    y: int
-    maps: Mapping[str, np.ndarray]
-    name: str | None = None
-    class_name: str | None = None
-    tokens: tuple[str, ...] | None = None
-    feature_names: tuple[str, ...] | None = None
-    values: tuple[str, ...] | None = None
-    typical: tuple[np.ndarray, np.ndarray] | None = None
-    inside: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The rank of one explainer by one metric.
-
-    Attributes
-    ----------
-    metric, explainer : str
-    rank : int or None
-        1 is best; ties share it. None for an explainer without scores, or one that failed on some
-        samples.
-    mean, low, high : float
-        Mean and interval over the samples with scores from all ranked explainers; NaN if there are
-        none.
-    ties : tuple of str
-        Explainers that these samples do not separate from it.
-    n : int
-        The number of these samples; 0 without a rank. If the evaluation ended when the ranking was
-        known, the samples of this explainer: ranks then come from pairs, on the samples that both
-        have.
-    close : tuple of str
-        Explainers known to differ from it by less than the smallest difference that matters.
-    """
-
-    metric: str
-    explainer: str
-    rank: int | None
-    mean: float
-    low: float
-    high: float
-    ties: tuple[str, ...]
-    n: int
-    close: tuple[str, ...] = ()
-
-    @property
-    def shown_rank(self) -> str:
-        """The rank as text, a dash for none.
-
-        ``=`` beside it says that it is tied with another, ``≈`` that it is close to one.
-        """
-        mark = " =" if self.ties else " ≈" if self.close else ""
-        return "–" if self.rank is None else f"{self.rank}{mark}"
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Explainers by mean score, best first, metric by metric.
-
-    Attributes
-    ----------
-    rows : tuple of Ranked
-    confidence : float
-        Of each interval, and of all ties of a metric together.
-    """
-
-    rows: tuple[Ranked, ...]
-    confidence: float
-
-    def of(self, metric: str) -> tuple[Ranked, ...]:
-        """Return the rows of one metric."""
-        return tuple(row for row in self.rows if row.metric == metric)
-
-    def order(self, metric: str) -> tuple[str, ...]:
-        """Return the explainers with a rank by one metric, best first."""
-        return tuple(row.explainer for row in self.of(metric) if row.rank is not None)
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a table with a row for each metric and explainer."""
-        return pd.DataFrame([asdict(row) for row in self.rows]).astype({"rank": "Int64"})
-
-    def to_markdown(self) -> str:
-        """Return a table; ``=`` beside a rank says that it is tied with another."""
-        return markdown(*self._table(plain))
-
-    def _repr_html_(self) -> str:
-        return html(*self._table(str))
-
-    def _table(self, text: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
-        """Return the header and the rows; names go through ``text``."""
-        interval = f"{self.confidence:.0%} interval"
-        table = []
-        for row in self.rows:
-            mean, low, high = numbers(row.mean, row.low, row.high)
-            names = [text(row.metric), text(row.explainer)]
-            ties = text(", ".join(row.ties))
-            table.append([*names, row.shown_rank, mean, f"{low} to {high}", ties])
-        return ["metric", "explainer", "rank", "mean", interval, "tied with"], table
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Two explainers by one metric, sample by sample.
-
-    Attributes
-    ----------
-    metric : str
-    mean_a, mean_b : float
-    difference, low, high : float
-        Mean difference with its interval; positive if ``a`` is better.
-    p_value : float
-        Of a permutation test, corrected for the number of metrics.
-    effect : float
-        The difference in units of its standard deviation over samples.
-    share : float
-        Share of samples on which ``a`` is better; ties count half.
-    n : int
-        Samples with both scores.
-    """
-
-    metric: str
-    mean_a: float
-    mean_b: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    effect: float
-    share: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two explainers, metric by metric.
-
-    Attributes
-    ----------
-    a, b : str
-    rows : tuple of Compared
-    confidence : float
-        Of each interval.
-    """
-
-    a: str
-    b: str
-    rows: tuple[Compared, ...]
-    confidence: float
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a table with a row for each metric."""
-        return pd.DataFrame([asdict(row) for row in self.rows])
-
-    def to_markdown(self) -> str:
-        """Return a table; positive differences say that ``a`` is better."""
-        return markdown(*self._table(plain))
-
-    def _repr_html_(self) -> str:
-        return html(*self._table(str))
-
-    def _table(self, text: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
-        """Return the header and the rows; names go through ``text``."""
-        header = [
-            *("metric", text(self.a), text(self.b), text(f"{self.a} better by")),
-            *(f"{self.confidence:.0%} interval", "p", "effect", "samples better"),
-        ]
-        table = []
-        for row in self.rows:
-            difference, low, high = numbers(row.difference, row.low, row.high)
-            share = "–" if math.isnan(row.share) else f"{row.share:.0%}"
-            means = [*numbers(row.mean_a, row.mean_b), difference, f"{low} to {high}"]
-            table.append([text(row.metric), *means, number(row.p_value), number(row.effect), share])
-        return header, table
 
 
 @dataclass(frozen=True, repr=False)
@@ -389,7 +160,7 @@ class Evaluation:
         )
 
     def __repr__(self) -> str:
-        failed = f", failed_cells={len(self._failed)}" if self.failures else ""
+        failed = f", failed_cells={len(self.failed_cells())}" if self.failures else ""
         return (
             f"Evaluation(explainers={short([*self.explainers])}, "
             f"metrics={short([*self.metrics])}, n={self.n}{failed})"
@@ -493,9 +264,6 @@ class Evaluation:
         ]
         return pd.DataFrame(rows, columns=["explainer", "flag", "metric", "samples"])
 
-    def _sign(self, metric: str) -> int:
-        return -1 if self.directions[metric] is ScoreDirection.LOWER else 1
-
     def means(self) -> pd.DataFrame:
         """Return mean scores, explainers × metrics, over the samples that have one."""
         with np.errstate(invalid="ignore"):
@@ -577,113 +345,7 @@ class Evaluation:
         """
         n_resamples = checks.positive_integer("n_resamples", n_resamples)
         seed = checks.fixed_seed("seed", seed)
-        rows = []
-        for metric in self.metrics:
-            if self.stopping is None:
-                rows += self._ranked(metric, n_resamples, seed)
-            else:
-                rows += self._ranked_by_verdicts(metric, self.stopping)
-        return Ranking(tuple(rows), self.confidence)
-
-    def _ranked(self, metric: str, n_resamples: int, seed: int) -> list[Ranked]:
-        values = np.stack([self.scores_of(e, metric) for e in self.explainers])
-        known = np.isfinite(values)
-        failed = self._failed
-        there = [
-            place
-            for place, explainer in enumerate(self.explainers)
-            if known[place].any() and (explainer, metric) not in failed
-        ]
-        shared = known[there].all(0)
-        n = int(shared.sum()) if there else 0
-        kept = values[there][:, shared]
-        nan = float("nan")
-        if n == 0:
-            return [Ranked(metric, e, None, nan, nan, nan, (), 0) for e in self.explainers]
-        mean = kept.mean(1)
-        ranks = _ranks(self._sign(metric) * mean)
-        if n > 1:
-            means = paired_means(
-                kept,
-                confidence=self.confidence,
-                n_resamples=n_resamples,
-                seed=seed,
-                bounds=bounds_of(kept),
-            )
-            low, high, tied = means.low, means.high, means.tied
-        else:
-            low = high = np.full(len(kept), nan)
-            tied = np.ones((len(kept), len(kept)), dtype=bool)
-        names = [self.explainers[place] for place in there]
-        rows = [
-            Ranked(
-                metric=metric,
-                explainer=names[i],
-                rank=int(ranks[i]),
-                mean=float(mean[i]),
-                low=float(low[i]),
-                high=float(high[i]),
-                ties=tuple(names[j] for j in range(len(names)) if tied[i, j] and j != i),
-                n=n,
-            )
-            for i in np.argsort(ranks, kind="stable")
-        ]
-        without = [e for place, e in enumerate(self.explainers) if place not in there]
-        return [*rows, *(Ranked(metric, e, None, nan, nan, nan, (), 0) for e in without)]
-
-    def _ranked_by_verdicts(self, metric: str, stopping: Stopping) -> list[Ranked]:
-        column = self.metrics.index(metric)
-        values = self.scores[:, column, stopping.order]
-        known, verdicts = np.isfinite(values), stopping.verdicts[column]
-        there = [
-            place
-            for place, explainer in enumerate(self.explainers)
-            if known[place].any() and (explainer, metric) not in self._failed
-        ]
-        # Pair by pair, because samples differ more than explainers do.
-        better = np.zeros((len(values), len(values)), dtype=bool)
-        for i, j in itertools.permutations(there, 2):
-            verdict = verdicts[i, j]
-            if verdict in (Verdict.BETTER, Verdict.WORSE):
-                better[i, j] = verdict == Verdict.BETTER
-                continue
-            both = known[i] & known[j]
-            difference = paired_difference(values[i, both], values[j, both])
-            better[i, j] = self._sign(metric) * difference.sum() > 0
-        rows = []
-        for i in there:
-            own = values[i, known[i]]
-            low, high = sequences.interval(
-                own, 1 - self.confidence, stopping.rule.bounds.get(metric)
-            )
-            rows.append(
-                Ranked(
-                    metric=metric,
-                    explainer=self.explainers[i],
-                    rank=1 + int(better[:, i].sum()),
-                    mean=float(own.mean()),
-                    low=low,
-                    high=high,
-                    ties=tuple(
-                        self.explainers[j]
-                        for j in there
-                        if j != i and verdicts[i, j] == Verdict.OPEN
-                    ),
-                    n=len(own),
-                    close=tuple(
-                        self.explainers[j] for j in there if verdicts[i, j] == Verdict.CLOSE
-                    ),
-                )
-            )
-        rows.sort(key=lambda row: row.rank or 0)
-        nan = float("nan")
-        without = [e for place, e in enumerate(self.explainers) if place not in there]
-        return [*rows, *(Ranked(metric, e, None, nan, nan, nan, (), 0) for e in without)]
-
-    @property
-    def _failed(self) -> set[tuple[str, str]]:
-        """Cells that failed, on some samples at least."""
-        return {(failure.explainer, failure.metric) for failure in self.failures}
+        return rank(self, n_resamples=n_resamples, seed=seed)
 
     def failed_cells(self) -> dict[tuple[str, str], str]:
         """Return the first error of each cell that failed, by explainer and metric."""
@@ -716,69 +378,7 @@ class Evaluation:
             checks.one_of(name, value, self.explainers)
         if a == b:
             raise ValueError(f"a and b must be two explainers, are both {a!r}")
-        rows = []
-        for metric in self.metrics:
-            first, second = self.scores_of(a, metric), self.scores_of(b, metric)
-            if self.stopping is not None:
-                first, second = first[self.stopping.order], second[self.stopping.order]
-            both = np.isfinite(first) & np.isfinite(second)
-            first, second = first[both], second[both]
-            rows.append(self._compared(metric, first, second, n_resamples, seed))
-        corrected = holm([row.p_value for row in rows])
-        return Comparison(
-            a,
-            b,
-            tuple(
-                Compared(**{**asdict(row), "p_value": float(p)})
-                for row, p in zip(rows, corrected, strict=True)
-            ),
-            self.confidence,
-        )
-
-    def _compared(
-        self,
-        metric: str,
-        first: NDArray[np.float64],
-        second: NDArray[np.float64],
-        n_resamples: int,
-        seed: int,
-    ) -> Compared:
-        n, nan = len(first), float("nan")
-        difference = self._sign(metric) * paired_difference(first, second)
-        low = high = p = effect = nan
-        if n > 1:
-            if self.stopping is not None:
-                reach = self.stopping.rule.reach(metric)
-                low, high = sequences.interval(difference, 1 - self.confidence, reach)
-                p = sequences.p_value(difference, reach)
-            else:
-                bounds = bounds_of([first, second])
-                # From the best answer of one with the worst of the other to the opposite.
-                reach = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-                means = paired_means(
-                    difference[None],
-                    confidence=self.confidence,
-                    n_resamples=n_resamples,
-                    seed=seed,
-                    bounds=reach,
-                )
-                low, high = float(means.low[0]), float(means.high[0])
-                p = paired_test(difference, n_resamples=n_resamples, seed=seed)
-            spread = difference.std(ddof=1)
-            if spread > 0:
-                effect = float(difference.mean() / spread)
-        return Compared(
-            metric=metric,
-            mean_a=float(first.mean()) if n else nan,
-            mean_b=float(second.mean()) if n else nan,
-            difference=float(difference.mean()) if n else nan,
-            low=low,
-            high=high,
-            p_value=p,
-            effect=effect,
-            share=float((difference > 0).mean() + (difference == 0).mean() / 2) if n else nan,
-            n=n,
-        )
+        return compare(self, a, b, n_resamples=n_resamples, seed=seed)
 
     def agreement(self) -> MetricAgreement:
         """Correlate the metrics' mean scores over the explainers.
@@ -791,7 +391,7 @@ class Evaluation:
         from quantus_ext.protocols import metric_agreement
 
         means = self.means() if self.stopping is None else self._means_of_shared()
-        for explainer, metric in self._failed:
+        for explainer, metric in self.failed_cells():
             # The mean over other samples would rank it.
             means.loc[explainer, metric] = np.nan
         return metric_agreement(
@@ -873,27 +473,7 @@ class Evaluation:
         path : str or Path, optional
             A file to write it to as well.
         """
-        content = {
-            "format": _FORMAT,
-            "explainers": self.explainers,
-            "metrics": self.metrics,
-            "columns": self.columns,
-            "directions": {name: value.value for name, value in self.directions.items()},
-            "confidence": self.confidence,
-            "scores": _nulls(self.scores),
-            "standard_errors": _nulls(self.standard_errors),
-            "flags": self.flags.tolist(),
-            "n_evaluations": self.n_evaluations.tolist(),
-            "n_rows": self.n_rows,
-            "carry_inputs": self.carry_inputs,
-            "seconds": self.seconds.tolist(),
-            "failures": [asdict(failure) for failure in self.failures],
-            "settings": self.settings,
-            "cards": {name: card.to_plain() for name, card in self.cards.items()},
-        }
-        if self.stopping is not None:
-            content["stopping"] = self.stopping.to_plain()
-        text = sealed_json(content, nan=False)
+        text = sealed_json(to_plain(self), nan=False)
         if path is not None:
             write_text(path, text)
         return text
@@ -917,7 +497,7 @@ class Evaluation:
         text = str(source) if is_text else Path(source).read_bytes()
         what = f"source must be what to_json wrote, {'the text' if is_text else source}"
         try:
-            return cls(**_fields(unsealed_json(text, format=_FORMAT)))
+            return cls(**of_plain(unsealed_json(text, format=FORMAT)))
         except OtherFormatError as error:
             raise ValueError(f"{what} {error}: write it anew with this one") from error
         except DamagedError as error:
@@ -925,51 +505,6 @@ class Evaluation:
                 f"{what} is damaged or something else: {error}. Take a copy of it, or evaluate "
                 "again and write it anew"
             ) from error
-
-
-def _fields(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an evaluation from those of its JSON, checked against each other."""
-    try:
-        fields: dict[str, Any] = {
-            "explainers": tuple(content["explainers"]),
-            "metrics": tuple(content["metrics"]),
-            "directions": {n: ScoreDirection(v) for n, v in content["directions"].items()},
-            "scores": np.array(content["scores"], dtype=np.float64),
-            "standard_errors": np.array(content["standard_errors"], dtype=np.float64),
-            "flags": np.array(content["flags"], dtype=np.int64),
-            "n_evaluations": np.array(content["n_evaluations"], dtype=np.int64),
-            "seconds": np.array(content["seconds"], dtype=np.float64),
-            "failures": tuple(Failure(**failure) for failure in content["failures"]),
-            "settings": content["settings"],
-            "confidence": content["confidence"],
-            "columns": tuple((metric, call) for metric, call in content["columns"]),
-            "n_rows": content["n_rows"],
-            "carry_inputs": tuple(content["carry_inputs"]),
-            "stopping": Stopping.of_plain(content["stopping"]) if "stopping" in content else None,
-            "cards": {n: Card.of_plain(card) for n, card in content["cards"].items()},
-        }
-    except Exception as error:
-        raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
-    shape = (len(fields["explainers"]), len(fields["metrics"]))
-    per_cell = [fields[name].shape for name in ("n_evaluations", "seconds")]
-    per_sample = [fields[name].shape for name in ("scores", "standard_errors", "flags")]
-    named = [fields["explainers"], fields["metrics"]]
-    if (
-        not all(isinstance(name, str) for names in named for name in names)
-        or [len(set(names)) for names in named] != list(shape)
-        or 0 in shape
-        or len(fields["columns"]) != shape[1]
-        or per_cell != [shape, shape]
-        or len(set(per_sample)) > 1
-        or per_sample[0][:-1] != shape
-        or set(fields["directions"]) != set(fields["metrics"])
-        or not set(fields["cards"]) <= set(fields["metrics"])
-    ):
-        raise DamagedError(f"its arrays are not of {shape[0]} explainers and {shape[1]} metrics")
-    stopping = fields["stopping"]
-    if stopping is not None and not stopping.fits(*per_sample[0]):
-        raise DamagedError("where it stopped does not fit its scores")
-    return fields
 
 
 def checked_confidence(value: object) -> float:
@@ -987,15 +522,3 @@ def _value(direction: Any) -> Any:
 def _repeated(names: Sequence[str], each: int, times: int) -> pd.Categorical:
     codes = np.tile(np.repeat(np.arange(len(names)), each), times)
     return pd.Categorical.from_codes(codes, categories=list(names))
-
-
-def _ranks(better: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return ranks, 1 for the highest; equal values share the best."""
-    ranks: NDArray[np.int64] = 1 + (better[None] > better[:, None]).sum(1)
-    return ranks
-
-
-def _nulls(values: NDArray[np.float64]) -> Any:
-    numbers = values.astype(object)
-    numbers[~np.isfinite(values)] = None
-    return numbers.tolist()

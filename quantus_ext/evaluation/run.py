@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed, effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
-from quantus.helpers.enums import ScoreDirection
 from torch import nn
 
 from quantus_ext import checks
@@ -29,6 +28,7 @@ from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
 from quantus_ext.evaluation.explainers import CONSTANT, named, surprises
+from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.labels import Labels
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
 from quantus_ext.evaluation.plan import (
@@ -43,9 +43,10 @@ from quantus_ext.evaluation.plan import (
     with_calls_read,
 )
 from quantus_ext.evaluation.progress import Progress
-from quantus_ext.evaluation.result import Evaluation, Failure, checked_confidence
+from quantus_ext.evaluation.result import Evaluation, checked_confidence
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record, Shard, Worker
+from quantus_ext.evaluation.statistics import sign_of
 from quantus_ext.evaluation.stopping import Looks, StoppingRule, rounds
 from quantus_ext.evaluation.store import Store
 from quantus_ext.finetune.training import as_input
@@ -374,7 +375,11 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     result = Collected(plan, len(data))
     looks = None if rule is None else _looks(rule, result)
     crew = _Crew(n_jobs, threads, devices)
-    left = _score(result, kept, looks, model, data, given, crew, cost=cost)
+    try:
+        left = _score(result, kept, looks, model, data, given, crew, cost=cost)
+    except KeyboardInterrupt:
+        # Short, because where in the work it was says nothing.
+        raise KeyboardInterrupt(_interrupted(store)) from None
     evaluation = result.evaluation(
         data,
         settings=about,
@@ -461,7 +466,7 @@ def _by_column(name: str, values: Any, columns: Sequence[str]) -> Mapping[str, A
 
 def _looks(rule: StoppingRule, result: Collected) -> Looks:
     cells = result.plan.cells
-    signs = [-1 if cell.direction is ScoreDirection.LOWER else 1 for cell in cells]
+    signs = [sign_of(cell.direction) for cell in cells]
     names = [cell.name for cell in cells]
     assert result.order is not None
     explainers = [method.name for method in result.plan.methods]
@@ -711,6 +716,13 @@ def _sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tu
             f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
         )
     return batch_size, shard_size
+
+
+def _interrupted(store: str | Path | None) -> str:
+    """Say what is left of an interrupted call, and how to go on."""
+    if store is None:
+        return "nothing is kept, as there is no store; with store= a call goes on where it was"
+    return f"finished shards are kept in {store}, and the same call goes on from them"
 
 
 def _constant_maps(plan: Plan, evaluation: Evaluation) -> Iterator[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from quantus.helpers.enums import ScoreDirection
 from scipy import stats
 
 _AT_ONCE = 4_000_000
@@ -246,6 +247,11 @@ def _share_at_least(found: Floats, largest: Floats) -> Floats:
     below = np.searchsorted(ordered, found * (1 - 1e-9))
     share: Floats = 1 - below / len(ordered)
     return share
+
+
+def sign_of(direction: ScoreDirection) -> int:
+    """Return 1 if higher scores are better, -1 if lower ones are."""
+    return -1 if direction is ScoreDirection.LOWER else 1
 
 
 def paired_difference(first: Floats, second: Floats) -> Floats:

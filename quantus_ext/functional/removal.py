@@ -23,6 +23,7 @@ from quantus_ext.engine.masked import Block, MaskedModel
 from quantus_ext.engine.populations import Population, Subsets, by_population, draws_of
 from quantus_ext.engine.regions import Bounds, Region
 from quantus_ext.engine.tables import table
+from quantus_ext.functional.scores import few_at_once
 
 Output = Literal["label", "probability"]
 _COLUMN = {"label": RIGHT, "probability": OUTPUT}
@@ -108,11 +109,15 @@ def answers_without(
         _table([getattr(each, name) for each in states], maps.device)
         for name in ("untouched", "asked", "wholes")
     )
-    for ranks in _ranked(masked, maps, elements):
+    done = 0
+    for some in few_at_once(maps, len(masked.keys) * elements.largest):
+        ranks = torch.stack([elements.ranks(a, masked.keys) for a in some])
         if any_whole:
-            answers, asked_states = masked.without(ranks, gone, elements)
+            answers, asked_states = masked.without(ranks, gone, elements, first=done)
         for place, own in enumerate(ranks):
-            drawn = _drawn(masked, own, regions, states, elements, column, n_draws, target)
+            drawn = _drawn(
+                masked, done + place, own, regions, states, elements, column, n_draws, target
+            )
             without = drawn.sums[..., 0] / drawn.counts
             # Each map has draws of its own.
             rests_on = [Asked({object(): drawn.asked.sum(1)})]
@@ -127,20 +132,12 @@ def answers_without(
                 asked,
                 Asked.of_all(rests_on),
             )
-
-
-_RANKS = 2**17
-"""Ranks that are looked at together: of many maps of small samples, of few maps of large ones."""
-
-
-def _ranked(masked: MaskedModel, maps: Tensor, elements: Elements) -> Iterator[Tensor]:
-    """Yield the ranks of some maps at once, int64, shape (k, n, T)."""
-    for some in maps.split(max(_RANKS // (len(masked.keys) * elements.largest), 1)):
-        yield torch.stack([elements.ranks(a, masked.keys) for a in some])
+        done += len(some)
 
 
 def _drawn(
     masked: MaskedModel,
+    number: int,
     ranks: Tensor,
     regions: Sequence[Region],
     states: Sequence[_States],
@@ -149,10 +146,14 @@ def _drawn(
     n_draws: int,
     target: Target | None,
 ) -> Drawn:
-    """Return what random parts of one map's regions give, each region a column."""
+    """Return what random parts of one map's regions give, each region a column.
+
+    ``number`` is that of the map.
+    """
     streams = sorted({stream for each in states for stream in each.drawn})
+    # Of one map after another there is often nothing random to draw.
     ranking = masked.name_of(ranks, elements.group, elements.mask_shape) if streams else None
-    order = inverse(ranks)
+    order = inverse(ranks) if streams else None
     groups = [
         Cells(
             slice(stream, stream + 1),
@@ -161,6 +162,7 @@ def _drawn(
             n_draws,
             _sum_answers(
                 masked,
+                number,
                 ranks,
                 order,
                 regions[stream],
@@ -242,8 +244,9 @@ def _table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 def _sum_answers(
     masked: MaskedModel,
+    number: int,
     ranks: Tensor,
-    order: Tensor,
+    order: Tensor | None,
     region: Region,
     stream: int,
     population: Population | None,
@@ -259,12 +262,13 @@ def _sum_answers(
     keys = sampling.draw_keys(masked.keys, stream, stream + 1).squeeze(1)
 
     def statistic(block: Block) -> Tensor:
+        masked.compare_block(number, block)
         answers = block.answers[..., column]
         return torch.stack([answers.sum(1), (answers**2).sum(1)], 1).unsqueeze(1)
 
     def sum_rows(rows: Rows, start: int, stop: int) -> tuple[Tensor, Tensor]:
         inside = (ranks >= first) & (ranks < past)
-        members = inside if region.span is None else order[:, region.span]
+        members = inside if order is None or region.span is None else order[:, region.span]
         listed = None if population is None else draws_of(population, keys, inside)
 
         def sampler(samples: Rows, draws: slice, block_keys: Tensor) -> Tensor:

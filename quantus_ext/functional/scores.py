@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,6 +51,22 @@ class Scores(NamedTuple):
             {name: value[number] for name, value in self.details.items()},
             self.asked[number : number + 1],
         )
+
+
+_AT_ONCE = 2**17
+"""Values that are looked at together."""
+
+
+def few_at_once(maps: Tensor, values: int) -> Iterator[Tensor]:
+    """Yield maps (m, n, …) some at a time: many of small samples, few of large ones.
+
+    Parameters
+    ----------
+    maps : Tensor
+    values : int
+        What is held of one map of all samples.
+    """
+    yield from maps.split(max(_AT_ONCE // values, 1))
 
 
 def maps_of(a: Tensor, x: Tensor) -> Tensor:

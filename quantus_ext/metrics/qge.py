@@ -226,6 +226,7 @@ class QGE(TorchMetric):
         self.max_difference = 2 * adapted.max_difference
         self.carries_entries = adapted.carries_entries  # type: ignore[misc]
         self.custom_is_index = adapted.custom_is_index
+        self.computes_spaces = adapted.computes_spaces
 
     def for_call(self, call: Call) -> QGE:
         """See :meth:`quantus_ext.base.TorchMetric.for_call`."""
@@ -315,6 +316,7 @@ class QGE(TorchMetric):
         elements = metric.elements(batch)
         block = max(2, _MAP_BYTES // (batch.maps.numel() * batch.maps.element_size()))
         draws = range(_ITSELF, self.n_references)
+        spaces = batch.spaces
         parts = []
         one_pass = len(draws) <= block or shared.current() is not None
         with nullcontext() if one_pass else shared.answers_shared():
@@ -323,6 +325,8 @@ class QGE(TorchMetric):
                 stacked = replace(
                     batch,
                     maps=torch.stack([self._compared(*pair, batch, elements) for pair in pairs]),
+                    # The maps themselves are the first ones.
+                    spaces=spaces if spaces is None or start == 0 else spaces.without_maps(),
                     seed=seed,
                     explainers=batch.explainers * (len(pairs) // len(batch.maps)),
                     remade=tuple(

@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from markupsafe import escape
 
 from quantus_ext import Evaluation
+from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.report import to_html
-from quantus_ext.evaluation.result import Failure
 from quantus_ext.evaluation.tables import markdown, plain
 from quantus_ext.protocols import metric_agreement
 

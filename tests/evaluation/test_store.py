@@ -125,6 +125,30 @@ def test_killed_twenty_times_and_resumed(tmp_path):
     assert finished <= 15
 
 
+def test_an_interrupted_call_says_how_to_go_on_and_does(tmp_path):
+    # In a file, because what a function holds is part of what it is.
+    calls, store = tmp_path / "calls", tmp_path / "store"
+
+    def stops(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, **_: object) -> np.ndarray:
+        with calls.open("a") as file:
+            file.write("x")
+        if calls.read_text() == "xxx":
+            raise KeyboardInterrupt
+        return gradients(model, inputs, targets)
+
+    given = {"xai_methods": {"gradients": stops}}
+    with pytest.raises(KeyboardInterrupt, match="nothing is kept, as there is no store"):
+        run(**given)
+    calls.unlink()
+    with pytest.raises(KeyboardInterrupt, match=r"finished shards are kept in .*store, and the"):
+        run(**given, store=store)
+    finished = shard_files(store)
+    assert len(finished) == 1
+    done = run(**given, store=store)
+    assert finished.items() <= shard_files(store).items()
+    assert_same(done, run(**given))
+
+
 def test_two_runs_at_once_on_one_store(tmp_path):
     store = tmp_path / "store"
     children = [in_a_child(run, store=store) for _ in range(2)]

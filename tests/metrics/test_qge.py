@@ -469,6 +469,7 @@ def test_metrics_of_this_package_go_in_one_pass(name: str):
     metric = QGE(inner)
     scores = inputs.call(metric)
     by_itself = inputs.call(inner)
+    own_spaces = inner.details["space"]
     # PScore compares values by values, everything else ranks or perturbs positions.
     elements = qge.single_values if isinstance(inner, PScore) else qge.positions
     of_inverse = inputs.call(inner, a_batch=inverses(inputs.a, elements))
@@ -483,7 +484,10 @@ def test_metrics_of_this_package_go_in_one_pass(name: str):
         metric.standard_errors, np.full(len(scores), 0.0 if is_known else np.nan), True
     )
     assert metric.default_softmax == inner.default_softmax
+    np.testing.assert_allclose(metric.details["space"], own_spaces, rtol=1e-9)
     for detail, values in inner.details.items():
+        if detail == "space":
+            continue
         name = "flags" if detail == "flags" else f"reference_{detail}"
         np.testing.assert_allclose(metric.details[name], values, rtol=1e-9)
 
