@@ -31,6 +31,7 @@ from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import NoModel
 from quantus_ext.engine.plan import Execution, ExecutionArguments, Plan
+from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.engine.turns import asks_its_model
 from quantus_ext.explanations import ExplainCall, Explanation, alike
 from quantus_ext.flags import Cuts
@@ -39,6 +40,7 @@ from quantus_ext.map_scores import MapScores
 from quantus_ext.samples import Samples
 from quantus_ext.scoring import Scoring
 from quantus_ext.shown import ShownByArguments
+from quantus_ext.spaces import Fit
 
 if TYPE_CHECKING:
     from quantus_ext.card import Card
@@ -139,6 +141,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
     """Whether scores depend on the explained classes."""
     custom_is_index: bool = True
     """Whether ``custom_batch`` is another name of ``index_batch``."""
+    computes_spaces: bool = True
+    """Whether scores can read log-probabilities and contrasts."""
     over_embeddings: bool = False
     """Whether a model of token ids is asked about their embeddings."""
     carries_entries: ClassVar[bool] = True
@@ -197,6 +201,9 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         batch_size: int = 64,
         custom_batch: np.ndarray | None = None,
         index_batch: np.ndarray | Tensor | None = None,
+        *,
+        output: Space | None = None,
+        other_class: int | np.ndarray | Tensor | None = None,
     ) -> list[float]:
         """Score explanations.
 
@@ -237,6 +244,12 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         index_batch : array of int, shape (n,), optional
             Global indices of the samples, by default 0, …, n - 1. With its indices, a part of a
             data set gets the same scores as in the whole.
+        output : {"logit", "probability", "log_probability", "contrast"}, optional
+            What of the explained class is scored; ``"contrast"`` is the difference of its logit
+            and that of another class. By default as ``softmax`` says. A warning says if the maps
+            clearly explain another of these; see ``details["space"]``.
+        other_class : int, or array of int, shape (n,), optional
+            The other class of ``"contrast"``; by default the one with the largest output besides.
 
         Returns
         -------
@@ -267,6 +280,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             batch_size=batch_size,
             custom_batch=custom_batch,
             index_batch=index_batch,
+            output=output,
+            other_class=other_class,
         )
         if k is None or self.takes_classes:
             explainers = [explainer] * len(maps)
@@ -287,6 +302,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         self.n_evaluations = int(counts[0]) if k is None else counts
         self.plan = found.plan
         self.draws = found.draws
+        if found.scored is not None and not self._disable_warnings:
+            _warn_of_spaces(found.details["space"], found.scored, by_class=k is not None)
         scores: list[Any] = of_samples(found.scores).tolist()
         if self.return_aggregate:
             scores = [self.aggregate_func(each.tolist()) for each in found.scores]
@@ -313,6 +330,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         custom_batch: Any = None,
         index_batch: np.ndarray | Tensor | None = None,
         by_class: bool = False,
+        output: Space | None = None,
+        other_class: int | np.ndarray | Tensor | None = None,
     ) -> MapScores:
         """Score several explanations of the same predictions with shared evaluations.
 
@@ -322,8 +341,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         Parameters
         ----------
         model, x_batch, y_batch, s_batch, channel_first, model_predict_kwargs, softmax, device, \
-        batch_size, custom_batch, index_batch
-            As in a call.
+        batch_size, custom_batch, index_batch, output, other_class
+            As in a call; there is no warning of maps that explain something else.
         maps : sequence of array or None
             Attributions, each as ``a_batch``; None if an explainer computes them.
         explainers : sequence of (callable or None, mapping or None), optional
@@ -358,6 +377,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         batch_size = checks.positive_integer("batch_size", batch_size)
         channel_first = checks.optional(checks.flag, "channel_first", channel_first)
         softmax = checks.optional(checks.flag, "softmax", softmax)
+        softmax = self._checked_output(softmax, output, other_class)
         model_predict_kwargs = checks.optional(
             checks.mapping, "model_predict_kwargs", model_predict_kwargs
         )
@@ -379,6 +399,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 model=model,
                 model_predict_kwargs=model_predict_kwargs,
                 softmax=softmax,
+                output=output,
                 device=device,
                 custom_batch=custom_batch,
                 has_attributions=all(a is not None for a in maps),
@@ -411,7 +432,13 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         explanations = Explanation.of_call(maps, made_by, carry_inputs, samples, batch_size)
         samples = samples.with_keywords_read(batch_size, carries_entries=metric.carries_entries)
         draws = None
-        scoring = Scoring(samples, softmax, batch_size)
+        scoring = Scoring(
+            samples,
+            softmax,
+            batch_size,
+            output,
+            None if other_class is None else checks.other_classes(other_class, len(samples.x)),
+        )
         alone = len(alike(explanations)) == 1 and metric.auto_draws is None
         with nullcontext() if alone or shared.current() else shared.answers_shared():
             if metric.auto_draws is not None:
@@ -436,27 +463,76 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             return NoModel(self.name)
         return checks.module("model", model)
 
+    def _checked_output(
+        self, softmax: bool | None, output: Space | None, other_class: object
+    ) -> bool | None:
+        """Return ``softmax`` as ``output`` says; raise ValueError where they don't go together."""
+        if other_class is not None and output != "contrast":
+            raise ValueError(
+                f'other_class needs output="contrast", output is {output!r}: leave other_class out'
+            )
+        if output is None:
+            return softmax
+        checks.one_of("output", output, SPACES)
+        if softmax is not None and softmax != (output == "probability"):
+            raise ValueError(f"softmax={softmax} contradicts output={output!r}: leave softmax out")
+        if not self.computes_spaces and output not in ("logit", "probability"):
+            raise ValueError(
+                f"output must be 'logit' or 'probability' for {self}, which asks the model in its "
+                f"own way, is {output!r}"
+            )
+        return output == "probability"
+
+    def scored_space(
+        self, adapter: Adapter, softmax: bool | None, output: Space | None = None
+    ) -> Space:
+        """Return the space in which the output is read.
+
+        Parameters
+        ----------
+        adapter : Adapter
+            The model's.
+        softmax, output
+            As in a call.
+        """
+        if output is not None:
+            if output == "logit" and adapter.own_softmax:
+                raise ValueError(
+                    f"output must not be 'logit' for a {type(adapter).__name__} that gives "
+                    "probabilities, of which logits are not known"
+                )
+            return output
+        is_probability = adapter.own_softmax or self.takes_softmax(adapter, softmax)
+        return "probability" if is_probability else "logit"
+
     def takes_softmax(self, adapter: Adapter, softmax: bool | None) -> bool:
         """Return whether probabilities are asked for."""
+        can_be_taken = adapter.one_softmax and not adapter.own_softmax
         if softmax is None:
-            return self.default_softmax and not adapter.own_softmax
-        if softmax and adapter.own_softmax:
-            raise ValueError(
-                f"softmax must be False for a {type(adapter).__name__} that gives probabilities"
+            return self.default_softmax and can_be_taken
+        if softmax and not can_be_taken:
+            why = (
+                "that gives probabilities"
+                if adapter.own_softmax
+                else "whose outputs are not scores of classes of which one is right"
             )
+            raise ValueError(f"softmax must be False for a {type(adapter).__name__} {why}")
         return softmax
 
-    def bounds(self, adapter: Adapter, softmax: bool | None) -> tuple[float, float] | None:
+    def bounds(
+        self, adapter: Adapter, softmax: bool | None, output: Space | None = None
+    ) -> tuple[float, float] | None:
         """Return between which scores of a model lie, whatever its inputs; None for no bounds.
 
         Parameters
         ----------
         adapter : Adapter
             The model's.
-        softmax : bool or None
+        softmax, output
             As in a call.
         """
-        known = not self.reads_values or adapter.own_softmax or self.takes_softmax(adapter, softmax)
+        space = self.scored_space(adapter, softmax, output)
+        known = not self.reads_values or space == "probability"
         return self.score_range if known and all(map(isfinite, self.score_range)) else None
 
     @property
@@ -754,6 +830,16 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             a = torch.from_numpy(np.concatenate(normalised)).to(a)
             checks.all_finite("a_batch after normalise_func", a, first)
         return a.abs() if self.abs else a
+
+
+def _warn_of_spaces(shares: np.ndarray, scored: Space, *, by_class: bool) -> None:
+    """Warn, of the first map that fits another space clearly better, from shares (m, n, 4)."""
+    for place, own in enumerate(shares):
+        fit = Fit.of(own)
+        if fit.better_than(scored):
+            which = f"a_batch[:, {place}]" if by_class else "a_batch"
+            warnings.warn(f"{which} {fit.warning(scored)}", UserWarning, stacklevel=3)
+            return
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {

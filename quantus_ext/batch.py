@@ -23,6 +23,7 @@ from quantus_ext.engine.masked import MaskedModel, SampleArguments
 from quantus_ext.engine.modules import NoModel
 from quantus_ext.engine.outputs import answering_tensors
 from quantus_ext.engine.perturb import Perturbation
+from quantus_ext.engine.spaces import Space, Spaces
 
 Remake = Callable[[np.ndarray], np.ndarray]
 """Attributions of a batch in, others of the same shape out."""
@@ -127,7 +128,7 @@ class Call:
 
     Attributes
     ----------
-    model, model_predict_kwargs, softmax, device, custom_batch
+    model, model_predict_kwargs, softmax, output, device, custom_batch
         As given.
     has_attributions : bool
         Whether all maps are given.
@@ -138,6 +139,7 @@ class Call:
     model: nn.Module
     model_predict_kwargs: Mapping[str, Any] | None
     softmax: bool | None
+    output: Space | None
     device: str | torch.device | None
     custom_batch: Any
     has_attributions: bool
@@ -176,6 +178,8 @@ class Batch:
         if not needed.
     targets : Tensor, int64, shape (n, m), or None
         The class of each map, where each has one of its own.
+    spaces : Spaces or None
+        How the outputs are read; None for as they are, without comparing maps with them.
     """
 
     x: Tensor
@@ -191,6 +195,7 @@ class Batch:
     features: Tensor | None
     remade: tuple[Remake, ...] = ()
     targets: Tensor | None = None
+    spaces: Spaces | None = None
 
     @property
     def classes(self) -> Tensor:
@@ -216,6 +221,7 @@ class Batch:
             "index": self.index,
             "clean": self.clean,
             "numbers": self.numbers,
+            "spaces": self.spaces,
         }
 
     @property

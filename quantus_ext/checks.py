@@ -653,6 +653,31 @@ def labels_below(
         )
 
 
+def other_classes(other: object, n: int) -> NDArray[np.int64]:
+    """Return the class that each of n samples is contrasted with, from one for all or each."""
+    given = array_of("other_class", other)
+    return labels(np.full(n, given) if given.ndim == 0 else given, n, "other_class")
+
+
+def others(y: np.ndarray, other: np.ndarray, classes: int) -> None:
+    """Raise ValueError where a class to contrast with is not there, or the explained one itself.
+
+    Parameters
+    ----------
+    y : numpy.ndarray of int, shape (n,) or (n, k)
+    other : numpy.ndarray of int, shape (n,)
+    classes : int
+    """
+    labels_below(other, classes, "other_class")
+    same = y.reshape(len(y), -1) == other[:, np.newaxis]
+    if same.any():
+        sample = int(np.flatnonzero(same.any(1))[0])
+        raise ValueError(
+            f"other_class must be another than the explained class, is {other[sample]} for sample "
+            f"{sample}, as in y_batch: leave other_class out for the most probable other class"
+        )
+
+
 def no_softmax_of_one(softmax: bool, classes: int) -> None:
     """Raise ValueError where probabilities are asked of a model with one output."""
     if softmax and classes == 1:

@@ -114,7 +114,8 @@ class Facts:
     besides : str
         The cost of a call besides these rows; empty if there is none.
     details : tuple of str
-        The keys of ``metric.details`` besides ``"flags"``, which every metric has;
+        The keys of ``metric.details`` besides ``"flags"`` and ``"space"``, which every metric
+        has;
         :data:`DETAILS` has their meanings.
     modalities : tuple of str
         What it takes.
@@ -633,6 +634,7 @@ FACTS: dict[str, Facts] = {
 
 DETAILS: dict[str, str] = {
     "flags": "what makes the score arbitrary, of every metric; see below",
+    "space": "what the map leaves unexplained in each space of outputs, of every metric; see below",
     "infidelity": "the infidelity without rescaling",
     "rescaled_infidelity": "the infidelity of the best multiple of the map",
     "scale": "the factor of that multiple, `β = E[ab] / E[a²]`",

@@ -11,6 +11,7 @@ import torch
 from quantus_ext.draws import Draws
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.plan import Plan
+from quantus_ext.engine.spaces import Space
 from quantus_ext.functional.scores import Scores
 from quantus_ext.shown import ShownByArguments
 
@@ -32,6 +33,8 @@ class MapScores(ShownByArguments):
         The rows per pass and the layout used.
     draws : Draws or None
         How many draws a pilot found to be enough.
+    scored : str or None
+        The space of outputs that scores read; None for labels, or where that is not known.
     """
 
     scores: np.ndarray
@@ -41,6 +44,7 @@ class MapScores(ShownByArguments):
     n_rows: int
     plan: Plan | None
     draws: Draws | None = None
+    scored: Space | None = None
 
     @classmethod
     def of_batches(cls, results: Sequence[tuple[Scores, int, int]], forward: Forward) -> MapScores:
@@ -97,4 +101,5 @@ class MapScores(ShownByArguments):
             n_evaluations=np.concatenate([group.n_evaluations for group in groups])[order],
             n_rows=sum(group.n_rows for group in groups),
             plan=groups[-1].plan,
+            scored=groups[-1].scored,
         )

@@ -6,10 +6,12 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
@@ -20,7 +22,9 @@ from quantus_ext.engine import influence, sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import without_keywords
 from quantus_ext.engine.progress import progress_bar
+from quantus_ext.engine.resolved import Answered
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.spaces import SPACES, Space, Spaces
 from quantus_ext.explanations import Explanation, alike
 from quantus_ext.flags import flags_of
 from quantus_ext.map_scores import MapScores
@@ -41,11 +45,17 @@ class Scoring:
         As in a call.
     batch_size : int
         Samples evaluated together.
+    output : str or None
+        As in a call.
+    other : numpy.ndarray of int, shape (n,), or None
+        What the explained classes are contrasted with; None for the most probable other ones.
     """
 
     samples: Samples
     softmax: bool | None
     batch_size: int
+    output: Space | None = None
+    other: NDArray[np.int64] | None = None
 
     def scores(self, metric: TorchMetric, explanations: Sequence[Explanation]) -> MapScores:
         """Score maps of any shapes and readings by a metric."""
@@ -71,7 +81,8 @@ class Scoring:
         if metric.trains:
             few = few.settled(samples.answering, samples.x, samples.labels())
         places = draws_of.pilot_samples(auto.n_pilot, len(samples.x))
-        part = replace(self, samples=samples.part(places))
+        other = None if self.other is None else self.other[places]
+        part = replace(self, samples=samples.part(places), other=other)
         maps = [each.part(places) for each in explanations]
         seed = _seed_of(metric)
         found = []
@@ -89,7 +100,8 @@ class Scoring:
         samples = self.samples.over_embeddings() if metric.over_embeddings else self.samples
         given = [_checked(metric, samples, each) for each in explanations]
         n, expected = len(samples.x), metric.evaluations_a_sample
-        probabilities = metric.takes_softmax(samples.adapter, self.softmax)
+        scored = metric.scored_space(samples.adapter, self.softmax, self.output)
+        probabilities = scored == "probability" and not samples.adapter.own_softmax
 
         def forward_of(module: nn.Module) -> Forward:
             return Forward.of_module(
@@ -105,8 +117,9 @@ class Scoring:
         if y is None and not metric.reads_labels and all(a is not None for a in given):
             y = np.zeros(n, dtype=np.int64)
         if y is None:
-            known = forward.clean(samples.x, samples.numbers)
-            y = known.argmax(1).cpu().numpy()
+            samples.require_predictions()
+            known = forward.clean_answered(samples.x, samples.numbers)
+            y = known.outputs.argmax(1).cpu().numpy()
         labels = torch.from_numpy(y).to(samples.device)
         classes = y if samples.targets is None else samples.targets
         targets = None
@@ -121,7 +134,10 @@ class Scoring:
         batches = range(0, n, self.batch_size)
         for start in progress_bar(batches, shown=metric.display_progressbar):
             rows = slice(start, min(start + self.batch_size, n))
-            clean = _clean(metric, forward, samples, rows) if known is None else known[rows]
+            answered = _clean(metric, forward, samples, rows)
+            if known is not None:
+                answered = Answered(*(None if part is None else part[rows] for part in known))
+            clean = answered.outputs
             if metric.clean_rows != 0:
                 checks.labels_below(classes, clean.shape[1])
                 if start == 0 and metric.asks_model:
@@ -129,10 +145,20 @@ class Scoring:
                     known_as = samples.model if is_own else without_keywords(asked)
                     answers_by_chance = _answers_by_chance(known_as, forward, samples)
             checks.no_softmax_of_one(probabilities, clean.shape[1])
+            maps = _maps(metric, samples, explanations, given, rows, labels[rows])
+            own = labels[rows] if targets is None else targets[rows]
+            spaces = self._spaces(
+                metric,
+                answered,
+                own,
+                rows,
+                maps if asked is samples.answering else None,
+                carry_inputs=explanations[0].carries_input is not False,
+            )
             batch = Batch(
                 x=samples.x[rows],
                 y=labels[rows],
-                maps=_maps(metric, samples, explanations, given, rows, labels[rows]),
+                maps=maps,
                 s=None if samples.s is None else samples.s[rows],
                 clean=clean,
                 index=samples.index[rows],
@@ -142,18 +168,64 @@ class Scoring:
                 explainers=tuple(each.explainer for each in explanations),
                 features=features_of_rows(samples.features, rows),
                 targets=None if targets is None else targets[rows],
+                spaces=spaces,
             )
             before = forward.n_evaluations
             scores = metric.evaluate_batch(forward, batch)
-            is_probability = probabilities or samples.adapter.own_softmax
-            scores.details["flags"] = _flags(metric, batch, probabilities=is_probability)
+            scores.details["flags"] = _flags(metric, batch, probabilities=scored == "probability")
+            scores.details["space"] = _unexplained(batch)
             n_clean = len(clean) if clean.shape[1] else 0
             results.append((scores, n_clean, forward.n_evaluations - before))
         if metric.reads_values:
             forward.warn_of_second_softmax(stacklevel=6)
         found = MapScores.of_batches(results, forward)
+        if metric.asks_model and metric.reads_values:
+            found = replace(found, scored=scored)
         # The draws do not show all randomness: the model is random too.
         return found.without_errors() if answers_by_chance else found
+
+    def _spaces(
+        self,
+        metric: TorchMetric,
+        answered: Answered,
+        labels: Tensor,
+        rows: slice,
+        maps: Tensor | None,
+        *,
+        carry_inputs: bool,
+    ) -> Spaces | None:
+        """Return how the outputs of a batch are read, and which maps are compared with them.
+
+        None where there are no two classes to tell, or the metric asks the model in its own way.
+        """
+        clean, adapter = answered.outputs, self.samples.adapter
+        computed = self.output not in (None, "logit", "probability")
+        several = len(clean) == len(labels) and clean.shape[1] > 1 and adapter.one_label
+        if not several or not metric.computes_spaces:
+            if computed and clean.shape[1]:
+                raise ValueError(
+                    f"output must be 'logit' or 'probability', is {self.output!r}: the model must "
+                    "give an output for each of two classes or more that exclude each other"
+                )
+            return None
+        others = None
+        if self.other is not None:
+            classes = labels.cpu().numpy()
+            checks.others(classes, self.other[rows], clean.shape[1])
+            others = torch.from_numpy(self.other[rows]).to(labels.device)
+            others = others if labels.ndim == 1 else others.unsqueeze(1).expand_as(labels)
+        # Maps of other units than the outputs' predict none.
+        in_units = not metric.normalise and not metric.abs
+        is_probability = adapter.own_softmax or answered.first is not None
+        return Spaces(
+            answered,
+            labels,
+            others=others,
+            probabilities=True if is_probability else None,
+            output=self.output,
+            maps=maps if in_units else None,
+            carry_inputs=carry_inputs,
+        )
 
 
 def _seed_of(metric: TorchMetric) -> int:
@@ -169,12 +241,20 @@ def _checked(metric: TorchMetric, samples: Samples, explanation: Explanation) ->
     return metric.checked_maps(laid_out, samples.x, samples.features)
 
 
-def _clean(metric: TorchMetric, forward: Forward, samples: Samples, rows: slice) -> Tensor:
+def _clean(metric: TorchMetric, forward: Forward, samples: Samples, rows: slice) -> Answered:
     """Return the clean outputs of a batch, as many as the metric needs."""
     x, numbers = samples.x[rows], samples.numbers[rows]
     if metric.clean_rows == 0:
-        return x.new_empty(len(x), 0)
-    return forward.clean(x[: metric.clean_rows], numbers[: metric.clean_rows])
+        return Answered(x.new_empty(len(x), 0))
+    return forward.clean_answered(x[: metric.clean_rows], numbers[: metric.clean_rows])
+
+
+def _unexplained(batch: Batch) -> Tensor:
+    """Return what maps leave unexplained in each space, shape (m, n, 4), NaN if not known."""
+    if batch.spaces is not None and batch.spaces.compares:
+        return batch.spaces.unexplained()
+    shape = (*batch.maps.shape[:2], len(SPACES))
+    return torch.full(shape, torch.nan, dtype=torch.float64, device=batch.x.device)
 
 
 def _maps(
@@ -216,7 +296,7 @@ def _flags(metric: TorchMetric, batch: Batch, *, probabilities: bool) -> Tensor:
 
 
 def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> bool:
-    """Return whether a model does, and warn if so or if rows influence each other.
+    """Return whether a model does, and warn if so or if its outputs depend on what they should not.
 
     Parameters
     ----------
@@ -238,6 +318,10 @@ def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> 
             together=forward.chunk_size,
             precision=forward.execution.autocast_dtype(x.device),
             gone=None if features is None else x[:1].masked_fill(counted(features, x)[:1], 0),
+            # Black boxes have no weights, and their calls may cost money.
+            ask_recorded=partial(forward.probe, are_recorded=True)
+            if next(model.parameters(), None) is not None
+            else None,
         )
     except Exception as error:
         # A model may take batches of one size alone, and all that it is asked for scores have it.
@@ -247,7 +331,6 @@ def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> 
             stacklevel=3,
         )
         return False
-    message = found.warning(model)
-    if message is not None:
+    for message in found.warnings(model):
         warnings.warn(message, UserWarning, stacklevel=3)
     return found.is_random

@@ -616,9 +616,11 @@ def test_empty_segmentations_are_taken(case: Case):
 
 def test_clean_outputs_are_computed_once(monkeypatch: pytest.MonkeyPatch):
     calls = []
-    clean = Forward.clean
+    clean = Forward.clean_answered
     monkeypatch.setattr(
-        Forward, "clean", lambda self, x, *rest: calls.append(len(x)) or clean(self, x, *rest)
+        Forward,
+        "clean_answered",
+        lambda self, x, *rest: calls.append(len(x)) or clean(self, x, *rest),
     )
     for case in (case for case in CASES.values() if case.counts_every_row):
         calls.clear()

@@ -71,7 +71,9 @@ def test_no_card_has_a_gap(name):
 
 
 def test_each_key_of_details_is_explained_and_used():
-    assert set(DETAILS) - {"flags"} == {key for facts in FACTS.values() for key in facts.details}
+    assert set(DETAILS) - {"flags", "space"} == {
+        key for facts in FACTS.values() for key in facts.details
+    }
 
 
 # A linear model, whose exact map is known: the outputs are -s and s, with s = w·x.
@@ -568,7 +570,7 @@ def test_details_are_those_of_a_call(name):
     if FACTS[name].around:
         inner = FACTS[FACTS[name].around].details
         expected |= {f"{whose}_{key}" for whose in ("score", "reference") for key in inner}
-    assert set(metric.details) == {*expected, "flags"}
+    assert set(metric.details) == {*expected, "flags", "space"}
     assert {len(values) for values in metric.details.values()} == {len(X)}
 
 

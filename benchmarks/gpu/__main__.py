@@ -60,6 +60,13 @@ SECTIONS = {
         45,
         40,
     ),
+    "kernel": Section(
+        "Kernel",
+        "Random subsets by one kernel (Triton) in place of sorting: a candidate, which the package "
+        "does not use. On a processor it is interpreted, and only checked.",
+        30,
+        60,
+    ),
     "shares": Section(
         "Shares",
         "Where the time on the device goes, by torch's profiler; names are those of torch's "

@@ -92,7 +92,7 @@ class Draws:
 
     Parameters
     ----------
-    like : Tensor, float64, shape (n, 2) or (n, k, 2)
+    like : Tensor, float64, shape (n, columns) or (n, k, columns)
         Answers, whose device and width these have.
     """
 
@@ -133,10 +133,10 @@ class Answers:
         self.keeps_draws = keeps_draws
         self._draws: dict[Hashable, Draws] = {}
         self._names: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._of_states = torch.empty(0, 2, dtype=torch.float64)
+        self._of_states: Tensor | None = None
         self._put: list[tuple[NDArray[np.int64], Tensor]] = []
         self.whole: Tensor | None = None
-        """Answers to the samples without any element, shape (n, 2)."""
+        """Answers to the samples without any element, shape (n, columns)."""
 
     def of_draws(self, name: Hashable, count: int, like: Tensor) -> Draws | None:
         """Return what is known of the draws of a name, with room for so many; None keeps none.
@@ -155,11 +155,12 @@ class Answers:
         draws.reserve(count)
         return draws
 
-    def of_states(self, names: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Return answers to states, shape (k, 2), and which of them are known."""
+    def of_states(self, names: NDArray[np.int64], columns: int) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Return answers to states, shape (k, columns), and which of them are known."""
         self._sort()
-        if not len(self._names):
-            return torch.empty(len(names), 2, dtype=torch.float64), np.zeros(len(names), bool)
+        if self._of_states is None:
+            unknown = torch.empty(len(names), columns, dtype=torch.float64)
+            return unknown, np.zeros(len(names), bool)
         place = np.searchsorted(self._names, names)
         place[place == len(self._names)] = 0
         return self._of_states[torch.from_numpy(place)], self._names[place] == names
@@ -173,7 +174,8 @@ class Answers:
         if self._put:
             every = np.concatenate([self._names, *(names for names, _ in self._put)])
             order = np.argsort(every)
-            answers = torch.cat([self._of_states, *(answers for _, answers in self._put)])
+            known = [] if self._of_states is None else [self._of_states]
+            answers = torch.cat([*known, *(answers for _, answers in self._put)])
             self._of_states = answers[torch.from_numpy(order)]
             self._names = every[order]
             self._put = []
@@ -182,7 +184,9 @@ class Answers:
     def n_bytes(self) -> int:
         """How much memory they take."""
         self._sort()
-        tensors = [self._of_states, *(draws.answers for draws in self._draws.values())]
+        tensors = [draws.answers for draws in self._draws.values()]
+        if self._of_states is not None:
+            tensors.append(self._of_states)
         held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return held + self._names.nbytes
 

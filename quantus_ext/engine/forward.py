@@ -38,8 +38,9 @@ from quantus_ext.engine.plan import (
     rule,
 )
 from quantus_ext.engine.progress import rows_sent
-from quantus_ext.engine.resolved import ResolvedModel
+from quantus_ext.engine.resolved import Answered, ResolvedModel
 from quantus_ext.engine.rows import belonging_to
+from quantus_ext.engine.spaces import Spaces
 from quantus_ext.identity import (
     content_key,
     is_doubtful,
@@ -186,6 +187,11 @@ class Forward:
             If the model's output is not a tensor of shape (rows, classes), the plan does not
             fit the inputs, or the model cannot be compiled.
         """
+        outputs: Tensor = self.clean_answered(x, numbers).outputs
+        return outputs
+
+    def clean_answered(self, x: Tensor, numbers: Tensor | None = None) -> Answered:
+        """Return what :meth:`clean` does, with what else is known of the answers."""
         sharing, key = shared.current(), self._key(x, numbers)
         if sharing is None or key is None or self._asked is None:
             return self._clean(x, numbers)
@@ -196,25 +202,31 @@ class Forward:
                 self.plan = known.plan
                 self._compile(x[:_FIRST_CHUNK])
             closed = sharing.by_identity or self._asked.content.closed
-            if closed or self._gave(known.outputs, x, numbers):
-                return known.outputs.clone()
-        outputs = self._clean(x, numbers)
+            if closed or self._gave(known.answered.outputs, x, numbers):
+                return known.answered._replace(outputs=known.answered.outputs.clone())
+        answered = self._clean(x, numbers)
         held = [self._asked.model, *self._asked.hooks] if sharing.by_identity else []
         plan = self._require_plan()
         sharing.clean.put(
-            key, shared.Remembered(outputs, plan, self._writes_to_input, held, uuid4().hex)
+            key, shared.Remembered(answered, plan, self._writes_to_input, held, uuid4().hex)
         )
-        return outputs.clone()
+        return answered._replace(outputs=answered.outputs.clone())
 
     def _gave(self, outputs: Tensor, x: Tensor, numbers: Tensor | None) -> bool:
         """Whether the model gives these outputs still, as a few rows say."""
         rows, before = probe_rows(len(x)), self.n_evaluations
         now = self._in_chunks(x[rows], None if numbers is None else numbers[rows])
         self.n_evaluations = before
-        return same_answers(now, outputs[rows])
+        return same_answers(now.outputs, outputs[rows])
 
     def answers(
-        self, x: Tensor, y: Tensor, fixed: Tensor | None, numbers: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        fixed: Tensor | None,
+        numbers: Tensor | None = None,
+        *,
+        spaces: Spaces | None = None,
     ) -> Answers | None:
         """Return what the model has answered about samples without some of their elements.
 
@@ -227,6 +239,8 @@ class Forward:
             What elements become.
         numbers : Tensor, int64, shape (n,), optional
             Which samples of the call these are.
+        spaces : Spaces, optional
+            In which answers are kept, too.
 
         Returns
         -------
@@ -238,7 +252,8 @@ class Forward:
         if sharing is None or clean is None or fixed is None:
             return None
         # Keyed by the outputs: a model with different outputs is evaluated again.
-        key = content_key(clean.token, y, fixed)
+        read = None if spaces is None else (spaces.others, spaces.column)
+        key = content_key(clean.token, y, fixed, read)
         answers = sharing.answers.get(key)
         if answers is None:
             answers = Answers(keeps_draws=True)
@@ -262,18 +277,18 @@ class Forward:
         surroundings = str(x.device), autocast_in_force(x.device)
         return content_key(model, asked.softmax, self.execution, surroundings, x, numbers)
 
-    def _clean(self, x: Tensor, numbers: Tensor | None) -> Tensor:
+    def _clean(self, x: Tensor, numbers: Tensor | None) -> Answered:
         if self.plan is not None:
             return self._in_chunks(x, numbers)
         first = min(len(x), _FIRST_CHUNK, self.execution.chunk_size or _FIRST_CHUNK)
         with _of_samples(numbers, slice(first)):
-            outputs = self._settle(x[:first])
-        if outputs is None:
+            answered = self._settle(x[:first])
+        if answered is None:
             return self._in_chunks(x, numbers)
         if first == len(x):
-            return outputs
+            return answered
         rest = None if numbers is None else numbers[first:]
-        return torch.cat([outputs, self._in_chunks(x[first:], rest)])
+        return Answered.cat([answered, self._in_chunks(x[first:], rest)])
 
     def __call__(self, rows: Tensor, numbers: Tensor | None = None) -> Tensor:
         """Return the outputs, shape (rows, classes), of some rows, chunk by chunk.
@@ -286,20 +301,27 @@ class Forward:
         numbers : Tensor, int64, shape (rows,), optional
             Which sample of the call each row belongs to.
         """
+        outputs: Tensor = self.answered(rows, numbers).outputs
+        return outputs
+
+    def answered(self, rows: Tensor, numbers: Tensor | None = None) -> Answered:
+        """Return the outputs of some rows, with what else is known of the answers."""
         with _of_samples(numbers):
             if self.plan is not None and len(rows) > self.plan.chunk_size:
                 parts = -(-len(rows) // self.plan.chunk_size)
                 # Of nearly equal size, because a short last chunk costs as much as a long one.
-                return torch.cat([self(*part) for part in _evenly(rows, numbers, parts)])
+                return Answered.cat(
+                    [self.answered(*part) for part in _evenly(rows, numbers, parts)]
+                )
             try:
-                outputs = self._checked(rows)
+                answered = self._checked(rows)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or len(rows) == 1:
                     raise
             else:
                 self.n_evaluations += len(rows)
                 rows_sent(len(rows))
-                return outputs
+                return answered
         # Outside the handler, so that the failed pass's traceback no longer holds its tensors.
         half = (len(rows) + 1) // 2
         if self.plan is not None:
@@ -309,7 +331,7 @@ class Forward:
             ResourceWarning,
             stacklevel=2,
         )
-        return torch.cat([self(*part) for part in _evenly(rows, numbers, 2)])
+        return Answered.cat([self.answered(*part) for part in _evenly(rows, numbers, 2)])
 
     def settle(self, x: Tensor, numbers: Tensor | None = None) -> None:
         """Settle the plan on some samples, where :meth:`clean` has not been called."""
@@ -318,10 +340,17 @@ class Forward:
             self._clean(x[:_FIRST_CHUNK], None if numbers is None else numbers[:_FIRST_CHUNK])
             self.n_evaluations = before
 
-    def probe(self, rows: Tensor, numbers: Tensor) -> Tensor:
-        """Return the outputs of a few rows, which are not counted and go through in one pass."""
+    def probe(self, rows: Tensor, numbers: Tensor, *, are_recorded: bool = False) -> Tensor:
+        """Return the outputs of a few rows, which are not counted and go through in one pass.
+
+        With ``are_recorded`` while gradients of rows and weights are.
+        """
+        rows = self._require_plan().laid_out(rows)
+        if are_recorded:
+            rows = rows.detach().clone().requires_grad_(rows.is_floating_point())
         with belonging_to(numbers):
-            return self._checked(self._require_plan().laid_out(rows))
+            outputs: Tensor = self._checked(rows, are_recorded=are_recorded).outputs
+        return outputs.detach()
 
     def warn_of_second_softmax(self, stacklevel: int = 2) -> None:
         """Warn if a softmax was taken of what are probabilities already.
@@ -359,12 +388,12 @@ class Forward:
             raise RuntimeError("call clean() or settle() first: they settle the chunk plan")
         return self.plan
 
-    def _in_chunks(self, x: Tensor, numbers: Tensor | None) -> Tensor:
+    def _in_chunks(self, x: Tensor, numbers: Tensor | None) -> Answered:
         plan = self._require_plan()
         parts = _parts(x, numbers, lambda values: values.split(plan.chunk_size))
-        return torch.cat([self(plan.laid_out(part), own) for part, own in parts])
+        return Answered.cat([self.answered(plan.laid_out(part), own) for part, own in parts])
 
-    def _settle(self, x: Tensor) -> Tensor | None:
+    def _settle(self, x: Tensor) -> Answered | None:
         """Settle how rows go through the model on a few of them.
 
         Their outputs are returned if they went that way already.
@@ -382,18 +411,18 @@ class Forward:
             self._compile(x)
             return None
         before = self.n_evaluations
-        outputs, plan = self._observed(x)
+        answered, plan = self._observed(x)
         if given == "calibrate":
             plan = self._calibrated(x, plan)
         self.plan = plan
         self._compile(x)
         if given is None and self._compiled is None:
-            return outputs
+            return answered
         self.n_evaluations = before
         return None
 
-    def _observed(self, x: Tensor) -> tuple[Tensor, Plan]:
-        """Return outputs and the rule's plan, channels last where the model takes it."""
+    def _observed(self, x: Tensor) -> tuple[Answered, Plan]:
+        """Return answers and the rule's plan, channels last where the model takes it."""
         if not self._channels_last or x.ndim != 4:
             return self._observe(x, "contiguous")
         model = None if self._asked is None else without_keywords(self._asked.model)
@@ -408,19 +437,19 @@ class Forward:
         refused.add(shape)
         return found
 
-    def _observe(self, x: Tensor, layout: Layout) -> tuple[Tensor, Plan]:
+    def _observe(self, x: Tensor, layout: Layout) -> tuple[Answered, Plan]:
         rows = Plan(len(x), layout).laid_out(x)
         with _WidestTensor() as widest:
-            outputs = self(rows)
+            answered = self.answered(rows)
         bytes_a_row = max(widest.bytes, rows.numel() * rows.element_size()) // len(rows)
-        return outputs, rule(bytes_a_row, rows.device, layout, self.execution.chunk_size)
+        return answered, rule(bytes_a_row, rows.device, layout, self.execution.chunk_size)
 
     def _calibrated(self, x: Tensor, start: Plan) -> Plan:
         layouts: list[Layout] = ["contiguous"]
         if start.memory_format == "channels_last":
             layouts.append("channels_last")
         if self._asked is None:
-            return calibrate(self._checked, x, start, layouts)
+            return calibrate(self._outputs, x, start, layouts)
         # Speed depends on shapes, not on weights.
         key = content_key(
             [(name, str(type(part))) for name, part in self._asked.model.named_modules()],
@@ -430,7 +459,7 @@ class Forward:
         )
         plan = _measured.get(key)
         if plan is None:
-            plan = calibrate(self._checked, x, start, layouts)
+            plan = calibrate(self._outputs, x, start, layouts)
             _measured.put(key, plan)
         return plan
 
@@ -480,13 +509,23 @@ class Forward:
                 f"model says: {error}"
             ) from error
 
-    def _checked(self, rows: Tensor) -> Tensor:
+    def _outputs(self, rows: Tensor) -> Tensor:
+        outputs: Tensor = self._checked(rows).outputs
+        return outputs
+
+    def _checked(self, rows: Tensor, *, are_recorded: bool = False) -> Answered:
         # In inference mode, tensors have no version counter.
         self._writes_to_input |= rows.is_inference()
         version = 0 if self._writes_to_input else rows._version
-        predict = self._compiled or self.predict
-        with torch.no_grad(), self._precision(rows), self._types_named(rows.dtype):
-            outputs = predict(rows.clone() if self._writes_to_input else rows)
+        # Explainers ask the model as it is.
+        compiled = None if are_recorded else self._compiled
+        with (
+            torch.set_grad_enabled(are_recorded),
+            self._precision(rows),
+            self._types_named(rows.dtype),
+        ):
+            given = rows.clone() if self._writes_to_input else rows
+            outputs, first = self._asked_about(given, compiled)
         # The rows are compared with the inputs afterwards, so a model that works in place (a
         # first ReLU, a normalisation) gets copies. The first pass, on a copy anyway, finds it out.
         self._writes_to_input = self._writes_to_input or rows._version != version
@@ -512,11 +551,16 @@ class Forward:
                     "model's output must hold floating-point numbers for a softmax, holds "
                     f"{outputs.dtype}: pass softmax=False, or give scores as floats"
                 )
-            return outputs.double()
+            return Answered(outputs.double())
         if self.execution.precision == "float32":
-            return outputs
+            return Answered(outputs, first)
         # At least single precision, because differences of outputs lose digits.
-        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        return Answered(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), first)
+
+    def _asked_about(self, rows: Tensor, compiled: Callable[..., Any] | None) -> Answered:
+        if compiled is None and self._asked is not None:
+            return self._asked.answered(rows)
+        return Answered((compiled or self.predict)(rows))
 
 
 def _of_samples(numbers: Tensor | None, part: slice = slice(None)) -> AbstractContextManager[None]:

@@ -19,13 +19,15 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from quantus_ext.engine import sampling
-from quantus_ext.engine.answers import Answers, Asked, answers_of
+from quantus_ext.engine.answers import OUTPUT, Answers, Asked, answers_of
 from quantus_ext.engine.elements import Elements, Rows, inverse
 from quantus_ext.engine.forward import Forward, Predict
 from quantus_ext.engine.perturb import Perturbation, changeable, differing_bits
 from quantus_ext.engine.regions import Region
 from quantus_ext.engine.replacements import replace_by
+from quantus_ext.engine.resolved import Answered
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.spaces import Spaces
 from quantus_ext.engine.tables import table
 from quantus_ext.identity import content_key
 
@@ -51,6 +53,9 @@ class Block:
         See :func:`quantus_ext.engine.answers.answers_of`.
     interpretation : Tensor, shape of ``perturbed``, optional
         Infidelity's ``I``, if the perturbation defines it.
+    changes : Tensor, float64, shape (b, d', 4) or (b, d', k, 4), or None
+        By how much the outputs of the first d' of these draws are below the clean ones, in each of
+        the :data:`quantus_ext.engine.spaces.SPACES`; None where no maps are compared in them.
     """
 
     samples: Rows
@@ -59,6 +64,7 @@ class Block:
     perturbed: Tensor | None
     answers: Tensor
     interpretation: Tensor | None = None
+    changes: Tensor | None = None
 
 
 Statistic = Callable[[Block], Tensor]
@@ -84,12 +90,15 @@ class SampleArguments(TypedDict, total=False):
     numbers : Tensor, int64, shape (n,), optional
         Sample numbers within a call, for models with per-sample data; see
         :func:`quantus_ext.adapters.samples_of_rows`. By default 0, …, n - 1.
+    spaces : Spaces, optional
+        How outputs are read, and with which maps they are compared; by default as they are.
     """
 
     seed: int
     index: Tensor | None
     clean: Tensor | None
     numbers: Tensor | None
+    spaces: Spaces | None
 
 
 def known_of(
@@ -128,6 +137,7 @@ class MaskedModel:
         Of the samples, from :func:`quantus_ext.engine.sampling.sample_keys`.
     original : Tensor, float64, shape (n, 2) or (n, k, 2)
         The answers to the samples as they are.
+    spaces : Spaces or None
     fixed : Tensor or None
         What elements become when they are chosen, where that is known.
     """
@@ -146,7 +156,10 @@ class MaskedModel:
         self.y = y
         self.perturbation = replace_by(0.0) if perturbation is None else perturbation
         self.keys, self.numbers, clean = known_of(self.forward, x, samples)
+        self.spaces = samples.get("spaces")
         self.original = answers_of(clean, y)
+        if self.spaces is not None:
+            self.original = self._read(self.original, self.spaces.original)
         self._apply, self.fixed, self._interpretation = self.perturbation.prepare(x)
         self._looks = x.device.type == "cpu"
         self._differs = changeable(self.fixed, x) if self._looks else None
@@ -156,7 +169,7 @@ class MaskedModel:
         chunk = self.forward.chunk_size
         self._at_once = chunk * max(_BLOCK_BYTES // (chunk * row_bytes), 1)
         self._buffer = x[:0]
-        shared = self.forward.answers(x, y, self.fixed, self.numbers)
+        shared = self.forward.answers(x, y, self.fixed, self.numbers, spaces=self.spaces)
         self._answers = shared or Answers(keeps_draws=False)
 
     def name_of(self, *content: object) -> str | None:
@@ -180,6 +193,7 @@ class MaskedModel:
         *,
         name: Hashable = None,
         needs_perturbed: bool = False,
+        n_compared: int = 1,
     ) -> tuple[Tensor, Tensor]:
         r"""Evaluate draws ``start`` to ``stop - 1`` of some samples and sum a statistic over them.
 
@@ -200,6 +214,8 @@ class MaskedModel:
             stored; by default they are not.
         needs_perturbed : bool, default False
             Whether the statistic uses the perturbed samples.
+        n_compared : int, default 1
+            Of how many draws, the first ones, blocks have the changes in all spaces.
 
         Returns
         -------
@@ -208,6 +224,12 @@ class MaskedModel:
             Draws that have to be evaluated.
         """
         known = self._answers.of_draws(name, stop, self.original)
+        known_spaces = None
+        if self.spaces is None or not self.spaces.compares:
+            n_compared = 0
+        else:
+            of_spaces = None if name is None else (name, "spaces")
+            known_spaces = self._answers.of_draws(of_spaces, n_compared, self.spaces.original)
         numbers = torch.arange(len(self.x), device=self.x.device)[rows]
         sums, asked = [], []
         for first_row, last_row, draw_ranges in _blocks(len(numbers), stop - start, self._at_once):
@@ -224,15 +246,23 @@ class MaskedModel:
                 answers = None if known is None else known.get(samples, draws)
                 # The rest of the previous block goes first.
                 made = perturbed = own = None
+                compared = slice(draws.start, max(min(draws.stop, n_compared), draws.start))
+                spaces = None if known_spaces is None else known_spaces.get(samples, compared)
                 if answers is None or needs_perturbed:
                     made = self._perturbed(samples, mask, block_keys)
                     perturbed = made.unflatten(0, tuple(block_keys.shape))
                     own = None if self._interpretation is None else self._interpretation()
                     if answers is None:
-                        answers = self._ask(samples, made, changed)
+                        n_first = compared.stop - compared.start
+                        answers, spaces = self._ask(samples, made, changed, n_first)
                         if known is not None:
                             known.put(samples, draws, answers)
-                values = statistic(Block(samples, draws, mask, perturbed, answers, own))
+                        if known_spaces is not None and spaces is not None:
+                            known_spaces.put(samples, compared, spaces)
+                changes = None
+                if self.spaces is not None and spaces is not None and spaces.shape[1]:
+                    changes = self.spaces.changes(samples, spaces)
+                values = statistic(Block(samples, draws, mask, perturbed, answers, own, changes))
                 total = values if total is None else total + values
                 count += block_keys.shape[1] if changed is None else changed.sum(1)
             if total is not None:
@@ -240,8 +270,18 @@ class MaskedModel:
                 asked.append(count)
         return torch.cat(sums), torch.cat(asked)
 
+    def compare_block(self, number: int, block: Block) -> None:
+        """Compare one map, by its number, with what the draws of a block change."""
+        if self.spaces is not None and block.changes is not None:
+            mask = block.mask[:, : block.changes.shape[1]]
+            self.spaces.compare_masks(number, block.samples, mask, block.changes, self._difference)
+
+    def _difference(self) -> Tensor | None:
+        """Return by how much removal lowers the inputs, None where that is not known."""
+        return None if self.fixed is None else self.x.double() - self.fixed.double()
+
     def without(
-        self, ranks: Tensor, regions: Sequence[Region], elements: Elements
+        self, ranks: Tensor, regions: Sequence[Region], elements: Elements, *, first: int = 0
     ) -> tuple[Tensor, list[Asked]]:
         """Evaluate states of the samples in which a complete region of a ranking is removed.
 
@@ -253,6 +293,8 @@ class MaskedModel:
             Removed completely.
         elements : Elements
             What is ranked.
+        first : int, default 0
+            The number of the first of these maps, among those that are compared in all spaces.
 
         Returns
         -------
@@ -261,9 +303,23 @@ class MaskedModel:
             The states that have to be evaluated for each ranking.
         """
         states = _States(ranks, regions, elements)
-        if self._looks:
-            return self._by_content(states)
-        return self._by_bounds(states)
+        answers, asked = self._by_content(states) if self._looks else self._by_bounds(states)
+        if self.spaces is not None and self.spaces.compares:
+            self._compare_deepest(states, answers[..., self.original.shape[1] :], first)
+        return answers[..., : self.original.shape[1]], asked
+
+    def _compare_deepest(self, states: _States, spaces: Tensor, first: int) -> None:
+        """Compare maps with what changes where most of their rankings is removed."""
+        assert self.spaces is not None
+        m, n, count = states.shape
+        deepest = max(range(count), key=lambda place: sum(states.regions[place].removed))
+        if not any(states.regions[deepest].removed):
+            return
+        samples = torch.arange(n, device=self.x.device)
+        for number in range(m):
+            _, mask = states.mask((number * n + samples) * count + deepest)
+            changes = self.spaces.changes(slice(None), spaces[number, :, deepest].unsqueeze(1))
+            self.spaces.compare_masks(first + number, slice(None), mask, changes, self._difference)
 
     def weighted(self, shares: Tensor, elements: Elements) -> tuple[Tensor, Asked]:
         """Evaluate the samples with a share of each element kept and the rest replaced.
@@ -296,7 +352,7 @@ class MaskedModel:
             if self._looks:
                 changed = differing_bits(rows, original).flatten(1).any(1, keepdim=True)
             if answers is None:
-                answers = self._ask(samples, rows, changed)
+                answers, _ = self._ask(samples, rows, changed, n_compared=0)
                 if known is not None:
                     known.put(samples, first, answers)
             found.append(answers.squeeze(1))
@@ -310,8 +366,9 @@ class MaskedModel:
         distinct, example, place = np.unique(names, return_index=True, return_inverse=True)
         sample = states.sample(example)
         apart = ~np.isin(distinct, unchanged)
-        answers, known = self._answers.of_states(distinct)
-        answers[~apart] = self.original[torch.from_numpy(sample[~apart])]
+        original = self._with_spaces(self.original)
+        answers, known = self._answers.of_states(distinct, original.shape[1])
+        answers[~apart] = original[torch.from_numpy(sample[~apart])]
         missing = np.flatnonzero(apart & ~known)
         missing = missing[np.argsort(example[missing])]
         if len(missing):
@@ -324,7 +381,7 @@ class MaskedModel:
     def _by_bounds(self, states: _States) -> tuple[Tensor, list[Asked]]:
         """Answer what is not known without looking at values: the sample with and without all."""
         m, n, count = states.shape
-        answers = self.original.unsqueeze(1).repeat(m, 1, count, 1)
+        answers = self._with_spaces(self.original).unsqueeze(1).repeat(m, 1, count, 1)
         first = torch.arange(m * n, device=self.x.device) * count
         unknown = [place for place, each in enumerate(states.regions) if any(each.removed)]
         whole = [place for place in unknown if states.is_whole(place)]
@@ -342,13 +399,21 @@ class MaskedModel:
         return answers, [Asked({object(): rows, "whole": alike}) for _ in range(m)]
 
     def _of_states(self, states: _States, places: Tensor) -> Tensor:
-        """Ask the model about some states, by their numbers, shape (k, 2)."""
+        """Ask the model about some states, by their numbers, shape (k, columns)."""
         found = []
         for some in places.split(self._at_once):
             samples, mask = states.mask(some)
             perturbed = self._perturbed(samples, mask, self.keys[samples].unsqueeze(1))
-            found.append(self._ask(samples, perturbed, None).squeeze(1))
+            answers, spaces = self._ask(samples, perturbed, None, 1)
+            every = answers if spaces is None else torch.cat([answers, spaces], 2)
+            found.append(every.squeeze(1))
         return torch.cat(found)
+
+    def _with_spaces(self, answers: Tensor) -> Tensor:
+        """Return the answers to the samples as they are, beside those in all spaces."""
+        if self.spaces is None:
+            return answers
+        return torch.cat([answers, self.spaces.original], 1)
 
     def _codes(self, elements: Elements) -> Tensor:
         """Return a random number of each element, shape (n, T), 0 where removal changes nothing.
@@ -390,21 +455,68 @@ class MaskedModel:
         # The maximum of bytes is many times as fast as `any` of booleans.
         return (mask & differs.unsqueeze(1)).flatten(2).view(torch.int8).amax(2).bool()
 
-    def _ask(self, samples: Rows, rows: Tensor, changed: Tensor | None) -> Tensor:
-        """Return the answers to perturbed samples (b · d, \\*sample), (b, d, 2) or (b, d, k, 2)."""
+    def _ask(
+        self, samples: Rows, rows: Tensor, changed: Tensor | None, n_compared: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the answers to perturbed samples (b · d, \\*sample), (b, d, 2) or (b, d, k, 2).
+
+        And what the first of the d draws give in all spaces, (b, n_compared, 4) or with k.
+        """
         numbers = self.numbers[samples]
         d = len(rows) // len(numbers)
         numbers = numbers.repeat_interleave(d)
         labels = self.y[samples].repeat_interleave(d, 0)
-        shape = (-1, d, *self.original.shape[1:])
+        answered, which = None, None
         if changed is None or bool(changed.all()):
-            return answers_of(self.forward(rows, numbers), labels).reshape(shape)
-        answers: Tensor = self.original[samples].repeat_interleave(d, 0)
-        if bool(changed.any()):
-            which = changed.flatten()
-            outputs = self.forward(rows[which], numbers[which])
-            answers[which] = answers_of(outputs, labels[which])
-        return answers.reshape(shape)
+            answered = self.forward.answered(rows, numbers)
+            answers = answers_of(answered.outputs, labels)
+        else:
+            which = changed.flatten().nonzero().squeeze(1)
+            answers = self.original[samples].repeat_interleave(d, 0)
+            if len(which):
+                answered = self.forward.answered(rows[which], numbers[which])
+                answers[which] = answers_of(answered.outputs, labels[which])
+        answers = answers.reshape(-1, d, *self.original.shape[1:])
+        if self.spaces is None:
+            return answers, None
+        count = n_compared if self.spaces.column is None else d
+        spaces = self._in_spaces(samples, answered, which, d, count)
+        return self._read(answers, spaces), spaces[:, :n_compared]
+
+    def _in_spaces(
+        self, samples: Rows, answered: Answered | None, which: Tensor | None, d: int, count: int
+    ) -> Tensor:
+        """Return answers to the first draws of each of some samples in all spaces.
+
+        ``which`` of all d draws of the samples were answered, by default all.
+        """
+        assert self.spaces is not None
+        clean = self.spaces.original[samples]
+        n = len(clean)
+        found: Tensor = clean.repeat_interleave(count, 0)
+        if answered is not None and count:
+            labels, others = (
+                each[samples].repeat_interleave(count, 0) for each in (self.y, self.spaces.others)
+            )
+            places = torch.arange(n * d, device=found.device)
+            places = places.reshape(n, d)[:, :count].flatten()
+            there: Tensor | slice = slice(None)
+            if which is not None:
+                order = torch.full((n * d,), -1)
+                order[which] = torch.arange(len(which))
+                there = order[places] >= 0
+                places = order[places][there]
+            parts = (None if part is None else part[places] for part in answered)
+            found[there] = self.spaces.of(Answered(*parts), labels[there], others[there])
+        return found.reshape(n, count, *clean.shape[1:])
+
+    def _read(self, answers: Tensor, spaces: Tensor) -> Tensor:
+        """Return answers as scores read them, by what they are in all spaces."""
+        assert self.spaces is not None
+        if self.spaces.column is not None:
+            answers = answers.clone()
+            answers[..., OUTPUT] = spaces[..., self.spaces.column]
+        return answers
 
 
 class _States:

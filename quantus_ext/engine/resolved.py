@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,30 @@ from torch import Tensor, nn
 from quantus_ext.engine.modules import Probabilities, are_probabilities, resolve_softmax
 from quantus_ext.engine.outputs import ScoresOf
 from quantus_ext.identity import Content, content_of
+
+
+class Answered(NamedTuple):
+    """What a model answers.
+
+    Attributes
+    ----------
+    outputs : Tensor, shape (rows, classes)
+    first : Tensor, shape (rows, 1), or None
+        Of probabilities, the logit of the first class, from which all logits follow; None where
+        outputs are logits, or there are none.
+    """
+
+    outputs: Any
+    first: Tensor | None = None
+
+    @classmethod
+    def cat(cls, parts: Sequence[Answered]) -> Answered:
+        """Put the answers to parts of rows together."""
+        known = [part.first for part in parts if part.first is not None]
+        return cls(
+            torch.cat([part.outputs for part in parts]),
+            torch.cat(known) if len(known) == len(parts) else None,
+        )
 
 
 class ResolvedModel:
@@ -32,14 +57,20 @@ class ResolvedModel:
         self._resolved: nn.Module | None = self._scores if softmax is None else None
 
     def __call__(self, rows: Tensor) -> Any:
+        """Return its outputs."""
+        return self.answered(rows).outputs
+
+    def answered(self, rows: Tensor) -> Answered:
         """Return what it answers."""
         model = self.resolved(rows)
         if not isinstance(model, Probabilities):
-            return model(rows)
+            return Answered(model(rows))
         outputs = model.model(rows)
-        if self.had_probabilities is None and isinstance(outputs, Tensor):
+        plain = isinstance(outputs, Tensor)
+        if self.had_probabilities is None and plain:
             self.had_probabilities = are_probabilities(outputs)
-        return model.of(outputs)
+        first = outputs[:, :1] if plain and outputs.ndim == 2 else None
+        return Answered(model.of(outputs), first)
 
     def resolved(self, rows: Tensor) -> nn.Module:
         """Return the module that answers, for which a few rows are needed at first."""

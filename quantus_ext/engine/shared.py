@@ -7,17 +7,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from quantus_ext.engine.answers import Answers
 from quantus_ext.engine.plan import Plan
+from quantus_ext.engine.resolved import Answered
 from quantus_ext.memory import Memory
 
 
 class Remembered(NamedTuple):
     """Clean outputs, and what was found out when they were computed."""
 
-    outputs: Tensor
+    answered: Answered
     plan: Plan
     writes_to_input: bool
     held: list[Any]
@@ -42,7 +41,7 @@ class SharedAnswers:
     def __init__(self, *, most_bytes: int = 256 * 2**20, by_identity: bool = False) -> None:
         self.by_identity = by_identity
         self.clean: Memory[Remembered] = Memory(
-            lambda kept: kept.outputs.numel() * kept.outputs.element_size(),
+            lambda kept: sum(part.nbytes for part in kept.answered if part is not None),
             most_entries=256,
             most_bytes=64 * 2**20,
         )

@@ -232,7 +232,11 @@ class _Asking:
         def statistic(block: Block) -> Tensor:
             # Of several classes, one a map, (b, d, m).
             changed = known[block.samples].unsqueeze(1) - block.answers[..., OUTPUT]
-            return power_sums(self.predicted(block), changed.movedim(1, -1))
+            predicted = self.predicted(block)
+            if self.masked.spaces is not None and block.changes is not None:
+                first = predicted[..., : block.changes.shape[1]]
+                self.masked.spaces.compare(slice(None), block.samples, first, block.changes)
+            return power_sums(predicted, changed.movedim(1, -1))
 
         return lambda rows, start, stop: self.masked.sum_draws(
             rows,
@@ -243,4 +247,6 @@ class _Asking:
             stop,
             name=name,
             needs_perturbed=not self.predicted.by_mask,
+            # The draws that every sample has, whatever its tolerance and that of other maps.
+            n_compared=FIRST,
         )

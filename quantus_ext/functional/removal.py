@@ -109,12 +109,15 @@ def answers_without(
         _table([getattr(each, name) for each in states], maps.device)
         for name in ("untouched", "asked", "wholes")
     )
+    done = 0
     for some in few_at_once(maps, len(masked.keys) * elements.largest):
         ranks = torch.stack([elements.ranks(a, masked.keys) for a in some])
         if any_whole:
-            answers, asked_states = masked.without(ranks, gone, elements)
+            answers, asked_states = masked.without(ranks, gone, elements, first=done)
         for place, own in enumerate(ranks):
-            drawn = _drawn(masked, own, regions, states, elements, column, n_draws, target)
+            drawn = _drawn(
+                masked, done + place, own, regions, states, elements, column, n_draws, target
+            )
             without = drawn.sums[..., 0] / drawn.counts
             # Each map has draws of its own.
             rests_on = [Asked({object(): drawn.asked.sum(1)})]
@@ -129,10 +132,12 @@ def answers_without(
                 asked,
                 Asked.of_all(rests_on),
             )
+        done += len(some)
 
 
 def _drawn(
     masked: MaskedModel,
+    number: int,
     ranks: Tensor,
     regions: Sequence[Region],
     states: Sequence[_States],
@@ -141,7 +146,10 @@ def _drawn(
     n_draws: int,
     target: Target | None,
 ) -> Drawn:
-    """Return what random parts of one map's regions give, each region a column."""
+    """Return what random parts of one map's regions give, each region a column.
+
+    ``number`` is that of the map.
+    """
     streams = sorted({stream for each in states for stream in each.drawn})
     # Of one map after another there is often nothing random to draw.
     ranking = masked.name_of(ranks, elements.group, elements.mask_shape) if streams else None
@@ -154,6 +162,7 @@ def _drawn(
             n_draws,
             _sum_answers(
                 masked,
+                number,
                 ranks,
                 order,
                 regions[stream],
@@ -235,6 +244,7 @@ def _table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 def _sum_answers(
     masked: MaskedModel,
+    number: int,
     ranks: Tensor,
     order: Tensor | None,
     region: Region,
@@ -252,6 +262,7 @@ def _sum_answers(
     keys = sampling.draw_keys(masked.keys, stream, stream + 1).squeeze(1)
 
     def statistic(block: Block) -> Tensor:
+        masked.compare_block(number, block)
         answers = block.answers[..., column]
         return torch.stack([answers.sum(1), (answers**2).sum(1)], 1).unsqueeze(1)
 

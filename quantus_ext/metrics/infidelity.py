@@ -196,6 +196,7 @@ class Infidelity(TorchMetric):
             )
         self._perturbs = perturb_func is not None or perturb_baseline is not None
         self.tolerance = checks.optional(checks.positive_number, "tolerance", tolerance)
+        self.computes_spaces = scheme != "quantus"
 
     def _shown_argument(self, name: str) -> Any:
         if name.startswith("perturb_") and name != "perturb_patch_sizes":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,7 +29,7 @@ from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.flags import Cuts
-from quantus_ext.foreign import Foreign, Reduce
+from quantus_ext.foreign import Foreign, Reduce, caveats
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
 from quantus_ext.metrics.roar import ROAR
@@ -177,6 +178,8 @@ class QGE(TorchMetric):
                 f"reduce is not used around {metric.name}, which returns one number per sample: "
                 "leave it at numpy.mean"
             )
+        for caveat in caveats(metric):
+            warnings.warn(caveat, UserWarning, stacklevel=2)
         self.metric = metric
         self.inner: TorchMetric | None = None
         self.reference = reference
@@ -223,6 +226,7 @@ class QGE(TorchMetric):
         self.max_difference = 2 * adapted.max_difference
         self.carries_entries = adapted.carries_entries  # type: ignore[misc]
         self.custom_is_index = adapted.custom_is_index
+        self.computes_spaces = adapted.computes_spaces
 
     def for_call(self, call: Call) -> QGE:
         """See :meth:`quantus_ext.base.TorchMetric.for_call`."""
@@ -312,6 +316,7 @@ class QGE(TorchMetric):
         elements = metric.elements(batch)
         block = max(2, _MAP_BYTES // (batch.maps.numel() * batch.maps.element_size()))
         draws = range(_ITSELF, self.n_references)
+        spaces = batch.spaces
         parts = []
         one_pass = len(draws) <= block or shared.current() is not None
         with nullcontext() if one_pass else shared.answers_shared():
@@ -320,6 +325,8 @@ class QGE(TorchMetric):
                 stacked = replace(
                     batch,
                     maps=torch.stack([self._compared(*pair, batch, elements) for pair in pairs]),
+                    # The maps themselves are the first ones.
+                    spaces=spaces if spaces is None or start == 0 else spaces.without_maps(),
                     seed=seed,
                     explainers=batch.explainers * (len(pairs) // len(batch.maps)),
                     remade=tuple(

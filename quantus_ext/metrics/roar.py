@@ -201,7 +201,11 @@ def _mean(parts: Sequence[MapScores]) -> MapScores:
             for name in parts[0].details
             for values in [[part.details[name] for part in parts]]
         }
-        | {"flags": np.bitwise_or.reduce([part.details["flags"] for part in parts])},
+        | {
+            "flags": np.bitwise_or.reduce([part.details["flags"] for part in parts]),
+            # Of models that were trained otherwise, maps of this one say nothing.
+            "space": parts[0].details["space"],
+        },
         n_evaluations=np.sum([part.n_evaluations for part in parts], 0),
         n_rows=sum(part.n_rows for part in parts),
     )

@@ -26,6 +26,7 @@ from quantus_ext.engine import replacements, sampling
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.influence import measure
 from quantus_ext.engine.perturb import Native
+from quantus_ext.engine.spaces import SPACES, Spaces
 from quantus_ext.functional import (
     Scores,
     fidelity,
@@ -177,6 +178,36 @@ def test_removal_stays_on_the_device(modality, random):
     for result in (*curves.values(), halves):
         tensors = [result.score, result.standard_error, *result.details.values()]
         assert {tensor.device.type for tensor in tensors} == {DEVICE.type}
+
+
+@pytest.mark.parametrize("output", [None, *SPACES])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_comparing_maps_in_every_space_stays_on_the_device(softmax, output):
+    with fake_device():
+        with DEVICE:
+            model, shape = _table()
+        x = torch.randn(2, *shape, device=DEVICE)
+        y = torch.zeros(2, dtype=torch.long, device=DEVICE)
+        forward = Forward.of_module(model.eval(), DEVICE, softmax=softmax, chunk_size=4)
+        found = []
+        for carries in (False, True):
+            for function, keywords in (
+                (infidelity, {"patch_sizes": [2], "n_draws": 4}),
+                (removal_curves, {"fractions": [0, 0.4, 1]}),
+                (fidelity, {"sparsity": [0.3, 0.6], "alpha": (0.5, 0.5), "n_draws": 3}),
+            ):
+                clean = forward.clean_answered(x)
+                spaces = Spaces(
+                    clean,
+                    y,
+                    probabilities=softmax or None,
+                    output=output,
+                    maps=x[None],
+                    carry_inputs=carries,
+                )
+                function(forward, x, x, y, clean=clean.outputs, spaces=spaces, **keywords)
+                found.append(spaces.unexplained())
+    assert {(each.device.type, tuple(each.shape)) for each in found} == {("cuda", (1, 2, 4))}
 
 
 @pytest.mark.parametrize("n", [1, 5])

@@ -91,7 +91,7 @@ def test_killed_twenty_times_and_resumed(tmp_path):
     assert once == 8
     # Without a store two rows say what a pass leaves in the model; and whether rows influence each
     # other is asked once of a model that scores are asked of.
-    check = 12
+    check = 16
     a_shard = (whole - 2 - check) / 6
     generator = random.Random(0)
     started = finished = 0
