@@ -119,8 +119,8 @@ def test_padding_and_special_tokens_stay(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         MaskedModel,
         "_ask",
-        lambda masked, samples, rows, changed: (
-            asked.append(rows.clone()) or ask(masked, samples, rows, changed)
+        lambda masked, samples, rows, changed, n_compared: (
+            asked.append(rows.clone()) or ask(masked, samples, rows, changed, n_compared)
         ),
     )
     a = np.abs(given.a)
