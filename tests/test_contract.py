@@ -175,6 +175,7 @@ for name, case in CASES.items():
 """
 
 
+@pytest.mark.slow
 def test_bit_identical_in_another_process():
     there = subprocess.run(
         [sys.executable, "-c", f"import torch; torch.set_num_threads(1){_PRINT_SCORES}"],
@@ -410,6 +411,7 @@ def test_one_sample_ties_and_constant_maps(case: Case):
         assert np.isfinite(scores).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [pytest.param(case, id=name) for name, case in CASES.items() if case.is_random]
 )

@@ -14,6 +14,8 @@ import pytest
 
 import quantus_ext
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 FURTHER = {
     "quantus_ext.base": ["TorchMetric"],

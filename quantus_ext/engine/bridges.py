@@ -1,4 +1,4 @@
-"""Perturbation functions of other packages, called as they are written, sample by sample."""
+"""Perturbation functions of other packages, called sample by sample as they expect."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ whole, whole_batch
 
 @dataclass(frozen=True)
 class Bridge:
-    """Any perturbation function, called row by row as Quantus would call it.
+    """Any perturbation function, called row by row as Quantus calls it.
 
     The global random states of Python, numpy and torch are seeded for each (sample, draw) and
-    put back afterwards.
+    restored afterwards.
 
     Parameters
     ----------
     function : callable
         Takes and returns numpy arrays.
     convention : Convention
-        How it is called.
+        How to call it.
     keywords : mapping
-        Passed on every call.
+        Passed with each call.
     random, replaces : bool
         See :class:`~quantus_ext.engine.perturb.Perturbation`.
     """
@@ -130,9 +130,9 @@ class Bridge:
 class CaptumFunction:
     """A function of tensors that returns ``(I, x - I)``, as captum's infidelity takes them.
 
-    It is called with one row at a time, the global random states, also of the row's device, seeded
-    for each (sample, draw) as for :class:`Bridge`, so that its draws do not depend on how many rows
-    go through the model at once.
+    It is called for one row at a time. As for :class:`Bridge`, the global random states, including
+    that of the row's device, are seeded for each (sample, draw), so draws do not depend on the
+    number of rows per forward pass.
 
     Parameters
     ----------
@@ -202,5 +202,5 @@ def _seeds(keys: Tensor) -> np.ndarray:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Return how errors call a function."""
+    """Return the name of a function for error messages."""
     return str(getattr(function, "__name__", repr(function)))

@@ -1,4 +1,4 @@
-"""Draws until enough is known."""
+"""Draw until the standard errors are small enough."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ rows the model is asked about for them (rows,)."""
 
 @dataclass(frozen=True)
 class Cells:
-    """What is drawn together, a cell being what is known of one sample in one column.
+    """Cells whose draws are made together; a cell is one sample in one column.
 
     Attributes
     ----------
     columns : slice
-        Which of the things that are asked of every sample: one, as a part of its ranking; or
-        several of which one draw tells, as maps.
+        The columns of a result: a single one, such as one region of the ranking; or several that
+        share their draws, such as maps.
     rows : slice or Tensor of int64
         Samples.
     population : Population, optional
-        What the draws' masks are, where these are few and nothing else is random.
+        All possible masks, if they are few and nothing else is random.
     n_draws : int
-        Draws a cell at most.
+        Largest number of draws per cell.
     sum_rows : callable
         Sums a statistic, see :data:`SumRows`.
     """
@@ -47,12 +47,12 @@ class Cells:
 
     @property
     def size(self) -> float:
-        """How many different draws there are."""
+        """The number of different draws."""
         return math.inf if self.population is None else self.population.total
 
     @property
     def limit(self) -> int:
-        """Draws that are made at most."""
+        """The largest number of draws."""
         return int(min(self.n_draws, self.size))
 
     def halves(self, number: int) -> list[range]:
@@ -64,7 +64,7 @@ class Cells:
 
 
 class Target(NamedTuple):
-    """When enough is known.
+    """When to stop drawing.
 
     Attributes
     ----------
@@ -73,11 +73,12 @@ class Target(NamedTuple):
     pools : sequence of int
         The pool of each column, by any number.
     beside : Tensor, int64, shape (n or 1, columns, m), optional
-        For each column those that are likely to vary as it does; the number of columns stands for
-        none. If given, the draws of a cell are in two halves, and how often one is drawn further is
-        decided by the other, and by the other of the cells beside it. A cell whose own draws
-        decide stops where they happen to be equal, which leaves its mean too near to what they
-        said; they do so only where all else is known and their error is still too large.
+        For each column the columns that are likely to vary in the same way; the number of columns
+        stands for none. If given, the draws of a cell are made in two halves. The draws of one
+        half, and those of the neighbouring cells, decide whether the other half needs more. If a
+        cell's own draws decided, it would stop whenever they happen to be equal, which biases its
+        mean. They decide only when no half needs more by this rule and the standard error by the
+        own draws is still too large.
     """
 
     tolerance: float | Tensor
@@ -86,25 +87,25 @@ class Target(NamedTuple):
 
     @property
     def halves(self) -> int:
-        """How many parts a cell's draws are in, that are drawn further by themselves."""
+        """The number of parts of a cell's draws that can be continued independently."""
         return 1 if self.beside is None else 2
 
 
 class Drawn(NamedTuple):
-    """What draws gave, float64.
+    """The result of the draws, float64.
 
     Attributes
     ----------
     sums : Tensor, shape (n, columns, k)
-        As many times as there are draws the mean over a draw, of halves that were drawn unequally
-        often the mean of theirs.
+        The number of draws times the mean over draws. If one half has more draws than the other,
+        the mean is that of the two halves' means.
     counts : Tensor, shape (n, columns)
-        Draws made; 1 where nothing is drawn.
+        Number of draws; 1 where nothing is random.
     squared_error : Tensor, shape (n, columns)
-        Squared standard error of the mean over draws, 0 where nothing is random or every mask
-        was drawn. That of a half is from its own draws, which did not decide on their number.
+        Squared standard error of the mean over draws; 0 if nothing is random or every mask was
+        drawn. The error of a half is estimated from its own draws.
     asked : Tensor, shape (n, columns)
-        Rows that the model is asked about for them.
+        Number of rows that the model has to evaluate.
     """
 
     sums: Tensor
@@ -121,23 +122,23 @@ def sum_until_known(
     variance: Callable[[Tensor, Tensor], Tensor],
     spread: Tensor,
 ) -> Drawn:
-    """Draw until the standard error of each sample's pools of cells is at most the tolerance.
+    """Draw until the standard error of each pool of cells of a sample is within the tolerance.
 
-    A cell has 8, 16, 32, … draws, whatever the chunks; of halves each has 4, 8, 16, …. While the
-    squared errors of a sample's cells of a pool sum to more than the squared tolerance, those above
-    their equal share of it are drawn as often again: as few as will do, beginning with those that
-    gain most. Of cells that are drawn together each has the draws that it would have alone. A few
-    equal answers are not certainty: the variance of N draws that decides is that of the draws with
-    two imagined ones, ``spread`` apart around their mean, so its weight falls as 1 / N.
+    A cell has 8, 16, 32, … draws, independent of chunks; each of two halves has 4, 8, 16, …. While
+    the sum of the squared errors in a pool exceeds the squared tolerance, the number of draws is
+    doubled for cells that have more than an equal share of it: for as few as possible, those with
+    the largest gain first. Each cell has the same draws as it would have alone. A few equal answers
+    do not prove that all are equal. So two imaginary draws, ``spread`` apart around the mean, are
+    added to the N draws when the variance is estimated; their weight falls as 1 / N.
 
     Parameters
     ----------
     cells : sequence of Cells
-        No two of one sample and column. In a cell of none of them nothing is random.
+        Disjoint. A cell that belongs to none of them is not random.
     shape : (int, int, int)
-        Samples n, columns, numbers k that the statistic has.
+        Numbers of samples n, columns, and values k of the statistic.
     target : Target, optional
-        None makes all draws.
+        By default, all draws are made.
     variance : callable
         (sums (cells, k), counts (cells,)) -> variance of one draw, shape (cells,).
     spread : Tensor, shape (n, 1 or columns)

@@ -1,4 +1,4 @@
-"""Elements: what is removed at once, and how scores and masks of elements relate to values."""
+"""Elements, the units of removal: their scores, ranks and masks."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Elements:
     Attributes
     ----------
     group : Tensor, int64, shape (1 or n, V), or None
-        The element of each of the mask's V values, T for a value that is in none; None where
+        The element of each of the mask's V values, or T for a value that belongs to none; None if
         each value is an element.
     counts : Tensor, int64, shape (n,)
-        Elements of each sample, ``t`` in the formulas.
+        The number of elements of each sample, ``t`` in the formulas.
     largest : int
         The largest of ``counts``, T.
     mask_shape : tuple of int
-        A mask's shape for one sample, with V values: the sample's own, or with one channel that
-        stands for all.
+        The shape of one sample's mask, with V values: that of the sample, or with one channel for
+        all channels.
     averages : bool
-        Whether an element's score is the mean over its positions, as of patches and segments, or
-        their sum, as of the columns that make one variable.
+        Whether an element's score is the mean over its positions, as for patches and segments, or
+        their sum, as for columns that encode one variable.
     """
 
     group: Tensor | None
@@ -180,22 +180,21 @@ def elements_of(
     ----------
     x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
     element : {"position", "channel_value", "patch", "segment"}
-        A position over all channels (a pixel, a time step; a feature of a table); every channel
-        value by itself; a k-sided patch (a window in time); or what ``segments`` says.
+        A position over all channels (a pixel, a time step, a feature of a table); each channel
+        value by itself; a patch of side k (a window in time); or a segment.
     patch_size : int, optional
-        k, for ``"patch"``. At the far borders patches are cut off.
+        k, for ``"patch"``. Patches at the far borders are smaller if k does not divide the axis.
     segments : Tensor of int, shape (n, \\*spatial), optional
-        Segment ids of each position, any integers, for ``"segment"``.
+        The segment id of each position, any integer, for ``"segment"``.
     features : Tensor of int, shape (n or 1, \\*spatial), optional
-        As an adapter's ``feature_mask`` gives them: positions with one id are one element in
-        place of a position, and those with a negative one are in no element, whatever
-        ``element`` is.
+        The ids that an adapter's ``feature_mask`` returns. For ``"position"``, positions with equal
+        ids are one element. Positions with a negative id belong to no element, for any ``element``.
 
     Raises
     ------
     ValueError
-        If ``element`` is unknown, what it needs is missing or does not fit, or a sample has no
-        element.
+        If ``element`` is unknown, the argument that it needs is missing or has another shape, or a
+        sample has no element.
     """
     if element not in ELEMENTS:
         raise ValueError(f"element must be one of {ELEMENTS}, is {element!r}")
@@ -244,17 +243,17 @@ def over_positions(
     patch_size: int | None = None,
     segments: Tensor | None = None,
 ) -> Tensor:
-    """Return maps with one value an element as maps that have it at each of its positions.
+    """Return maps with one value per element as maps with that value at each of its positions.
 
-    Any other maps are returned as they are, so that what checks them can say what is wrong.
+    Other maps are returned unchanged; a later check names what is wrong with them.
 
     Parameters
     ----------
     a : Tensor, shape (n, \\*patches), (n, 1, \\*patches) or (n, elements)
-        Patches along each axis; or values of elements in the order of their patches, or of the
-        segments with the ids 0, 1, …
+        Values of the patches along each axis; or values of elements, in the order of patches, or
+        of segments with the ids 0, 1, …
     x : Tensor, shape (n, \\*sample)
-        The inputs that they are of.
+        The explained inputs.
     element, patch_size, segments
         See :func:`elements_of`.
 

@@ -11,7 +11,7 @@ Bounds = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Region:
-    """Part of each sample's ranking, ``first`` to before ``past``, and how many are removed."""
+    """Ranks ``first`` to ``past - 1`` of each sample, and how many of these elements to remove."""
 
     first: tuple[int, ...]
     past: tuple[int, ...]
@@ -19,19 +19,19 @@ class Region:
 
     @classmethod
     def of(cls, bounds: Iterable[Bounds]) -> Region:
-        """Take (first, past, removed) of each sample."""
+        """Make one from (first, past, removed) of each sample."""
         return cls(*zip(*bounds, strict=True))
 
     @classmethod
     def by_total(cls, totals: Sequence[int], bounds: Mapping[int, Bounds]) -> Region:
-        """Take (first, past, removed) of samples with so many elements.
+        """Make one from (first, past, removed) for each number of elements.
 
         Parameters
         ----------
         totals : sequence of int
-            Elements of each sample.
+            The number of elements of each sample.
         bounds : mapping of int to (int, int, int)
-            By their number.
+            For each number of elements.
         """
         return cls.of([bounds[t] for t in totals])
 
@@ -42,7 +42,7 @@ class Region:
 
     @property
     def all_removed(self) -> bool:
-        """Whether all of it is removed, so that nothing is random."""
+        """Whether all its elements are removed, so that nothing is random."""
         return all(past - first == removed for first, past, removed in self.bounds)
 
     @property

@@ -1,4 +1,4 @@
-"""What elements become: baselines, rows of a background, shifted and blurred copies, noise."""
+"""Replacements of elements: baselines, background rows, shifted and blurred copies, noise."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def replace_by(
         mean, as in Quantus; ``"uniform"`` for a random value in [uniform_low, uniform_high);
         or an array with one value a channel or of a sample's shape.
     scope : {"sample", "channel", "value"}
-        What has one uniform value of its own.
+        What gets a uniform value of its own.
     uniform_low, uniform_high : float
         Range of ``"uniform"``.
 
@@ -68,7 +68,7 @@ def replace_by(
 
 
 def replaces_by(perturbation: Perturbation, baseline: Baseline) -> bool:
-    """Whether a perturbation is known, without a look at samples, to replace by this baseline."""
+    """Whether a perturbation replaces by this baseline, as far as is known without the samples."""
     inner = perturbation.inner if isinstance(perturbation, PaddingPreserving) else perturbation
     own = inner.baseline if isinstance(inner, Native) else None
     if own is None or isinstance(own, Tensor) or isinstance(baseline, Tensor):
@@ -117,8 +117,8 @@ def _real_baseline(name: str, baseline: object) -> float | np.ndarray | Tensor:
 def draw_from(background: np.ndarray | Tensor) -> Native:
     r"""Replace by the values of a random row of a background set, one row for each draw.
 
-    Values that go together come from the same row; those that stay are not looked at, so this
-    draws from the marginal distribution, as is usual for tables.
+    Values that are replaced together come from the same row, whatever the other values are: draws
+    are from the marginal distribution, as is usual for tables.
 
     Parameters
     ----------
@@ -180,8 +180,8 @@ def blur(kernel_size: int | Sequence[int] = 15, *, zeros_beyond: bool = False) -
         Sides of the window along the spatial axes. Where a side k is even, the window reaches
         k/2 positions back and k/2 - 1 ahead.
     zeros_beyond : bool, default False
-        Take zeros for what is beyond the borders, as Quantus does, which darkens them. By default
-        it is the mean over what of the window is inside, so that a constant stays what it is.
+        Pad with zeros beyond the borders, as Quantus does, which darkens them. By default the mean
+        is over the part of the window that is inside, so that a constant image does not change.
     """
 
     def blurred(x: Tensor) -> Replacement:
@@ -192,7 +192,7 @@ def blur(kernel_size: int | Sequence[int] = 15, *, zeros_beyond: bool = False) -
 
 
 def gaussian_blur(kernel_size: int | Sequence[int] = 51, sigma: float = 20.0) -> Native:
-    """Replace by a Gaussian mean around each position, over what of its kernel is inside.
+    """Replace by a Gaussian mean around each position, over the part of the kernel that is inside.
 
     Parameters
     ----------

@@ -47,7 +47,7 @@ def samples_of_rows() -> Tensor | None:
 
 @contextmanager
 def belonging_to(numbers: Tensor | None) -> Iterator[None]:
-    """Say which samples the rows belong to that a model is asked about within."""
+    """Tell models which samples the rows of this context belong to."""
     token = _numbers.set(numbers)
     try:
         yield
@@ -57,7 +57,7 @@ def belonging_to(numbers: Tensor | None) -> Iterator[None]:
 
 @contextmanager
 def only_first(count: int) -> Iterator[None]:
-    """Say that a model is asked within about so many of the first rows alone."""
+    """Tell models that only the first rows are evaluated in this context, and how many."""
     numbers = _numbers.get()
     with belonging_to(None if numbers is None else numbers[:count]):
         yield
@@ -67,8 +67,8 @@ def only_first(count: int) -> Iterator[None]:
 class PerSample:
     """A value in ``model_predict_kwargs`` with one entry per sample.
 
-    Needed only if the answers of the model do not tell: entries are sent along with the rows of
-    their samples.
+    Only needed if the model's outputs do not show it. Each entry is passed with the rows of its
+    sample.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ class PerSample:
 class Shared:
     """A value in ``model_predict_kwargs`` that all samples share.
 
-    Needed only if the answers of the model do not tell, for a value with as many entries as
-    samples.
+    Only needed for a value with as many entries as samples, if the model's outputs do not show
+    that it is shared.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class Shared:
 
 
 def is_marked(value: Any, kinds: Marks = (PerSample, Shared)) -> bool:
-    """Return whether a value is, or holds, one that is marked."""
+    """Whether a value is, or contains, a marked one."""
     if isinstance(value, kinds):
         return True
     inner = value.values() if isinstance(value, Mapping) else value
@@ -116,7 +116,7 @@ def is_marked(value: Any, kinds: Marks = (PerSample, Shared)) -> bool:
 
 
 def exchanged(value: Any, exchange: Callable[[PerSample | Shared], Any]) -> Any:
-    """Return a value with what is marked exchanged; what holds nothing of it stays itself."""
+    """Return a value with its marked parts exchanged, or the value itself if it has none."""
     if isinstance(value, (PerSample, Shared)):
         return exchange(value)
     if not is_marked(value):
@@ -127,7 +127,7 @@ def exchanged(value: Any, exchange: Callable[[PerSample | Shared], Any]) -> Any:
 
 
 def of_rows(marked: PerSample | Shared, rows: int) -> Any:
-    """Return what a model gets: of what belongs to samples, an entry for each row.
+    """Return the model's arguments: of per-sample values, one entry for each row.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 r"""Random draws without state.
 
-A draw is a function of (seed, sample index, draw index, element index), so it needs no order and
-no generator to carry: it is the same for every batch size, chunk, split and device. The function
+A draw is a function of (seed, sample index, draw index, element index). So it needs no generator,
+and it is the same for every order, batch size, chunk, split and device. The function
 is SplitMix64 (Steele, Lea and Flood, 2014) written in 64-bit integer tensor operations: every
 (seed, sample, draw, purpose) names a stream, and elements count along it.
 """
@@ -93,7 +93,7 @@ def _mix_array(z: NDArray[np.uint64]) -> None:
 
 
 def sample_keys(seed: int, index: Tensor) -> Tensor:
-    """Return one 64-bit key a sample.
+    """Return one 64-bit key per sample.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def draw_keys(keys: Tensor, start: int, stop: int) -> Tensor:
 
 
 def bits(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
-    """Return ``count`` random 64-bit integers a draw, shape (\\*keys.shape, count)."""
+    """Return ``count`` random 64-bit integers per draw, shape (\\*keys.shape, count)."""
     return bits_of(torch.arange(count, device=keys.device), keys, purpose)
 
 
@@ -158,7 +158,7 @@ def bits_of(elements: Tensor, keys: Tensor, purpose: Purpose) -> Tensor:
 def uniform(
     keys: Tensor, count: int, purpose: Purpose, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Return ``count`` uniform numbers a draw, inside (0, 1) and symmetric around 1/2.
+    """Return ``count`` uniform numbers per draw, inside (0, 1) and symmetric around 1/2.
 
     The numbers lie on the midpoints of a grid that ``dtype`` represents exactly, so that neither
     0 nor 1 occurs: as far apart as numbers just above 1 are, 2**-52 in float64, 2**-23 in float32.
@@ -176,11 +176,11 @@ def uniform(
 def normal(
     keys: Tensor, count: int, purpose: Purpose, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Return ``count`` standard normal numbers a draw, by inversion of the distribution function.
+    """Return ``count`` standard normal numbers per draw, by inverting the distribution function.
 
-    Inversion takes one number an element, and torch computes it element by element, so a value
-    does not depend on where in a chunk it lies. Types narrower than float32 would cut the tails
-    off, so for them it is made in float32 and rounded.
+    Inversion needs one number per element, and torch computes it element by element, so a value
+    does not depend on its place in a chunk. Types narrower than float32 would lose the tails, so
+    their values are computed in float32 and rounded.
     """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     numbers: Tensor = torch.special.ndtri(uniform(keys, count, purpose, wide))
@@ -208,7 +208,7 @@ def integers(keys: Tensor, bounds: Sequence[int] | Tensor, purpose: Purpose) -> 
 
 
 def distinct(keys: Tensor, count: int, purpose: Purpose) -> Tensor:
-    """Return ``count`` random integers a draw that are never equal within a draw.
+    """Return ``count`` random integers per draw that are never equal within a draw.
 
     The lowest bits carry the element's index: two elements can tie in the random bits, never in
     all of them, so ranks are a permutation and subsets have exact sizes.

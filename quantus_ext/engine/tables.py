@@ -1,4 +1,4 @@
-"""Small tables that are known on the host."""
+"""Small tensors from numbers on the host."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def table(values: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a tensor of some numbers on a device, without waiting for what it still has to do.
+    """Return a tensor of some numbers on a device without waiting for pending operations.
 
-    A copy from the host otherwise waits until the device is idle, and the device then until the
-    next operation reaches it.
+    An ordinary copy from the host waits until the device is idle, and then the device waits for the
+    next operation.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ Verdict = Literal["same", "better", "worse", "changed", "unknown"]
 
 @dataclass(frozen=True)
 class Drifted:
-    """How the scores of one explainer by one metric compare with the baseline's.
+    """The scores of one explainer by one metric, compared with the baseline's.
 
     Attributes
     ----------
@@ -31,11 +31,12 @@ class Drifted:
     effect : float
         Cliff's delta, positive for better, from -1 to 1.
     distance : float
-        Kolmogorov and Smirnov's, from 0 to 1.
+        The Kolmogorov-Smirnov distance, from 0 to 1.
     p_level, p_shape : float
-        Of the two tests, corrected for the number of all tests.
+        P-values of the two tests, corrected for the number of all tests.
     verdict : {"same", "better", "worse", "changed", "unknown"}
-        "changed" where the shape differs and not the level; "unknown" where scores are missing.
+        "changed" if only the distribution differs and not its level; "unknown" if scores are
+        missing.
     """
 
     explainer: str
@@ -59,7 +60,7 @@ class Drift:
         For each explainer and metric that both evaluations have.
     alpha : float
     missing : tuple of str
-        Pairs of explainer and metric that only one of the two has.
+        Pairs of explainer and metric that only one of the two evaluations has.
     """
 
     rows: tuple[Drifted, ...]
@@ -68,14 +69,14 @@ class Drift:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst that is said of any pair: "worse", "unknown", "changed", "better", "same"."""
+        """The worst verdict on a pair, of "worse", "unknown", "changed", "better", "same"."""
         found = {row.verdict for row in self.rows}
         order: tuple[Verdict, ...] = ("worse", "unknown", "changed", "better")
         return next((verdict for verdict in order if verdict in found), "same")
 
     @property
     def alarm(self) -> bool:
-        """Whether anything has changed, or can't be compared."""
+        """Whether anything has changed or cannot be compared."""
         return self.verdict != "same" or bool(self.missing)
 
     def to_frame(self) -> pd.DataFrame:
@@ -83,7 +84,7 @@ class Drift:
         return pd.DataFrame([asdict(row) for row in self.rows])
 
     def to_markdown(self) -> str:
-        """Return a table, alarms first."""
+        """Return a table, changes first."""
         rows = sorted(self.rows, key=lambda row: row.verdict == "same")
         return markdown(
             ["explainer", "metric", "baseline", "now", "effect", "p, level", "p, shape", "verdict"],

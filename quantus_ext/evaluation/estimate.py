@@ -1,4 +1,4 @@
-"""What an evaluation will cost, from a few of its samples."""
+"""Estimate what an evaluation will cost, from a few of its samples."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _MOST = 5.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Evaluations and time, extrapolated from a few samples; trainings are not in it.
+    """Evaluations and time, extrapolated from a few samples; without trainings.
 
     Attributes
     ----------
     n_evaluations : int
-        Rows that will be sent through the model for the metrics, explainers' own left out.
+        Rows that will be sent through the model for the metrics, without those of the explainers.
     seconds : float
         For the whole run.
     n_tasks : int
@@ -164,7 +164,7 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the largest unit of which it has two."""
+    """Return a time in the largest unit in which it is at least 2."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""What samples, tokens, columns and classes are called, for people who look at cases."""
+"""Names of samples, tokens, columns and classes, shown with the cases."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MOST_READ = 1000
 
 @dataclass(frozen=True)
 class Labels:
-    """What is written in place of numbers.
+    """The names to show in place of numbers.
 
     Attributes
     ----------
     adapter : Adapter
-        Of the model: it knows padding, and often tokens or columns.
+        The model's adapter, which knows padding, and often tokens or columns.
     names : list of str or None
         Of the samples.
     tokens : list of list of str, callable or None
@@ -90,7 +90,7 @@ class Labels:
         return cls(adapter, names, tokens, feature_names, class_names, channels_last)
 
     def cases(self, numbers: Iterable[int], data: Data) -> Iterator[Case]:
-        """Yield samples with what is written on them, without maps.
+        """Yield samples with their labels, without maps.
 
         Parameters
         ----------

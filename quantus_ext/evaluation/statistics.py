@@ -1,4 +1,4 @@
-"""What scores of the same samples, or of two sets of samples, say about each other."""
+"""Statistics of scores: of the same samples, and of two sets of samples."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def paired_means(
 ) -> Means:
     """Return means with intervals, and which of them the samples cannot tell apart.
 
-    Intervals come from a bootstrap of the samples, of the percentile kind with its ends moved out
-    as Student's distribution says, because that kind is too narrow for few samples (Hesterberg,
-    2015). That many equal answers say nothing of how far other ones lie: without ``bounds`` such
-    a row has no interval. With them intervals are Gaffke's (2005), which take one more sample at
-    the bound for possible: no narrower than they should be for any number of samples, and
-    Clopper and Pearson's for scores of 0 and 1.
+    Intervals come from a percentile bootstrap of the samples. Its ends are moved outwards by
+    Student's distribution, because percentile intervals are too narrow for few samples (Hesterberg,
+    2015). If all scores of a row are equal, they do not show how far others may lie: such a row has
+    no interval without ``bounds``. With ``bounds``, intervals are Gaffke's (2005), which allow for
+    one more sample at the bound. They are wide enough for any number of samples, and for scores of
+    0 and 1 they are those of Clopper and Pearson.
 
-    A pair is told apart if two tests agree, both of the largest studentised difference of all
-    pairs. One turns the signs of samples' differences, as is allowed where these scatter
-    symmetrically around 0: there, the chance that any pair is told apart wrongly is at most
-    1 - confidence for any number of samples and rows, also where other pairs do differ. The other
-    is a bootstrap of the samples, paired, which keeps it about there where differences are skewed.
-    With 0.95 it takes six samples to tell anything apart.
+    A pair is told apart if two tests agree. Both use the largest studentised difference of all
+    pairs. The first flips the signs of the samples' differences. If the differences are symmetric
+    around 0, the probability that any pair is wrongly told apart is at most 1 - confidence, for any
+    number of samples and rows, even if other pairs do differ. The second is a paired bootstrap of
+    the samples, which keeps that probability approximately if the differences are skewed. With a
+    confidence of 0.95, at least six samples are needed to tell a pair apart.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def paired_means(
         Finite, n at least 2.
     confidence : float, default 0.95
     n_resamples : int, default 2000
-        Of each bootstrap, and turns of signs; all of these where there are no more.
+        Resamples of each bootstrap, and number of sign flips; all sign flips if there are fewer.
     seed : int, default 0
     bounds : (float, float), optional
         See :func:`bounds_of`.
@@ -155,7 +155,7 @@ def _bounded(
 def tied_pairs(
     values: Floats, confidence: float, n_resamples: int, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Return which rows the samples cannot tell apart, as :func:`paired_means` says."""
+    """Return which rows the samples cannot tell apart; see :func:`paired_means`."""
     # Equal differences have a spread of 0 and no mean but by rounding.
     level = (1 - confidence) * (1 + 1e-9)
     tied: NDArray[np.bool_] = _pair_p_values(values, n_resamples, generator, together=True) > level
@@ -163,9 +163,9 @@ def tied_pairs(
 
 
 def pair_p_values(values: Floats, n_resamples: int, generator: np.random.Generator) -> Floats:
-    """Return p-values of pairs of rows having one mean, each by itself, shape (k, k).
+    """Return the p-value of each pair of rows having equal means, uncorrected, shape (k, k).
 
-    Of the two tests of :func:`paired_means` the larger one.
+    It is the larger one of the two tests of :func:`paired_means`.
 
     Parameters
     ----------
@@ -255,7 +255,7 @@ def sign_of(direction: ScoreDirection) -> int:
 
 
 def paired_difference(first: Floats, second: Floats) -> Floats:
-    """Return ``first - second``, 0 where what differs is at the level of rounding."""
+    """Return ``first - second``, set to 0 where it is no more than rounding."""
     difference: Floats = first - second
     scale = np.maximum(np.abs(first), np.abs(second))
     difference[np.abs(difference) < ROUNDING * scale] = 0.0
@@ -263,15 +263,15 @@ def paired_difference(first: Floats, second: Floats) -> Floats:
 
 
 def paired_test(difference: ArrayLike, *, n_resamples: int = 2000, seed: int = 0) -> float:
-    """Return the two-sided p-value of paired differences having mean 0, by permutation.
+    """Return the two-sided p-value of a permutation test that paired differences have mean 0.
 
-    Within a sample the two scores are exchanged at random.
+    The two scores of a sample are exchanged at random.
 
     Parameters
     ----------
     difference : array, shape (n,)
     n_resamples : int, default 2000
-        All exchanges are made where there are fewer.
+        Number of random exchanges; all of them if there are fewer.
     seed : int, default 0
 
     Examples
@@ -299,10 +299,10 @@ def paired_test(difference: ArrayLike, *, n_resamples: int = 2000, seed: int = 0
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Return p-values corrected for their number by Holm's method; NaN stays and does not count.
+    """Return p-values corrected by Holm's method; NaN stays and is not counted.
 
-    The chance of any false alarm among all of them is at most the level that they are compared
-    with, however they depend on each other.
+    The probability of any false alarm is at most the level that the corrected values are compared
+    with, for any dependence between the tests.
 
     Examples
     --------
@@ -330,8 +330,8 @@ class Shift:
     shape : float
         P-value of the two-sample Kolmogorov-Smirnov test: do the distributions differ at all?
     effect : float
-        Cliff's delta, from -1 to 1: the chance that a score of the second set is the larger one,
-        less the chance that it is the smaller.
+        Cliff's delta, from -1 to 1: the probability that a score of the second set is larger,
+        minus the probability that it is smaller.
     distance : float
         The largest difference between the distribution functions, from 0 to 1.
     """

@@ -1,4 +1,4 @@
-"""When a ranking of explainers is known, pair by pair, so that no more samples are needed."""
+"""Decide, pair by pair, when the ranking of explainers is known and no more samples are needed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BEYOND = 10
 
 
 class Verdict(IntEnum):
-    """What samples say of the first explainer of a pair beside the second."""
+    """The verdict on the first explainer of a pair compared with the second."""
 
     WORSE = -1
     OPEN = 0
@@ -36,24 +36,24 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """When a pair of explainers is settled.
+    """The rule that decides when a pair of explainers is settled.
 
-    Half of the chance of error is for looks at any number of samples, by confidence sequences; the
-    other half for one last test of pairs that are open when all samples have been scored. Each
-    half is shared out equally among all pairs of all metrics, so that the chance of any wrong
-    verdict in the whole evaluation is at most ``1 - confidence``.
+    Half of the error probability is spent on repeated looks, by confidence sequences; the other
+    half on one final test of the pairs that are still open when all samples have been scored. Each
+    half is divided equally among all pairs of all metrics. So the probability of any wrong verdict
+    in the whole evaluation is at most ``1 - confidence``.
 
     Attributes
     ----------
     confidence : float
     n_pairs : int
-        Of all metrics.
-    smallest_difference : float, or None for each metric
-        By metric; metrics that have none are left out.
+        Number of pairs of all metrics.
+    smallest_difference : mapping of str to float
+        By metric; a metric that is not named has none.
     bounds : mapping of str to (float, float)
-        Between which scores lie, by metric. Where that is not known verdicts are asymptotic.
+        The range of the scores, by metric. Without it, verdicts hold for many samples only.
     max_difference : mapping of str to float
-        How far apart scores of one sample can be, by metric with bounds.
+        The largest possible difference of two scores of one sample, for metrics with bounds.
     """
 
     confidence: float
@@ -64,11 +64,11 @@ class StoppingRule:
 
     @property
     def level(self) -> float:
-        """The chance of error of each half for one pair."""
+        """The error probability of each half for one pair."""
         return (1 - self.confidence) / 2 / self.n_pairs
 
     def reach(self, metric: str) -> Bounds | None:
-        """Return between which the differences of scores of one sample lie."""
+        """Return the range of the differences between scores of one sample."""
         if metric not in self.bounds:
             return None
         return -self.max_difference[metric], self.max_difference[metric]
@@ -80,7 +80,7 @@ class StoppingRule:
         ----------
         metric : str
         first, second : array, shape (n,)
-            Scores of the same samples; where one is NaN the sample does not count.
+            Scores of the same samples. Samples with a NaN are left out.
         sign : int
             1 where higher scores are better, -1 where lower ones are.
         """
@@ -99,12 +99,12 @@ class StoppingRule:
     def last_verdicts(
         self, scores: Floats, pairs: Sequence[tuple[int, int]], *, sign: int
     ) -> dict[tuple[int, int], Verdict]:
-        """Say it of pairs from all samples, by a test that may be made once.
+        """Return verdicts on pairs from all samples, by a test that may be made only once.
 
         Parameters
         ----------
         scores : array, shape (k, n)
-            Where one of a pair is NaN the sample does not count.
+            Samples with a NaN in one of a pair are left out.
         pairs : sequence of (int, int)
         sign : int
         """
@@ -129,7 +129,7 @@ class StoppingRule:
         return found
 
     def check(self, metric: str, explainer: str, scores: Floats) -> None:
-        """Raise ValueError for a score outside its bounds, by which nothing would be exact."""
+        """Raise ValueError for a score outside its bounds, with which no verdict would be exact."""
         low, high = self.bounds.get(metric, (-np.inf, np.inf))
         slack = sequences.SLACK * (high - low) if metric in self.bounds else 0.0
         outside = np.flatnonzero((scores < low - slack) | (scores > high + slack))
@@ -148,7 +148,7 @@ def _difference(first: Floats, second: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Stopping:
-    """Where an evaluation that ended when its ranking was known has stopped.
+    """Where an evaluation stopped because its ranking was known.
 
     Attributes
     ----------
@@ -188,7 +188,7 @@ class Stopping:
         )
 
     def fits(self, explainers: int, metrics: int, n: int) -> bool:
-        """Whether it can be of so many explainers, metrics and samples."""
+        """Whether it can belong to these numbers of explainers, metrics and samples."""
         return (
             sorted(self.order.tolist()) == list(range(n))
             and self.counts.shape == (explainers, metrics)
@@ -198,7 +198,7 @@ class Stopping:
 
 
 class Looks:
-    """Verdicts that grow with the samples.
+    """The verdicts so far, updated as samples are scored.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ class Looks:
         scores : array, shape (e, m, n)
             Of the samples in their own order.
         scored : int
-            How many samples of the random order have been scored, where they were wanted.
+            How many samples of the random order have been scored, for the cells that needed them.
         failed : array of bool, shape (e, m)
             Cells that failed: they have no rank, and no more samples can give them one.
         """
@@ -280,7 +280,7 @@ class Looks:
                 yield first, second
 
     def wanted(self) -> dict[int, tuple[str, ...]]:
-        """Return the metrics that need more samples, by the places of the explainers."""
+        """Return the metrics that need more samples, by the indices of the explainers."""
         named = {
             explainer: tuple(name for name, more in zip(self._metrics, needed, strict=True) if more)
             for explainer, needed in enumerate(self._needed)

@@ -1,22 +1,24 @@
 """Figures of attribution maps and of scores.
 
-First comes what is drawn (a metric that has been called, an evaluation, or inputs with their
-maps), ``ax=`` says where: on axes, or on a figure or a part of one; by default on a new figure.
-Figures of several panels fit into the place of the axes. What is drawn on is returned: axes, or an
-array of them.
+The first argument is what to draw: a metric that has been called, an evaluation, or inputs with
+their maps. ``ax=`` takes the matplotlib axes, figure or subfigure to draw on; by default, a new
+figure is made. A figure of several panels fills the space of the given axes. Each function returns
+the axes, or an array of them.
 
-Outside of notebooks pyplot is not used: nothing is shown, and the caller's backend and list of open
-figures stay as they are. In a notebook, new figures are pyplot's, so that a cell shows them.
-:func:`save_figure` writes ``axes.figure``.
+Outside notebooks, pyplot is not used: nothing is shown, and the caller's backend and list of open
+figures do not change. In a notebook, pyplot makes the new figures, so that the cell shows them.
+:func:`save_figure` saves ``axes.figure``.
 
-``metric.plot()`` draws :func:`plot_metric`, or what is passed to it, saves it and shows it::
+``metric.plot()`` draws :func:`plot_metric`, or the function that you pass, saves the figure, and
+shows it::
 
     scores = metric(...)
     metric.plot(path_to_save="curves.png")
     metric.plot(plotting.plot_scores)
 
-Quantus's own metrics save after they have shown, with many backends a blank file, and save pyplot's
-current figure: pass them :func:`on_pyplot` of a function here, and ``show=False``.
+Quantus's own metrics save pyplot's current figure after they have shown it, which gives a blank
+file with many backends. Pass them ``on_pyplot(function)``, see :func:`on_pyplot`, and
+``show=False``.
 """
 
 from quantus_ext.plotting.cases import plot_case

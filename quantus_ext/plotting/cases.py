@@ -1,4 +1,4 @@
-"""One explanation: the input, its map, what is left without the top of it, and the scores."""
+"""One explanation: the input, its map, the input without the top of the map, and the scores."""
 
 from __future__ import annotations
 
@@ -55,46 +55,48 @@ def plot_case(
     Parameters
     ----------
     x_batch : array-like, shape (n, C, D, H, W), (n, C, H, W), (n, C, T), (n, F) or (n, L)
-        Inputs, channels first: volumes or videos, images, series, tables or the ids of tokens.
-        Three channels are shown as red, green and blue, any other number by its mean. Of a volume
-        the three slices of depth are shown, or of a video the frames, on which the map has most.
+        Inputs, channels first: volumes or videos, images, series, tables or token ids. Three
+        channels are shown as red, green and blue; of any other number of channels, the mean is
+        shown. Of a volume or video, the three slices or frames with the largest attributions are
+        shown.
     a_batch : array-like
-        Attributions, in one of the shapes that metrics take; what is shown is their sum over
-        channels, for each patch or segment its mean.
+        Attributions, in any shape that metrics take. Their sum over channels is shown, and the
+        mean of each patch or segment.
     metrics : quantus.metrics.base.Metric or sequence of them
-        Have been called on these inputs, with one score per sample; also Quantus's own. The first
-        one that removes elements says what they are, patches for example, and what they become.
+        Metrics of this package or of Quantus that have been called on these inputs and have one
+        score per sample. The first one that removes elements decides what an element is (a patch,
+        for example) and what replaces it.
     model : torch.nn.Module, optional
         The explained model. If it is one of :mod:`quantus_ext.adapters`, padding is left out, and
-        groups of columns are one element.
+        a group of columns is one element.
     s_batch : array-like, optional
-        Segmentations, where a metric removes segments.
+        Segmentations, if a metric removes segments.
     sample : int, default 0
-        Which of the inputs.
+        The index of the input to draw.
     share : float, default 0.1
-        Share of the elements that is removed, at least one.
+        Share of the elements to remove. At least one element is removed.
     baseline : float, str or array, optional
-        What they become, as ``perturb_baseline`` of the metrics; by default what they become in the
-        first metric that removes elements, or 0. Tokens become grey.
+        The replacement, as ``perturb_baseline`` of the metrics; by default that of the first metric
+        that removes elements, or 0. Removed tokens are grey.
     feature_names : sequence of F str, optional
-        The columns of a table.
+        The names of a table's columns.
     tokens : sequence of L str, optional
-        The tokens of this input, which is then drawn as a text, each token of the map on a
-        background with the colour of its attribution.
+        The tokens of this input. It is then drawn as a text, each token on a background in the
+        colour of its attribution.
     special : collection of str
-        Those of them that are neither coloured nor removed, as ``"[CLS]"`` or ``"[PAD]"``.
+        Tokens that are neither coloured nor removed, such as ``"[CLS]"`` or ``"[PAD]"``.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     numpy.ndarray of matplotlib.axes.Axes, shape (4,)
-        In the third, what was removed is tinted, shaded or, in a text, grey.
+        In the third panel, the removed elements are tinted or shaded; in a text, they are grey.
 
     Raises
     ------
     ValueError, TypeError
-        If inputs, attributions, names or a metric's scores don't fit each other.
+        If inputs, attributions, names and scores do not have matching shapes.
 
     Examples
     --------
@@ -326,7 +328,7 @@ _SLICES = 3
 
 
 def fullest_slices(a: NDArray[np.floating[Any]]) -> NDArray[np.intp]:
-    """Return the slices of a map (D, H, W) with the largest attributions in sum, in order."""
+    """Return the slices of a map (D, H, W) whose sums of attributions are largest, by position."""
     most = np.argsort(-np.abs(a).sum((1, 2)), kind="stable")[:_SLICES]
     return np.sort(most)
 

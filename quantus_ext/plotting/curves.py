@@ -1,4 +1,4 @@
-"""Removal curves: the output as elements go or come back."""
+"""Removal curves: the output while elements are removed or restored."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ def plot_curves(
     metric: Called | Mapping[str, Called], *, label: str = _LABEL, ax: Place | None = None
 ) -> Axes:
     """
-    Draw removal curves: their mean over samples, and one standard error about it.
+    Draw removal curves: the mean over samples with a band of one standard error.
 
     Parameters
     ----------
     metric : MoRF, LeRF, Deletion or Insertion; mapping
-        A metric that has been called, or its ``details``, with ``curve`` (n, L) and ``fractions``
-        (n, L) or (L,); or a mapping of explainers to such ones, a line for each. Where fractions
-        differ, as for series of different lengths, curves are interpolated between them. Samples
-        with NaN are left out, and the legend says how many. A single sample has no band.
+        A metric that has been called, or its ``details``, with ``curve`` of shape (n, L) and
+        ``fractions`` of shape (n, L) or (L,); or a mapping of explainers to these, which gives a
+        line each. If the fractions of samples differ, as for series of different lengths, curves
+        are interpolated. Samples with NaN are left out, and the legend gives their number. A
+        single sample has no band.
     label : str
-        What the curves are, such as "probability of the class".
+        The label of the y-axis, such as "probability of the class".
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
@@ -50,7 +51,7 @@ def plot_curves(
     Raises
     ------
     ValueError
-        If fractions don't increase, a curve doesn't fit them, or all its samples have NaN.
+        If the fractions do not increase, the curve has another shape, or all samples have NaN.
 
     Examples
     --------
@@ -71,31 +72,31 @@ def plot_curves(
 
 def plot_removal(metric: Called, *, label: str = _LABEL, ax: Place | None = None) -> Axes:
     """
-    Draw the mean outputs with most and with least relevant removed first, and ABPC between them.
+    Draw the mean MoRF and LeRF curves and the area between them, ABPC.
 
     Parameters
     ----------
     metric : ABPC or mapping
         A metric that has been called, or its ``details``, with ``curve_morf``, ``curve_lerf`` and
-        ``fractions`` from nothing to everything; see :func:`plot_curves`. Samples with NaN in
-        either curve are left out of both.
+        ``fractions`` from 0 to 1; see :func:`plot_curves`. Samples with NaN in either curve are
+        left out of both.
     label : str
-        What the outputs are.
+        The label of the y-axis.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     matplotlib.axes.Axes
-        ABPC, in the legend, is the mean over fractions of LeRF's output less MoRF's, weighted as
-        the metric does. Where LeRF's is the lower one it counts as negative, and the area has a
-        colour of its own.
+        The legend gives ABPC: the mean over fractions of the LeRF curve minus the MoRF curve, with
+        the weights of the metric. Where the LeRF curve is lower, the difference is negative, and
+        the area has another colour.
 
     Raises
     ------
     ValueError
-        If fractions don't increase from 0 to 1, outputs don't fit them or each other, or all
-        samples have NaN.
+        If the fractions do not increase from 0 to 1, the curves have other shapes, or all samples
+        have NaN.
 
     Examples
     --------
@@ -153,16 +154,15 @@ def plot_deletion_insertion(
     ax: Place | None = None,
 ) -> NDArray[np.object_]:
     """
-    Draw deletion and insertion curves side by side, an explainer in the same colour in both.
+    Draw deletion and insertion curves side by side, each explainer in one colour.
 
     Parameters
     ----------
     deletion, insertion : Deletion and Insertion; mapping
-        Metrics that have been called, or their ``details``; or mappings of explainers to such
-        ones, the same names in both. See :func:`plot_curves`. The legends have the areas under
-        the mean curves.
+        Metrics that have been called, or their ``details``; or mappings of the same explainers to
+        these. See :func:`plot_curves`. The legends give the areas under the mean curves.
     label : str
-        What the outputs are.
+        The label of the y-axis.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
@@ -173,7 +173,7 @@ def plot_deletion_insertion(
     Raises
     ------
     ValueError
-        If the names differ, and as :func:`plot_curves`.
+        If the names differ, or for the reasons of :func:`plot_curves`.
 
     Examples
     --------

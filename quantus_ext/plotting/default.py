@@ -1,4 +1,4 @@
-"""The figure of a metric that says most about it."""
+"""The default figure of each metric."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def plot_metric(metric: Metric[Any], *, ax: Place | None = None) -> Axes | NDArr
     """
     Draw the default figure of a metric, as ``metric.plot()`` does.
 
-    Fidelity curves, removal curves, or scores beside their references; of metrics that have none of
-    these, :func:`plot_scores`.
+    That is a figure of fidelity curves, of removal curves, or of QGE's scores beside their
+    references. Other metrics are drawn by :func:`plot_scores`.
 
     Parameters
     ----------
     metric : quantus.metrics.base.Metric
-        Has been called.
+        A metric that has been called.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 

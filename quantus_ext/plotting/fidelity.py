@@ -11,26 +11,27 @@ from quantus_ext.plotting.given import Called, details_of, without_nan
 
 def plot_fidelity(metric: Called, *, ax: Place | None = None) -> Axes:
     """
-    Draw Fid⁺ and Fid⁻ against the size of the explanation: means over samples, one error about.
+    Draw Fid⁺ and Fid⁻ against the size of the explanation, with bands of one standard error.
 
     Parameters
     ----------
     metric : Fidelity, RFidelity, FFidelity or ROAR; or mapping
         A metric that has been called, or its ``details``. Samples with NaN are left out, and the
-        legend says how many.
+        legend gives their number.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     matplotlib.axes.Axes
-        The bands are one standard error of the mean, from the spread of the samples, which has
-        that of the draws in it; of a single sample, the standard error of its draws.
+        The lines are means over samples. The bands are the standard error of the mean, from the
+        spread over samples, which includes that over draws. For a single sample, they are the
+        standard error over its draws.
 
     Raises
     ------
     ValueError
-        If the details are not those of a fidelity, or all samples have NaN.
+        If the details are not those of a metric of this family, or all samples have NaN.
 
     Examples
     --------

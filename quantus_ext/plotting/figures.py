@@ -47,9 +47,9 @@ def on_pyplot(plot: Callable[Given, Drawn]) -> Callable[Given, Drawn]:
     Returns
     -------
     callable
-        The same, but the figure is pyplot's current one afterwards, which ``pyplot.show``,
-        ``pyplot.savefig`` and the ``plot`` of Quantus's own metrics take. It pickles, as metrics
-        do.
+        The same function, whose figure is pyplot's current one afterwards, so that ``pyplot.show``,
+        ``pyplot.savefig`` and the ``plot`` method of Quantus's own metrics use it. It can be
+        pickled, as metrics can.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def figure_of(drawn: object) -> Figure:
     Raises
     ------
     ValueError
-        If nothing is drawn on it, so that a file of it would be blank.
+        If the figure is empty.
     """
     axes = [axis for axis in np.ravel(np.asarray(drawn, dtype=object)) if isinstance(axis, Axes)]
     if axes:
@@ -177,11 +177,11 @@ def draw(
     Parameters
     ----------
     plot : callable
-        Draws it: on pyplot's current figure, or on one of its own whose axes it returns.
+        Draws on pyplot's current figure, or on a figure of its own whose axes it returns.
     show : bool
-        Show it in a window or notebook.
+        Show the figure in a window or notebook.
     path_to_save : str or path, optional
-        Where it is saved, at 400 dots an inch.
+        File to save to, at 400 dots per inch.
     *arguments, **keywords
         Of ``plot``.
     """
@@ -200,7 +200,7 @@ def draw(
 
 
 def takes_metric(plot: object) -> bool:
-    """Return whether the first argument of a plot function is a metric, as of those here."""
+    """Whether the first argument of a plot function is a metric, as in this package."""
     if not callable(plot):
         return False
     return next(iter(inspect.signature(plot).parameters), None) == "metric"
@@ -213,12 +213,12 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: float = 15
     Parameters
     ----------
     figure : matplotlib.figure.Figure
-        What to write.
+        The figure.
     path : str or path
-        Where; its suffix chooses the format. Without one matplotlib's own format is added to it,
-        as pyplot does.
+        The file. Its suffix decides on the format; without one, matplotlib's default is added, as
+        pyplot does.
     dpi : float
-        Dots an inch, for formats made of pixels.
+        Dots per inch, for pixel formats.
     """
     path = Path(path)
     if not path.suffix:

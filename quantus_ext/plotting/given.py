@@ -1,4 +1,4 @@
-"""What figures are given, as checked arrays."""
+"""Arguments of plot functions as checked arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def details_of(metric: Called, names: Sequence[str]) -> dict[str, NDArray[np.flo
 
 
 def by_explainer(metric: Called | Mapping[str, Called]) -> dict[str, Called]:
-    """Return what is drawn by its name in the legend: one metric, or several by explainer."""
+    """Return what to draw, by its name in the legend: one metric, or one for each explainer."""
     if isinstance(metric, Mapping):
         several = {str(n): v for n, v in metric.items() if isinstance(v, (Metric, Mapping))}
         if several and len(several) == len(metric):

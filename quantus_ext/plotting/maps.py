@@ -26,12 +26,12 @@ def plot_maps(
     Parameters
     ----------
     x_batch : array-like, shape (n, C, H, W) or (n, H, W)
-        Images, channels first. Three channels are shown as red, green and blue, any other number by
-        its mean.
+        Images, channels first. Three channels are shown as red, green and blue; of any other number
+        of channels, the mean is shown.
     maps : mapping of str to array-like, shape of `x_batch`, with one channel or with none
-        Attributions by the name of their explainer; what is shown is their sum over channels.
+        Attributions of each explainer. Their sum over channels is shown.
     labels : sequence of n str, optional
-        Written beside the rows.
+        Labels of the rows.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
@@ -42,7 +42,7 @@ def plot_maps(
     Raises
     ------
     ValueError
-        If a map's shape or the number of labels doesn't fit the images.
+        If the shape of a map or the number of labels does not match the images.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def plot_maps(
 
 
 def show_image(axes: Axes, image: NDArray[np.float64], limits: tuple[float, float]) -> None:
-    """Draw an image (C, H, W): three channels in colour, any other number by its mean."""
+    """Draw an image (C, H, W): three channels in colour, otherwise their mean in grey."""
     low, high = limits
     if len(image) == 3:
         span = (high - low) or 1.0

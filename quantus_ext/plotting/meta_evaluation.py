@@ -28,17 +28,17 @@ def plot_area(
     Parameters
     ----------
     results : mapping of str to mapping
-        By the name of a metric, ``MetaEvaluation.results_meta_consistency_scores`` or the mapping
-        that ``MetaEvaluationBenchmarking`` keeps of it, so that one category of a benchmark's
-        results, ``results[data][model][category]``, is such a mapping.
+        For each metric, ``MetaEvaluation.results_meta_consistency_scores`` or what
+        ``MetaEvaluationBenchmarking`` keeps of it. One category of a benchmark's results,
+        ``results[data][model][category]``, is such a mapping.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     numpy.ndarray of matplotlib.axes.Axes, shape (len(results),)
-        Each has the metric's name as its title, and MC, the mean over perturbations and
-        consistencies. The dashed line is the largest area.
+        The title of each is the metric's name and MC, the mean over perturbations and
+        consistencies. The dashed line is the largest possible area.
 
     Raises
     ------

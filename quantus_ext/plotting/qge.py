@@ -1,4 +1,4 @@
-"""Scores beside those of their references, and the gaps between them."""
+"""QGE: scores, scores of their references, and the gaps between them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def plot_qge(metric: QGE, *, ax: Place | None = None) -> NDArray[np.object_]:
     Parameters
     ----------
     metric : QGE
-        Has been called.
+        A metric that has been called.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     numpy.ndarray of matplotlib.axes.Axes, shape (2,)
-        Each of several random references is a dash. Bars from the gap reach one standard error,
-        and are not drawn where it is not known, as of a metric that is random itself.
+        Each of several random references is a dash. The error bars are one standard error. They
+        are left out where it is unknown, for example around a metric that is itself random.
 
     Raises
     ------

@@ -37,15 +37,15 @@ def plot_scores(metric: Metric[Any], *, ax: Place | None = None) -> Axes:
     Parameters
     ----------
     metric : quantus.metrics.base.Metric
-        Has been called, with one score per sample; also one of Quantus.
+        A metric of this package or of Quantus that has been called and has one score per sample.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Error bars are the Monte-Carlo errors of single scores, where they are known. The line is
-        the mean, with one standard error over samples about it.
+        The error bars are the Monte-Carlo standard errors of single scores, where they are known.
+        The line is the mean, with a band of one standard error over samples.
 
     Raises
     ------
@@ -103,17 +103,17 @@ def plot_means(
     ax: Place | None = None,
 ) -> Axes:
     """
-    Draw the mean score of each explainer as a point with its interval, the first one on top.
+    Draw the mean score of each explainer and its interval, the first explainer on top.
 
     Parameters
     ----------
     scores : mapping of str to array-like, shape (n,)
-        By explainer, the scores of its samples, or a single mean; NaN is left out.
+        For each explainer the scores of the samples, or a single mean. NaN is left out.
     label : str
-        What the score is, and which direction is better.
+        The label of the x-axis: what the score is, and which direction is better.
     intervals : mapping of str to (float, float), optional
-        Both ends of each explainer's interval, which need not be symmetric; NaN draws none. By
-        default one standard error over the samples on either side.
+        Lower and upper end of each explainer's interval, which need not be symmetric; with NaN,
+        none is drawn. By default one standard error over samples on either side.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
@@ -124,8 +124,8 @@ def plot_means(
     Raises
     ------
     ValueError
-        If there are no scores, intervals are not for the same explainers, or one does not hold
-        its mean.
+        If there are no scores, the intervals are of other explainers, or an interval does not
+        contain its mean.
 
     Examples
     --------
@@ -186,7 +186,7 @@ def plot_ranking(
     Raises
     ------
     ValueError
-        If ``metrics`` is empty or names one that there is not.
+        If ``metrics`` is empty or names an unknown metric.
 
     Examples
     --------
@@ -227,10 +227,10 @@ def plot_agreement(
     Parameters
     ----------
     agreement : quantus_ext.protocols.MetricAgreement or pandas.DataFrame
-        Of which ``correlation`` is drawn; or a frame with a row and a column for each metric.
-        Correlations are from -1 to 1; NaN, for an undefined one, is grey.
+        The ``correlation`` of a result, or a frame with a row and a column for each metric.
+        Correlations lie in [-1, 1]. An undefined one, NaN, is grey.
     label : str
-        Which correlation it is.
+        The label of the colour bar: which correlation it is.
     ax : matplotlib axes, figure or subfigure, optional
         Where to draw; a new figure by default.
 
@@ -241,7 +241,8 @@ def plot_agreement(
     Raises
     ------
     ValueError, TypeError
-        If it is neither, rows and columns differ, or a value is outside [-1, 1].
+        If ``agreement`` is something else, its rows and columns differ, or a value is outside
+        [-1, 1].
 
     Examples
     --------

@@ -26,7 +26,7 @@ LINE = 21.0
 
 
 class Token(NamedTuple):
-    """What is written, and in which colours."""
+    """A token's text and its colours."""
 
     text: str
     background: str = "none"
@@ -36,7 +36,7 @@ class Token(NamedTuple):
 def coloured(
     texts: Sequence[str], values: NDArray[np.float64], largest: float, kept: NDArray[np.bool_]
 ) -> list[Token]:
-    """Return tokens on the diverging map's colour of their values, from -largest to largest.
+    """Return tokens on backgrounds in the colours of their values, from -largest to largest.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def coloured(
     values : numpy.ndarray, shape (L,)
     largest : float
     kept : numpy.ndarray of bool, shape (L,)
-        Tokens that stay as they are.
+        Tokens without a colour.
     """
     colours = mpl.colormaps[DIVERGING_MAP](0.5 + values / (2 * largest))
     return [
@@ -56,7 +56,7 @@ def coloured(
 
 
 def greyed(texts: Sequence[str], removed: NDArray[np.bool_]) -> list[Token]:
-    """Return tokens, those that are removed in grey."""
+    """Return tokens, the removed ones in grey."""
     return [
         Token(text, "0.9", "0.6") if gone else Token(text)
         for text, gone in zip(texts, removed, strict=True)
@@ -64,7 +64,7 @@ def greyed(texts: Sequence[str], removed: NDArray[np.bool_]) -> list[Token]:
 
 
 def wrapped(texts: Sequence[str], width: float) -> list[list[int]]:
-    """Return the places of the tokens of each line, in a width in points."""
+    """Return the token indices of each line of a text of the given width in points."""
     lines: list[list[int]] = [[]]
     used = 0.0
     for place, text in enumerate(texts):

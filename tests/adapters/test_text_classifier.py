@@ -173,6 +173,7 @@ def test_segments_of_training_data_must_fit():
         FineTuner(x, s=x)
 
 
+@pytest.mark.slow
 def test_shap_values_of_texts_are_laid_out(classifier: TextClassifier):
     shap = pytest.importorskip("shap")
 

@@ -245,6 +245,7 @@ def clean() -> np.ndarray:
     return evaluated(explainers).scores
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("how", ["alone", "threads", "processes"])
 def test_no_score_of_others_changes(how: str, clean: np.ndarray):

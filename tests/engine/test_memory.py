@@ -75,6 +75,7 @@ def peak_of_maps(metric: TorchMetric, m: int, held: int) -> int:
     return bytes_.peak - held * x.numel() * m
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "held"),
     [

@@ -344,6 +344,7 @@ def test_what_cannot_be_compiled(inputs, compiler):
         compiled.compile_frozen(Host(), torch.zeros(2, 3, 8, 8), key)
 
 
+@pytest.mark.slow
 def test_a_real_compiler_gives_the_same_scores(tmp_path, monkeypatch):
     # What torch keeps from a process of another instruction set does not build in this one.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

@@ -58,6 +58,7 @@ def test_threads(alone):
         assert_same(run(), alone)
 
 
+@pytest.mark.slow
 def test_processes(alone, tmp_path):
     assert_same(run(n_jobs=2), alone)
 
@@ -111,6 +112,7 @@ def cluster():
         yield {"backend": "dask", "client": client}
 
 
+@pytest.mark.slow
 def test_dask(alone, cluster):
     with joblib.parallel_config(**cluster):
         assert_same(run(), alone)
@@ -124,6 +126,7 @@ def test_a_worker_killed_under_dask(alone, cluster, tmp_path):
     assert_same(other, alone)
 
 
+@pytest.mark.slow
 def test_ray(alone, monkeypatch):
     ray = pytest.importorskip("ray")
     from ray.util.joblib import register_ray

@@ -29,6 +29,7 @@ def test_bits_of_a_small_shard():
     assert outcomes(kind, list(range(n))) == {"told": n}
 
 
+@pytest.mark.slow
 def test_bits_of_the_headers_of_a_large_shard():
     kind = damaged_files.shard(n=5_000, shape=(3, 32, 32))
     places = headers(kind.content)

@@ -24,6 +24,7 @@ def evaluation(generator: np.random.Generator, n: int = 60, **changes: float) ->
     )
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_seldom_as_stated():
     """Each of 300 pairs of evaluations is of 6 cells and 12 tests."""
     generator = np.random.default_rng(0)

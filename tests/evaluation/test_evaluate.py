@@ -459,6 +459,7 @@ class Cheap(quantus_ext.SynScore):
         return Scores(score, torch.zeros_like(score), {})
 
 
+@pytest.mark.slow
 def test_fifty_thousand_samples_stream_through(tmp_path):
     """What is held at a time does not grow with the samples, but for the scores."""
     n = 50_000

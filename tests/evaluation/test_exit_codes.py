@@ -16,6 +16,8 @@ from quantus_ext import Evaluation
 from quantus_ext.files import sealed_json
 from tests.evaluation.problem import data
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 FILE = """

@@ -30,6 +30,7 @@ def inputs(**settings: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a_call", "a_sample"), [(1.3, 0.0), (0.0, 0.01)])
 def test_the_time_of_calls_is_told_from_that_of_samples(a_call, a_sample):
     def slow(model: Any, inputs: Any, targets: Any) -> np.ndarray:
@@ -90,6 +91,7 @@ def bars(monkeypatch) -> list[Bar]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_evaluations_are_counted_as_they_are_sent(bars, n_jobs, capsys):
     found: Evaluation = evaluate(**inputs(verbose=True), n_jobs=n_jobs)

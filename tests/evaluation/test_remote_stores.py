@@ -69,6 +69,7 @@ class Killed(BaseException):
     """Nobody catches it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["memory", "unsteady"])
 def test_killed_twenty_times_while_it_writes(protocol, monkeypatch, tmp_path):
     """What was written whole is not computed again: rows are counted."""
@@ -190,6 +191,7 @@ def test_all_who_find_a_damaged_manifest_agree_on_the_next(content, tmp_path):
         assert Store(folder, IDENTITY, seed=9).key == made[0].key
 
 
+@pytest.mark.slow
 def test_two_evaluations_with_fresh_seeds_at_once(tmp_path):
     from tests.evaluation.test_store import in_a_child
 

@@ -28,6 +28,7 @@ def correlated(generator: np.random.Generator, n: int, skewed: bool) -> np.ndarr
     return hard + own + np.array([[0.0], [0.0], [0.3]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "skewed"), [(15, False), (80, True)])
 @pytest.mark.parametrize("confidence", [0.95, 0.8])
 def test_intervals_cover_the_true_mean_as_often_as_they_say(n, skewed, confidence):
@@ -63,12 +64,14 @@ def told_apart(make: Callable[[np.random.Generator], np.ndarray], trials: int = 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k"), [(8, 2), (10, 10), (15, 2), (40, 5)])
 def test_equal_explainers_are_told_apart_as_seldom_as_stated(n, k):
     wrong = told_apart(lambda g: g.normal(size=n) + g.normal(size=(k, n)))
     assert wrong <= allowed(0.05)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 10])
 def test_skewed_scores_of_unlike_spreads_are_told_apart_hardly_more_often(k):
     """Turns of signs alone would tell ten of them apart in a fifth of runs."""
@@ -87,6 +90,7 @@ def test_explainers_that_differ_are_told_apart():
     assert np.mean(apart) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_equal_answers_of_0_and_1_are_told_apart_no_more_often(share):
     wrong = told_apart(lambda g: (g.random((10, 10)) < share).astype(float))
@@ -118,6 +122,7 @@ def test_samples_may_come_in_parts(monkeypatch):
     assert 0 < whole.sum() < 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.97])
 @pytest.mark.parametrize("n", [5, 10])
 def test_intervals_of_answers_cover_for_few_samples(share, n):
@@ -138,6 +143,7 @@ def test_intervals_of_answers_are_clopper_and_pearsons():
         assert (means.low[0], means.high[0]) == pytest.approx((exact.low, exact.high), abs=0.01)
 
 
+@pytest.mark.slow
 def test_intervals_of_three_answers_cover():
     generator, covered = np.random.default_rng(7), 0
     for trial in range(TRIALS):

@@ -335,6 +335,7 @@ def outcome(scores: np.ndarray, kind: str) -> np.ndarray:
     return looks.found.verdicts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bounded", "heavy tails"])
 @pytest.mark.parametrize("means", MEANS)
 def test_wrong_verdicts_are_as_rare_as_they_should_be(kind, means):
@@ -351,6 +352,7 @@ def test_wrong_verdicts_are_as_rare_as_they_should_be(kind, means):
         assert found > 0.9 * RUNS
 
 
+@pytest.mark.slow
 def test_a_test_repeated_at_every_look_would_err_often():
     generator = np.random.default_rng(3)
     wrong = 0

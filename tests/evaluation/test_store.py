@@ -74,6 +74,7 @@ def in_a_child(work: Callable[..., object], **arguments: object) -> multiprocess
     return child
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_and_resumed(tmp_path):
     """No finished shard is done twice: rows are counted, and files keep their times."""
     chosen = {"INFD": metrics()["INFD"], "MoRF": MoRF(4)}
@@ -149,6 +150,7 @@ def test_an_interrupted_call_says_how_to_go_on_and_does(tmp_path):
     assert_same(done, run(**given))
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_store(tmp_path):
     store = tmp_path / "store"
     children = [in_a_child(run, store=store) for _ in range(2)]

@@ -449,7 +449,8 @@ def test_the_sample_index_decides_on_ties_and_draws():
             result = removal_curves(
                 inputs.model, x, a, y, index=torch.tensor(index), **grid, **settings_
             )["morf"]
-            assert (result.score[0] == result.score[1]) == equal
+            # Rows of one pass: the same draws, and outputs that are equal within rounding.
+            assert (abs(result.score[0] - result.score[1]) < 1e-12) == equal
 
 
 def test_equal_answers_have_no_error():

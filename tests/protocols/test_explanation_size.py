@@ -31,6 +31,7 @@ def marked(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, x + 0.5 * torch.rand(x.shape, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.15, 0.2, 0.25])
 def test_recovers_the_size_of_the_first_tier(share):
     model = ReadsSome().eval()
