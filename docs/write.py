@@ -50,9 +50,9 @@ def citations() -> str:
         named.setdefault(facts.paper, []).append(f"`{name}`")
     lines = []
     for paper, names in named.items():
-        conference, year = paper.venue.rsplit(" ", 1)
+        venue, year = paper.venue.rsplit(" ", 1)
         lines += [
-            "  - type: conference-paper",
+            f"  - type: {'article' if paper.is_journal else 'conference-paper'}",
             f"    title: {_quoted(paper.title)}",
             "    authors:",
         ]
@@ -60,7 +60,12 @@ def citations() -> str:
             given, family = author.rsplit(" ", 1)
             lines += [f"      - given-names: {_quoted(given)}", f"        family-names: {family}"]
         lines += [
-            *("    conference:", f"      name: {conference}", f"    year: {year}"),
+            *(
+                [f"    journal: {venue}"]
+                if paper.is_journal
+                else ["    conference:", f"      name: {venue}"]
+            ),
+            f"    year: {year}",
             f"    notes: {_quoted('Cite it for ' + ', '.join(names))}",
         ]
     return "\n".join(lines)

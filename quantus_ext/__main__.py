@@ -156,7 +156,7 @@ def _evaluate(path: Path, *, dry_run: bool) -> int:
         return BAD if outcome.failures else GOOD
     print(outcome.evaluation.to_markdown())
     if outcome.drift is not None:
-        print(outcome.drift.to_markdown(), end="\n\n")
+        print(outcome.drift_check, outcome.drift.to_markdown(), sep="\n\n", end="\n\n")
     for report in outcome.written:
         print(f"Written: {report}")
     for line in outcome.broken:

@@ -507,12 +507,16 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
 
     def takes_softmax(self, adapter: Adapter, softmax: bool | None) -> bool:
         """Return whether probabilities are asked for."""
+        can_be_taken = adapter.one_softmax and not adapter.own_softmax
         if softmax is None:
-            return self.default_softmax and not adapter.own_softmax
-        if softmax and adapter.own_softmax:
-            raise ValueError(
-                f"softmax must be False for a {type(adapter).__name__} that gives probabilities"
+            return self.default_softmax and can_be_taken
+        if softmax and not can_be_taken:
+            why = (
+                "that gives probabilities"
+                if adapter.own_softmax
+                else "whose outputs are not scores of classes of which one is right"
             )
+            raise ValueError(f"softmax must be False for a {type(adapter).__name__} {why}")
         return softmax
 
     def bounds(

@@ -17,11 +17,14 @@ class Paper:
     Attributes
     ----------
     authors, title, venue : str
+    is_journal : bool
+        Whether the venue is a journal, and not a conference.
     """
 
     authors: str
     title: str
     venue: str
+    is_journal: bool = False
 
 
 class Neighbour(NamedTuple):
@@ -61,7 +64,13 @@ class LinearScores(NamedTuple):
 
 
 Ties = Literal["at random", "count half", "do not matter", "not verified"]
-Removed = Literal["0", "the sample's minimum", "nothing is removed", "not verified"]
+Removed = Literal[
+    "0",
+    "the sample's minimum",
+    "what the map, scaled to [0, 1], leaves of it",
+    "nothing is removed",
+    "not verified",
+]
 
 UNKNOWN: Final = "not verified"
 
@@ -89,7 +98,8 @@ class Facts:
         Of a score.
     linear : LinearScores or None
         What maps of a linear model score.
-    removed : {"0", "the sample's minimum", "nothing is removed", "not verified"}
+    removed : {"0", "the sample's minimum", "what the map, scaled to [0, 1], leaves of it", \
+"nothing is removed", "not verified"}
         What an element becomes where it is removed, by default.
     ties : {"at random", "count half", "do not matter", "not verified"}
         What becomes of elements of equal value, as in a constant map. ``"at random"``: the seed
@@ -167,6 +177,17 @@ RISE = Paper(
     "RISE: Randomized Input Sampling for Explanation of Black-box Models",
     "BMVC 2018",
 )
+GRAD_CAM_PP = Paper(
+    "A. Chattopadhay, A. Sarkar, P. Howlader, V. N. Balasubramanian",
+    "Grad-CAM++: Generalized Gradient-Based Visual Explanations for Deep Convolutional Networks",
+    "WACV 2018",
+)
+OPTI_CAM = Paper(
+    "H. Zhang, F. Torres, R. Sicre, Y. Avrithis, S. Ayache",
+    "Opti-CAM: Optimizing saliency maps for interpretability",
+    "Computer Vision and Image Understanding 2024",
+    is_journal=True,
+)
 INVERSE = Paper(
     "C. Eiras-Franco, A. Hedström, M. M.-C. Höhne",
     "Evaluate with the Inverse: Efficient Approximation of Latent Explanation Quality Distribution",
@@ -178,6 +199,13 @@ _SIZES = (
     *("sparsity", "size"),
 )
 _CURVE = ("curve", "fractions", "original_score", "baseline_score", "final_drop")
+
+_WEIGHTED_INPUT = ("drop", "increase", "gain", "original_score", "masked_score")
+_NUMBERS = ("image", "volume", "series", "table", "text")
+_LIMITS_OF_WEIGHTING = (
+    "It depends on the values of the map, not only on their order: one that keeps more of the "
+    "input scores better. Weighted inputs leave the training data."
+)
 
 _LIMITS_OF_REMOVAL = (
     "Removal leaves the training data, so that a drop may be the model's surprise. The "
@@ -435,7 +463,7 @@ FACTS: dict[str, Facts] = {
         page="removal_curves.md",
         evaluations="1 + steps",
         counted="as MoRF",
-        details=_CURVE,
+        details=(*_CURVE, "normalised", "relative_drop"),
         carries_input=True,
         departures="even steps in place of a pixel at a time; `features_in_step` sets the step",
         unit="mean output",
@@ -465,7 +493,7 @@ FACTS: dict[str, Facts] = {
         page="removal_curves.md",
         evaluations="1 + steps",
         counted="as MoRF",
-        details=(*_CURVE[:-1], "final_rise"),
+        details=(*_CURVE[:-1], "final_rise", "normalised", "relative_rise"),
         carries_input=True,
         departures=(
             'as Deletion; the start is 0 in place of a blurred input, which is `baseline="blur"`'
@@ -477,6 +505,63 @@ FACTS: dict[str, Facts] = {
         draws=False,
         modalities=MODALITIES,
         limits=_LIMITS_OF_REMOVAL,
+    ),
+    "AverageDrop": Facts(
+        question="What share of the output is lost when the map weights the input?",
+        formula="`max(f(x) − f(m·x), 0) / f(x)`, with m the map scaled to [0, 1]",
+        paper=GRAD_CAM_PP,
+        equation="",
+        page="average_drop.md",
+        evaluations="2",
+        counted="the clean input and the weighted one",
+        details=_WEIGHTED_INPUT,
+        carries_input=True,
+        departures="a score per sample, from 0 to 1; the paper's is their mean, in percent",
+        unit="share of the output",
+        linear=LinearScores(0.0, 0.78, 0.48, 0.15),
+        removed="what the map, scaled to [0, 1], leaves of it",
+        ties="do not matter",
+        draws=False,
+        modalities=_NUMBERS,
+        limits=_LIMITS_OF_WEIGHTING,
+    ),
+    "AverageIncrease": Facts(
+        question="Does the output rise when the map weights the input?",
+        formula="`1(f(m·x) > f(x))`, with m the map scaled to [0, 1]",
+        paper=GRAD_CAM_PP,
+        equation="",
+        page="average_drop.md",
+        evaluations="2",
+        counted="as AverageDrop",
+        details=_WEIGHTED_INPUT,
+        carries_input=True,
+        departures="a score per sample, 0 or 1; the paper's is their mean, in percent",
+        unit="1 if it rises, otherwise 0",
+        linear=LinearScores(0.84, 0.0, 0.0, 0.19),
+        removed="what the map, scaled to [0, 1], leaves of it",
+        ties="do not matter",
+        draws=False,
+        modalities=_NUMBERS,
+        limits=_LIMITS_OF_WEIGHTING,
+    ),
+    "AverageGain": Facts(
+        question="What share of the missing output is gained when the map weights the input?",
+        formula="`max(f(m·x) − f(x), 0) / (1 − f(x))`, with m the map scaled to [0, 1]",
+        paper=OPTI_CAM,
+        equation="",
+        page="average_drop.md",
+        evaluations="2",
+        counted="as AverageDrop",
+        details=_WEIGHTED_INPUT,
+        carries_input=True,
+        departures="a score per sample; the paper's is their mean",
+        unit="share of what the output lacks of 1",
+        linear=LinearScores(0.72, 0.0, 0.0, 0.08),
+        removed="what the map, scaled to [0, 1], leaves of it",
+        ties="do not matter",
+        draws=False,
+        modalities=_NUMBERS,
+        limits=_LIMITS_OF_WEIGHTING,
     ),
     "PScore": Facts(
         question="Does the map agree with the same explainer's maps of other good models?",
@@ -571,10 +656,19 @@ DETAILS: dict[str, str] = {
     "baseline_score": "the output with all elements removed",
     "final_drop": "`original_score − baseline_score`",
     "final_rise": "`original_score − baseline_score`, for Insertion",
+    "normalised": "the area divided by `original_score`; NaN unless that is positive",
+    "relative_drop": "`final_drop / original_score`; NaN unless that is positive",
+    "relative_rise": (
+        "`final_rise` divided by its size: 1 where the output rises, −1 where it falls"
+    ),
     "morf": "MoRF",
     "lerf": "LeRF",
     "curve_morf": "the output while the most relevant elements are removed first",
     "curve_lerf": "the output while the least relevant elements are removed first",
+    "drop": "the average drop of the sample",
+    "increase": "the average increase of the sample, 0 or 1",
+    "gain": "the average gain of the sample",
+    "masked_score": "the output for the input weighted by the map",
     "similarity": "the cosine similarity to the map of each other model",
     "auroc": "the area under the ROC curve",
     "ap": "the average precision",

@@ -8,7 +8,7 @@ import pickle
 import random
 import reprlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +17,13 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from quantus.helpers import asserts, utils
+from quantus.metrics.axiomatic.completeness import Completeness
 from quantus.metrics.base import Metric
+from quantus.metrics.faithfulness.irof import IROF
+from quantus.metrics.faithfulness.monotonicity import Monotonicity
+from quantus.metrics.faithfulness.pixel_flipping import PixelFlipping
 from quantus.metrics.faithfulness.road import ROAD
+from quantus.metrics.localisation.attribution_localisation import AttributionLocalisation
 from scipy.integrate import trapezoid
 from torch import Tensor, nn
 
@@ -82,6 +87,17 @@ class Answer(NamedTuple):
     is_random: bool
     rows: int
 
+    @classmethod
+    def joined(cls, answers: Iterable[Answer]) -> Answer:
+        """Join what a metric says of parts of a batch."""
+        scores, curves, random_ones, rows = zip(*answers, strict=True)
+        curve = None if curves[0] is None else np.concatenate(curves)
+        return cls(np.concatenate(scores), curve, any(random_ones), sum(rows))
+
+
+_ONE_AT_A_TIME = (IROF,)
+"""Metrics that take a sample's baseline from its batch, though they do not compare samples."""
+
 
 class Foreign(TorchMetric):
     """A metric of another package, batch by batch, with one number a sample.
@@ -136,21 +152,25 @@ class Foreign(TorchMetric):
 
     def evaluate_batch(self, forward: Forward, batch: Batch) -> Scores:
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
-        assert self._copied is not None
-        state = sampling.state_seed(batch.seed, batch.index, sampling.Purpose.GLOBAL_STATE)
-        arrays = Arrays(
-            x=batch.x.cpu().numpy(),
-            y=batch.y.cpu().numpy(),
-            s=batch.s.cpu().numpy() if isinstance(batch.s, Tensor) else batch.s,
-            custom=self._copied.custom(batch.numbers),
-            index=batch.index.cpu().numpy(),
-            device=batch.x.device,
-        )
+        copied = self._copied
+        assert copied is not None
+        size = 1 if isinstance(self.metric, _ONE_AT_A_TIME) else len(batch.x)
+        parts = [slice(start, start + size) for start in range(0, len(batch.x), size)]
+        asked = [
+            (
+                _arrays(batch, part, copied.custom(batch.numbers[part])),
+                sampling.state_seed(batch.seed, batch.index[part], sampling.Purpose.GLOBAL_STATE),
+            )
+            for part in parts
+        ]
         each = []
         remade = batch.remade or (_unchanged,) * len(batch.maps)
         for a, explain, remake in zip(batch.maps, batch.explainers, remade, strict=True):
             maps = a.cpu().numpy().copy()
-            answer = self._copied.score(arrays, maps, explain, remake, state)
+            answer = Answer.joined(
+                copied.score(arrays, maps[part], explain, remake, state)
+                for part, (arrays, state) in zip(parts, asked, strict=True)
+            )
             forward.n_evaluations += answer.rows
             score = torch.from_numpy(answer.score)
             error = torch.full_like(score, torch.nan if answer.is_random else 0.0)
@@ -216,6 +236,8 @@ class _Copied:
         if isinstance(metric, ROAD):
             # It would average over the samples, percentage by percentage.
             self.metric.custom_postprocess = _nothing
+            # That of an earlier call, perhaps of other images.
+            self.metric.a_size = None
         fix_seeds(self.metric)
         self.call = call
         self._fence = Fence(f"the metric {type(metric).__name__}")
@@ -378,6 +400,43 @@ class _Copied:
         return scores
 
 
+def caveats(metric: Metric[Any]) -> Iterator[str]:
+    """Yield why the scores of a metric of Quantus, as it is set, say nothing about explanations.
+
+    Examples
+    --------
+    >>> import quantus
+    >>> from quantus_ext.foreign import caveats
+    >>> [said] = caveats(quantus.Completeness())
+    >>> said[:41]
+    'Completeness compares sums of maps with f'
+    """
+    baseline = getattr(getattr(metric, "perturb_func", None), "keywords", {}).get(
+        "perturb_baseline"
+    )
+    if isinstance(metric, Monotonicity) and baseline not in ("random", "uniform"):
+        yield (
+            f"Monotonicity with perturb_baseline={baseline!r} is True for every map, because it "
+            "replaces the baseline by itself: use MonotonicityCorrelation, or MoRF of this package"
+        )
+    if isinstance(metric, PixelFlipping) and baseline == "mean":
+        yield (
+            "PixelFlipping with perturb_baseline='mean' takes the mean of what is left at each "
+            "step, so where a curve ends depends on the map: pass a number, or use MoRF of this "
+            "package"
+        )
+    if isinstance(metric, AttributionLocalisation) and metric.weighted:
+        yield (
+            "AttributionLocalisation with weighted=True divides by sizes of other samples of the "
+            "batch, and by nothing in batches of one or two: pass weighted=False"
+        )
+    if isinstance(metric, Completeness) and (metric.normalise or metric.abs):
+        yield (
+            "Completeness compares sums of maps with f(x) - f(baseline) after it has normalised "
+            "them: pass normalise=False, abs=False"
+        )
+
+
 def as_metric_sees(metric: Metric[Any], maps: np.ndarray) -> np.ndarray:
     """Return the maps of a batch, normalised and absolute where a metric has its maps so.
 
@@ -396,6 +455,18 @@ def as_metric_sees(metric: Metric[Any], maps: np.ndarray) -> np.ndarray:
     if metric.normalise and metric.normalise_func is not None and maps.any():
         maps = metric.normalise_func(maps.copy())
     return np.abs(maps) if metric.abs else maps
+
+
+def _arrays(batch: Batch, part: slice, custom: Any) -> Arrays:
+    s = None if batch.s is None else batch.s[part]
+    return Arrays(
+        x=batch.x[part].cpu().numpy(),
+        y=batch.y[part].cpu().numpy(),
+        s=s.cpu().numpy() if isinstance(s, Tensor) else s,
+        custom=custom,
+        index=batch.index[part].cpu().numpy(),
+        device=batch.x.device,
+    )
 
 
 def check_values(metric: Metric[Any], x: np.ndarray, a: np.ndarray) -> None:

@@ -175,8 +175,17 @@ class Samples:
         """Return the explained classes, by default the model's predictions."""
         if self.y is not None:
             return torch.from_numpy(self.y).to(self.device)
+        self.require_predictions()
         forward = Forward.of_module(self.answering, self.device, softmax=None)
         return forward.clean(self.x, self.numbers).argmax(1)
+
+    def require_predictions(self) -> None:
+        """Raise ValueError if the largest output of the model is not its prediction."""
+        if not self.adapter.one_softmax:
+            raise ValueError(
+                f"y_batch must be given for a {type(self.adapter).__name__}, whose largest output "
+                "is not its prediction"
+            )
 
     def map_of(self, a: object) -> Tensor:
         """Return attributions as a tensor, channels first."""

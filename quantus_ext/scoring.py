@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -116,6 +117,7 @@ class Scoring:
         if y is None and not metric.reads_labels and all(a is not None for a in given):
             y = np.zeros(n, dtype=np.int64)
         if y is None:
+            samples.require_predictions()
             known = forward.clean_answered(samples.x, samples.numbers)
             y = known.outputs.argmax(1).cpu().numpy()
         labels = torch.from_numpy(y).to(samples.device)
@@ -294,7 +296,7 @@ def _flags(metric: TorchMetric, batch: Batch, *, probabilities: bool) -> Tensor:
 
 
 def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> bool:
-    """Return whether a model does, and warn if so or if rows influence each other.
+    """Return whether a model does, and warn if so or if its outputs depend on what they should not.
 
     Parameters
     ----------
@@ -316,6 +318,10 @@ def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> 
             together=forward.chunk_size,
             precision=forward.execution.autocast_dtype(x.device),
             gone=None if features is None else x[:1].masked_fill(counted(features, x)[:1], 0),
+            # Black boxes have no weights, and their calls may cost money.
+            ask_recorded=partial(forward.probe, are_recorded=True)
+            if next(model.parameters(), None) is not None
+            else None,
         )
     except Exception as error:
         # A model may take batches of one size alone, and all that it is asked for scores have it.
@@ -325,7 +331,6 @@ def _answers_by_chance(model: nn.Module, forward: Forward, samples: Samples) -> 
             stacklevel=3,
         )
         return False
-    message = found.warning(model)
-    if message is not None:
+    for message in found.warnings(model):
         warnings.warn(message, UserWarning, stacklevel=3)
     return found.is_random

@@ -12,6 +12,9 @@ from quantus_ext import (
     ABPC,
     QGE,
     ROAR,
+    AverageDrop,
+    AverageGain,
+    AverageIncrease,
     Deletion,
     FFidelity,
     Fidelity,
@@ -25,7 +28,15 @@ from quantus_ext import (
     SynScore,
 )
 from tests.harness import MODALITIES, Case, Inputs, Predict, make_inputs
-from tests.reference import fidelity, infidelity, p_score, qge, removal_curves, syn_score
+from tests.reference import (
+    average_drop,
+    fidelity,
+    infidelity,
+    p_score,
+    qge,
+    removal_curves,
+    syn_score,
+)
 
 # 30 of 36 windows of images and of 35 subsets of a table's features; all 10 windows of series.
 _patches = partial(Infidelity, perturb_patch_sizes=[3], n_perturb_samples=30, perturb_baseline=0.25)
@@ -152,6 +163,17 @@ CASES = {
     "Insertion": Case(
         partial(Insertion, 4, baseline="black"),
         partial(removal_curves.removal_score, name="insertion", fractions=_quarters),
+        is_random=False,
+    ),
+    "AverageDrop": Case(
+        AverageDrop, partial(average_drop.average_drop, name="drop"), is_random=False
+    ),
+    "AverageIncrease": Case(
+        AverageIncrease, partial(average_drop.average_drop, name="increase"), is_random=False
+    ),
+    "AverageGain": Case(
+        partial(AverageGain, perturb_baseline=0.5),
+        partial(average_drop.average_drop, name="gain", baseline=0.5),
         is_random=False,
     ),
     "PScore": Case(

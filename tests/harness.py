@@ -166,9 +166,9 @@ def rows_seen(model: nn.Module) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     probe = Forward.probe
 
-    def aside(forward: Forward, rows: Tensor, numbers: Tensor) -> Tensor:
+    def aside(forward: Forward, rows: Tensor, numbers: Tensor, **keywords: bool) -> Tensor:
         before = len(seen)
-        outputs = probe(forward, rows, numbers)
+        outputs = probe(forward, rows, numbers, **keywords)
         del seen[before:]
         return outputs
 

@@ -21,6 +21,9 @@ from quantus_ext import (
     ABPC,
     QGE,
     ROAR,
+    AverageDrop,
+    AverageGain,
+    AverageIncrease,
     Deletion,
     FFidelity,
     Fidelity,
@@ -32,14 +35,18 @@ from quantus_ext import (
     RFidelity,
 )
 from quantus_ext.adapters import (
+    Adapter,
     BlackBox,
     Columns,
     DataFrame,
     Generation,
     Graphs,
+    MultiOutput,
     Series,
+    Targets,
     TokenIds,
 )
+from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.perturbation import background_replacement_by_indices
 from tests.cases import untuned
@@ -162,6 +169,88 @@ def _generation() -> Modality:
     return Modality(model, x, np.random.default_rng(0).normal(size=x.shape), classes=2)
 
 
+class _Segmenter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": self.layer(x)}
+
+
+def _in_mask(outputs: dict[str, torch.Tensor], masks: torch.Tensor) -> torch.Tensor:
+    foreground = outputs["out"].softmax(1)[:, 1]
+    return torch.einsum("nhw,mhw->nm", foreground, masks) / masks.sum((1, 2))
+
+
+def _masks() -> Modality:
+    inputs = make_inputs("image", n=2)
+    masks = np.zeros((2, *inputs.x.shape[2:]))
+    masks[0, 2:6], masks[1, :, 4:] = 1, 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Targets(_Segmenter().double().eval(), _in_mask, masks=masks)
+    return Modality(model, inputs.x, inputs.a, classes=2)
+
+
+class _Detector(nn.Module):
+    """Finds an object in each quarter of an image, surely or less so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 4, stride=4)
+
+    def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        corners = 4.0 * torch.tensor([[i, j] for i in range(2) for j in range(2)])
+        boxes = torch.cat([corners, corners + 4], 1).to(x)
+        return [{"boxes": boxes, "scores": each} for each in self.layer(x).flatten(1).sigmoid()]
+
+
+def _found(outputs: list[dict[str, torch.Tensor]], boxes: torch.Tensor) -> torch.Tensor:
+    rows = []
+    for found in outputs:
+        low = torch.maximum(found["boxes"][:, None, :2], boxes[:, :2])
+        high = torch.minimum(found["boxes"][:, None, 2:], boxes[:, 2:])
+        shared = (high - low).clamp(min=0).prod(2) / 16
+        rows.append((shared * found["scores"][:, None]).amax(0))
+    return torch.stack(rows)
+
+
+def _boxes() -> Modality:
+    inputs = make_inputs("image", n=2)
+    boxes = np.array([[1.0, 1.0, 5.0, 5.0], [4.0, 0.0, 8.0, 4.0]])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Targets(_Detector().double().eval(), _found, boxes=boxes)
+    return Modality(model, inputs.x, inputs.a, classes=2)
+
+
+class _ImageAndTable(Adapter):
+    """An image of 3 × 4 × 4 after the 7 columns of a table, as one row."""
+
+    def __init__(self, image: nn.Module, table: nn.Module) -> None:
+        super().__init__(nn.ModuleList([image, table]))
+        self.feature_mask = self.elements
+
+    def elements(self, x: torch.Tensor) -> torch.Tensor:
+        pixels = 7 + torch.arange(16).repeat(3)
+        return torch.cat([torch.arange(7), pixels])[None].to(x.device)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen, read = self.get_submodule("model.0"), self.get_submodule("model.1")
+        return seen(x[:, 7:].unflatten(1, (3, 4, 4))) * read(x[:, :7]).tanh()
+
+
+def _inputs() -> Modality:
+    table, draw = make_inputs("table", n=2), np.random.default_rng(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        seen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 4)).double()
+    model = _ImageAndTable(seen.eval(), table.model).eval()
+    x, a = (np.concatenate([each, draw.normal(size=(2, 48))], 1) for each in (table.x, table.a))
+    return Modality(model, x, a)
+
+
 def _predict(model: nn.Module, rows: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(rows)).numpy()
@@ -180,6 +269,13 @@ MODALITIES: dict[str, Callable[[], Modality]] = {
         _table, lambda model: BlackBox(partial(_predict, model), classes=4)
     ),
     "data frames (`DataFrame`)": _frame,
+    "an image with a table row, as one row (an [adapter](own_adapter.md#several-inputs))": _inputs,
+    "images with a mask each (`Targets`)": _masks,
+    "images with a box each (`Targets`)": _boxes,
+    "several heads (`MultiOutput`)": partial(
+        _table,
+        lambda model: MultiOutput(nn.Sequential(model, nn.Unflatten(1, (2, 2))).eval(), (2, 2)),
+    ),
     "text `(n, L)` (`TokenIds`)": partial(_text, over_embeddings=False),
     "text, maps over embeddings `(n, L, D)`": partial(_text, over_embeddings=True),
     "prompts of a language model (`Generation`)": _generation,
@@ -254,8 +350,14 @@ METRICS: dict[str, tuple[Callable[..., TorchMetric], dict[str, dict[str, Any]]]]
         metric.__name__: (partial(metric, 2), ELEMENTS)
         for metric in (MoRF, LeRF, ABPC, Deletion, Insertion)
     },
+    **{
+        metric.__name__: (metric, ELEMENTS)
+        for metric in (AverageDrop, AverageIncrease, AverageGain)
+    },
     "QGE": (lambda **keywords: QGE(ABPC(2, **keywords)), ELEMENTS),
 }
+
+_OF_LABELS = ("Fidelity", "RFidelity", "FFidelity", "ROAR")
 
 
 def scored(modality: Modality, metric: str, which: str, removal: str) -> TorchMetric | None:
@@ -264,6 +366,8 @@ def scored(modality: Modality, metric: str, which: str, removal: str) -> TorchMe
     keywords = {**ways[which], **removals(modality)[removal]}
     if make is _roar:
         keywords["modality"] = modality
+    if metric in _OF_LABELS and not adapter_of(modality.model).one_label:
+        keywords["output"] = "probability"
     try:
         made = make(**keywords)
         scores = made(

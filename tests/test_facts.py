@@ -250,6 +250,20 @@ def test_the_space_is_what_a_score_reads(name):
     )
     space = card_of(made(name)).space
     assert space == card_of(getattr(metrics, name)).space
+    if name == "AverageIncrease":
+        # Logit and probability rise together where the other logit is the negative one.
+        assert same == (True, True)
+        logit_of_one = nn.Sequential(
+            linear(weights()), nn.Linear(2, 2).requires_grad_(False)
+        ).eval()
+        logit_of_one[1].weight.copy_(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+        same = tuple(
+            np.array_equal(
+                made(name)(logit_of_one, X, Y, DISTINCT),
+                made(name)(logit_of_one, X, Y, DISTINCT, softmax=softmax),
+            )
+            for softmax in (True, False)
+        )
     assert (
         same
         == {
@@ -302,12 +316,18 @@ def test_what_a_removed_element_becomes(name):
     with rows_seen(model) as seen:
         metric(model, X, Y, DISTINCT, DISTINCT > 0, explain_func=right_explainer(name))
     rows = torch.cat(seen).numpy() if seen else X
+    removed = card_of(metric).removed
+    if removed == "what the map, scaled to [0, 1], leaves of it":
+        low, high = DISTINCT.min(1, keepdims=True), DISTINCT.max(1, keepdims=True)
+        weighted = X * (DISTINCT - low) / (high - low)
+        np.testing.assert_allclose(rows, np.concatenate([X, weighted]), rtol=1e-5, atol=1e-6)
+        return
     changed = rows[~np.isin(rows, X)]
     expected = {
         "0": [0.0],
         "the sample's minimum": X.min(1),
         "nothing is removed": [],
-    }[card_of(metric).removed]
+    }[removed]
     if len(expected) > 1:
         # The minimum is among the values of the sample already.
         assert len(changed) == 0

@@ -225,6 +225,17 @@ def test_the_command_runs_the_contracts_tests_on_a_processor(tmp_path):
     assert "torch" in section["environment"]
 
 
+def test_the_kernel_draws_the_same_subsets_in_the_interpreter(tmp_path):
+    pytest.importorskip("triton")
+    done = command("--device", "cpu", "--quick", "--only", "kernel", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (section,) = json.loads((tmp_path / "gpu.json").read_text())["sections"].values()
+    assert {entry["what"]: entry["measured"] for entry in section["entries"]} == {
+        "draws by the kernel that differ": 0,
+        "scores by the kernel that differ": 0,
+    }
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_command_says_so(tmp_path):
     done = command("--out", str(tmp_path / "out"))

@@ -9,6 +9,7 @@ from quantus_ext.adapters.graphs import Graphs
 from quantus_ext.adapters.outputs import BinaryLogit, MultiOutput, Regression
 from quantus_ext.adapters.refitting import refit
 from quantus_ext.adapters.series import Series
+from quantus_ext.adapters.targets import Targets
 from quantus_ext.adapters.tokens import EmbeddedTokens, TextClassifier, TokenIds
 from quantus_ext.engine.rows import PerSample, Shared, samples_of_rows
 
@@ -26,6 +27,7 @@ __all__ = [
     "Regression",
     "Series",
     "Shared",
+    "Targets",
     "TextClassifier",
     "TokenIds",
     "refit",

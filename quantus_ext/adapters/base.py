@@ -45,6 +45,8 @@ class Adapter(ShownByArguments, nn.Module):
         removed, and are in single precision whatever the weights are.
     one_label : bool
         Whether the largest output names the answer.
+    one_softmax : bool
+        Whether a softmax over all outputs has a meaning, as for classes of which one is right.
     removed : float
         What a removed value becomes by default.
     replacement : Perturbation, optional
@@ -72,6 +74,7 @@ class Adapter(ShownByArguments, nn.Module):
     takes_ids: bool = False
     takes_presence: bool = False
     one_label: bool = True
+    one_softmax: bool = True
     removed: float = 0.0
     replacement: Perturbation | None = None
     coded: bool = False
@@ -91,7 +94,7 @@ class Adapter(ShownByArguments, nn.Module):
         self.training = in_training(model)
         if isinstance(model, Adapter):
             self.takes_ids, self.takes_presence = model.takes_ids, model.takes_presence
-            self.one_label = model.one_label
+            self.one_label, self.one_softmax = model.one_label, model.one_softmax
             self.removed, self.feature_mask = model.removed, model.feature_mask
             self.replacement, self.coded = model.replacement, model.coded
             self.padding_mask = model.padding_mask

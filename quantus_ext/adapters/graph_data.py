@@ -31,9 +31,8 @@ class GraphData:
         Nodes are counted in each graph by itself.
     elements : Tensor, int64, shape (edges of all graphs,)
         The element of each edge in its graph; not read where elements are no edges.
-    node_counts, edge_counts : Tensor, int64, shape (graphs,)
-    first_nodes, first_edges : Tensor, int64, shape (graphs,)
-        The place of each graph's first among all.
+    counts, first : Tensor, int64, shape (graphs, 2)
+        Of each graph how many nodes and edges it has, and the places of its first ones among all.
     """
 
     element: str
@@ -42,10 +41,8 @@ class GraphData:
     values: dict[str, Tensor]
     edge_index: Tensor
     elements: Tensor
-    node_counts: Tensor
-    edge_counts: Tensor
-    first_nodes: Tensor
-    first_edges: Tensor
+    counts: Tensor
+    first: Tensor
     _elsewhere: dict[torch.device, GraphData] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -67,8 +64,7 @@ class GraphData:
         for name, level in level_of.items():
             each = [graph[name].detach().cpu() for graph in graphs]
             values[name] = torch.stack(each) if level == "graph" else torch.cat(each)
-        node_counts = torch.tensor([graph.num_nodes for graph in graphs])
-        edge_counts = torch.tensor([graph.edge_index.shape[1] for graph in graphs])
+        counts = torch.tensor([[graph.num_nodes, graph.edge_index.shape[1]] for graph in graphs])
         return cls(
             element=element,
             feature_value=feature_value,
@@ -76,10 +72,8 @@ class GraphData:
             values=values,
             edge_index=torch.cat([graph.edge_index.cpu() for graph in graphs], 1),
             elements=torch.cat(list(elements)),
-            node_counts=node_counts,
-            edge_counts=edge_counts,
-            first_nodes=node_counts.cumsum(0) - node_counts,
-            first_edges=edge_counts.cumsum(0) - edge_counts,
+            counts=counts,
+            first=counts.cumsum(0) - counts,
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphData:
@@ -128,20 +122,23 @@ class GraphData:
             ``edge_index``, ``batch``, ``ptr``, what else the graphs hold, and ``kept``, the places
             of the nodes that are.
         """
-        counts, edge_counts = self.node_counts[graphs], self.edge_counts[graphs]
-        first = counts.cumsum(0) - counts
-        graph_of_node, nodes = _places(counts, first, self.first_nodes[graphs])
-        graph_of_edge, edges = _places(
-            edge_counts, edge_counts.cumsum(0) - edge_counts, self.first_edges[graphs]
-        )
+        # Few and plain operations: for a small model, each costs as much as one of its own.
+        both, first_of_all = self.counts.index_select(0, graphs), self.first.index_select(0, graphs)
+        first_here = both.cumsum(0) - both
+        (counts, edge_counts), (first, _) = both.unbind(1), first_here.unbind(1)
+        to_all = first_of_all - first_here
+        graph_of_node, nodes = _places(counts, to_all[:, 0])
+        graph_of_edge, edges = _places(edge_counts, to_all[:, 1])
         if self.element == "edge":
-            linked = there[graph_of_edge, self.elements[edges]].nonzero()[:, 0]
-            edges, graph_of_edge = edges[linked], graph_of_edge[linked]
-        edge_index = self.edge_index.index_select(1, edges) + first[graph_of_edge]
+            own = self.elements.index_select(0, edges)
+            linked = there[graph_of_edge, own].nonzero().squeeze(1)
+            edges = edges.index_select(0, linked)
+            graph_of_edge = graph_of_edge.index_select(0, linked)
+        edge_index = self.edge_index.index_select(1, edges) + first.index_select(0, graph_of_edge)
         place = first if kept is None else first + kept
         alone = None
         if self.element == "node":
-            there_node = there[graph_of_node, nodes - self.first_nodes[graphs][graph_of_node]]
+            there_node = there[graph_of_node, nodes - first_of_all[:, 0][graph_of_node]]
             if kept is not None:
                 there_node[place] = True
             # Models answer for graphs that have a node: of none, the first stays, without values.
@@ -166,21 +163,20 @@ class GraphData:
             values["ptr"] = nn.functional.pad(counts.cumsum(0), (1, 0))
         if self.element == "feature" and "x" in values:
             width = values["x"].shape[1]
-            local = (nodes - self.first_nodes[graphs][graph_of_node]).unsqueeze(1)
+            local = (nodes - first_of_all[:, 0][graph_of_node]).unsqueeze(1)
             columns = local * width + torch.arange(width, device=local.device)
             gone = ~there[graph_of_node.unsqueeze(1), columns]
             values["x"] = values["x"].masked_fill(gone, self.feature_value)
         return values
 
 
-def _places(counts: Tensor, first: Tensor, first_of_all: Tensor) -> tuple[Tensor, Tensor]:
+def _places(counts: Tensor, to_all: Tensor) -> tuple[Tensor, Tensor]:
     """Return of each node (or edge) of some graphs, side by side, whose it is, and where it is.
 
     Parameters
     ----------
-    counts, first, first_of_all : Tensor, int64, shape (b,)
-        How many each of the graphs has, and the place of its first one here and among those of all
-        graphs.
+    counts, to_all : Tensor, int64, shape (b,)
+        How many each of the graphs has, and how far its places here are from those among all.
 
     Returns
     -------
@@ -188,7 +184,7 @@ def _places(counts: Tensor, first: Tensor, first_of_all: Tensor) -> tuple[Tensor
         Which of the b graphs it is of, and its place among those of all graphs.
     """
     of = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    return of, torch.arange(len(of), device=counts.device) + (first_of_all - first)[of]
+    return of, torch.arange(len(of), device=counts.device) + to_all.index_select(0, of)
 
 
 def levels(graphs: Sequence[Any]) -> dict[str, Level]:

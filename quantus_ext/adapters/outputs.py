@@ -125,7 +125,7 @@ class MultiOutput(Adapter):
 
     def __init__(self, model: nn.Module, shape: Sequence[int], *, softmax: bool = True) -> None:
         super().__init__(checks.module("model", model))
-        self.one_label = False
+        self.one_label = self.one_softmax = False
         self.shape = tuple(checks.positive_integers("shape", shape))
         if len(self.shape) < 2:
             raise ValueError(f"shape must hold heads and classes, is {self.shape}")

@@ -340,10 +340,17 @@ class Forward:
             self._clean(x[:_FIRST_CHUNK], None if numbers is None else numbers[:_FIRST_CHUNK])
             self.n_evaluations = before
 
-    def probe(self, rows: Tensor, numbers: Tensor) -> Tensor:
-        """Return the outputs of a few rows, which are not counted and go through in one pass."""
+    def probe(self, rows: Tensor, numbers: Tensor, *, are_recorded: bool = False) -> Tensor:
+        """Return the outputs of a few rows, which are not counted and go through in one pass.
+
+        With ``are_recorded`` while gradients of rows and weights are.
+        """
+        rows = self._require_plan().laid_out(rows)
+        if are_recorded:
+            rows = rows.detach().clone().requires_grad_(rows.is_floating_point())
         with belonging_to(numbers):
-            return self._outputs(self._require_plan().laid_out(rows))
+            outputs: Tensor = self._checked(rows, are_recorded=are_recorded).outputs
+        return outputs.detach()
 
     def warn_of_second_softmax(self, stacklevel: int = 2) -> None:
         """Warn if a softmax was taken of what are probabilities already.
@@ -506,12 +513,19 @@ class Forward:
         outputs: Tensor = self._checked(rows).outputs
         return outputs
 
-    def _checked(self, rows: Tensor) -> Answered:
+    def _checked(self, rows: Tensor, *, are_recorded: bool = False) -> Answered:
         # In inference mode, tensors have no version counter.
         self._writes_to_input |= rows.is_inference()
         version = 0 if self._writes_to_input else rows._version
-        with torch.no_grad(), self._precision(rows), self._types_named(rows.dtype):
-            outputs, first = self._asked_about(rows.clone() if self._writes_to_input else rows)
+        # Explainers ask the model as it is.
+        compiled = None if are_recorded else self._compiled
+        with (
+            torch.set_grad_enabled(are_recorded),
+            self._precision(rows),
+            self._types_named(rows.dtype),
+        ):
+            given = rows.clone() if self._writes_to_input else rows
+            outputs, first = self._asked_about(given, compiled)
         # The rows are compared with the inputs afterwards, so a model that works in place (a
         # first ReLU, a normalisation) gets copies. The first pass, on a copy anyway, finds it out.
         self._writes_to_input = self._writes_to_input or rows._version != version
@@ -543,10 +557,10 @@ class Forward:
         # At least single precision, because differences of outputs lose digits.
         return Answered(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), first)
 
-    def _asked_about(self, rows: Tensor) -> Answered:
-        if self._compiled is None and self._asked is not None:
+    def _asked_about(self, rows: Tensor, compiled: Callable[..., Any] | None) -> Answered:
+        if compiled is None and self._asked is not None:
             return self._asked.answered(rows)
-        return Answered((self._compiled or self.predict)(rows))
+        return Answered((compiled or self.predict)(rows))
 
 
 def _of_samples(numbers: Tensor | None, part: slice = slice(None)) -> AbstractContextManager[None]:

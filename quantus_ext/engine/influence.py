@@ -1,9 +1,13 @@
-"""Whether a row's outputs depend on the rows beside it, or on chance: asked once of each model."""
+"""Whether a row's outputs depend on the rows beside it, on chance or on gradients being recorded.
+
+Asked once of each model.
+"""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -33,12 +37,15 @@ class Influence(NamedTuple):
         When the same rows are asked again.
     company : float
         When a row is asked apart from the others.
+    gradients : float
+        When the same rows are asked while gradients are recorded.
     rounding : float
-        Up to which both are taken for rounding.
+        Up to which all are taken for rounding.
     """
 
     chance: float
     company: float
+    gradients: float
     rounding: float
 
     @property
@@ -51,10 +58,20 @@ class Influence(NamedTuple):
         """Whether rows influence each other; not known of a model that answers by chance."""
         return self.company > self.rounding and not self.is_random
 
-    def warning(self, model: nn.Module) -> str | None:
-        """Return what must be said of the model, None if nothing."""
+    @property
+    def is_other_with_gradients(self) -> bool:
+        """Whether a model is another function while gradients are recorded; as with rows."""
+        return self.gradients > self.rounding and not self.is_random
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether nothing must be said of the model."""
+        return max(self.chance, self.company, self.gradients) <= self.rounding
+
+    def warnings(self, model: nn.Module) -> Iterator[str]:
+        """Yield what must be said of the model."""
         if self.is_random:
-            return (
+            yield (
                 "model is random: for the same rows its outputs change by "
                 f"{self.chance:.1%} of the largest, so scores differ from call to call and "
                 "standard errors are unknown (NaN)"
@@ -63,20 +80,35 @@ class Influence(NamedTuple):
                 "or explain a module that averages its outputs"
             )
         if self.is_shared:
-            return (
+            yield (
                 "rows influence each other in model: evaluated on their own, their outputs change "
                 f"by {self.company:.1%} of the largest, so scores depend on batch_size and "
                 "chunk_size" + _named(model, _shares) + ". Pass chunk_size=1 to evaluate each row "
                 "on its own, or give the module fixed statistics (BatchNorm with "
                 "track_running_stats=True, static instead of dynamic quantisation)"
             )
-        return None
+        if self.is_other_with_gradients:
+            yield (
+                "model is another function while gradients are recorded: its outputs change by "
+                f"{self.gradients:.1%} of the largest, so explainers that use gradients explain "
+                "another function than is scored"
+                + _named(model, _has_fast_path)
+                + ". If torch's attention is in it, whose faster path makes zeros of padded "
+                "positions, call torch.backends.mha.set_fastpath_enabled(False) before explaining "
+                "and scoring, or average over what is not padded"
+            )
 
 
-def measure(ask: Ask, x: Tensor, together: int, gone: Tensor | None = None) -> Tensor:
-    """Ask a few rows again, and apart from each other, and measure how far outputs change.
+def measure(
+    ask: Ask,
+    x: Tensor,
+    together: int,
+    gone: Tensor | None = None,
+    ask_recorded: Ask | None = None,
+) -> Tensor:
+    """Ask a few rows again, apart and with gradients, and measure how far outputs change.
 
-    At most 12 rows go through the model, and nothing comes back from its device.
+    At most 16 rows go through the model, and nothing comes back from its device.
 
     Parameters
     ----------
@@ -88,11 +120,15 @@ def measure(ask: Ask, x: Tensor, together: int, gone: Tensor | None = None) -> T
         Rows that go through the model at once at most; 1: company is no question.
     gone : Tensor, shape (1, \\*sample), optional
         What a single sample is with everything removed, by default 0: its company.
+    ask_recorded : callable, optional
+        As ``ask``, while gradients are recorded. A model that raises an error then takes none, and
+        is explained in other ways.
 
     Returns
     -------
-    Tensor, shape (2,)
-        Changes by chance and by company, relative to the largest output; see :class:`Influence`.
+    Tensor, shape (3,)
+        Changes by chance, by company and by gradients, relative to the largest output; see
+        :class:`Influence`.
 
     Examples
     --------
@@ -100,9 +136,9 @@ def measure(ask: Ask, x: Tensor, together: int, gone: Tensor | None = None) -> T
     >>> from quantus_ext.engine.influence import measure
     >>> x = torch.eye(4)
     >>> measure(lambda rows, _: rows * 2, x, together=64)
-    tensor([0., 0.])
+    tensor([0., 0., 0.])
     >>> measure(lambda rows, _: rows - rows.mean(0), x, together=64)
-    tensor([0., 1.])
+    tensor([0., 1., 0.])
     """
     some = slice(0, _FEW * max(len(x) // _FEW, 1), max(len(x) // _FEW, 1))
     rows, numbers = x[some], torch.arange(len(x), device=x.device)[some]
@@ -113,14 +149,19 @@ def measure(ask: Ask, x: Tensor, together: int, gone: Tensor | None = None) -> T
     parts = list(zip(rows.split(together), numbers.split(together), strict=True))
     outputs, again = (torch.cat([ask(*part) for part in parts]) for _ in range(2))
     chance = _change(again, outputs)
+    gradients = torch.zeros_like(chance)
+    if ask_recorded is not None:
+        with suppress(Exception):
+            recorded = torch.cat([ask_recorded(*part) for part in parts])
+            gradients = _change(recorded, outputs)
     if together == 1 or len(rows) == 1:
-        return torch.stack([chance, torch.zeros_like(chance)])
+        return torch.stack([chance, torch.zeros_like(chance), gradients])
     # Twice, because batch statistics of one row are an error.
     alone = [
         ask(row.expand_as(rows[:2]), own.repeat(2))[:1]
         for row, own in zip(rows[:2].split(1), numbers[:2].split(1), strict=True)
     ]
-    return torch.stack([chance, _change(torch.cat(alone), outputs)])
+    return torch.stack([chance, _change(torch.cat(alone), outputs), gradients])
 
 
 def examine(
@@ -131,8 +172,9 @@ def examine(
     together: int,
     precision: torch.dtype | None,
     gone: Tensor | None = None,
+    ask_recorded: Ask | None = None,
 ) -> Influence:
-    """Return what a model's rows do to each other; one found to do nothing is not asked again.
+    """Return what a model's outputs depend on; one of which nothing is to say is not asked again.
 
     It is asked again once its modules, or their attributes that are plain values, have changed.
     Global random states stay as they are.
@@ -141,25 +183,29 @@ def examine(
     ----------
     model : nn.Module
         As the caller knows it; what ``ask`` asks may be another view of it.
-    ask, x, together, gone
+    ask, x, together, gone, ask_recorded
         See :func:`measure`.
     precision : torch.dtype, optional
         Of the layers, where that is not the weights' own.
     """
-    state = (_plain_state(model), tuple(x.shape[1:]), together == 1, len(x) == 1, precision)
+    state = (
+        _plain_state(model),
+        *(tuple(x.shape[1:]), together == 1, len(x) == 1, precision),
+        *(ask_recorded is None, torch.backends.mha.get_fastpath_enabled()),
+    )
     if _harmless.get(model) == state:
-        return Influence(0.0, 0.0, 0.0)
+        return Influence(0.0, 0.0, 0.0, 0.0)
     rounding = _rounding(model, x.device, precision)
     with isolated_where_drawn(model, x.device):
-        chance, company = measure(ask, x, together, gone).tolist()
-        found = Influence(chance, company, rounding)
+        chance, company, gradients = measure(ask, x, together, gone, ask_recorded).tolist()
+        found = Influence(chance, company, gradients, rounding)
         for _ in range(_DOUBTS):
-            if found.is_shared:
+            if found.is_shared or found.is_other_with_gradients:
                 # Two random answers may be equal.
                 chance = float(measure(ask, x, together, gone)[0])
                 found = found._replace(chance=max(found.chance, chance))
     # A model may be fixed in place, so harmful ones are always checked again.
-    if not (found.is_random or found.is_shared):
+    if found.is_harmless:
         _harmless[model] = state
     return found
 
@@ -225,6 +271,12 @@ def _shares(module: nn.Module) -> str | None:
         return "has no running statistics and takes those of the rows"
     if "quantized.dynamic" in type(module).__module__:
         return "is quantised to the range of the rows"
+    return None
+
+
+def _has_fast_path(module: nn.Module) -> str | None:
+    if isinstance(module, (nn.TransformerEncoder, nn.MultiheadAttention)):
+        return "takes a faster path without gradients"
     return None
 
 

@@ -22,7 +22,7 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.answers import OUTPUT, Answers, Asked, answers_of
 from quantus_ext.engine.elements import Elements, Rows, inverse
 from quantus_ext.engine.forward import Forward, Predict
-from quantus_ext.engine.perturb import Perturbation, changeable
+from quantus_ext.engine.perturb import Perturbation, changeable, differing_bits
 from quantus_ext.engine.regions import Region
 from quantus_ext.engine.replacements import replace_by
 from quantus_ext.engine.resolved import Answered
@@ -320,6 +320,45 @@ class MaskedModel:
             _, mask = states.mask((number * n + samples) * count + deepest)
             changes = self.spaces.changes(slice(None), spaces[number, :, deepest].unsqueeze(1))
             self.spaces.compare_masks(first + number, slice(None), mask, changes, self._difference)
+
+    def weighted(self, shares: Tensor, elements: Elements) -> tuple[Tensor, Asked]:
+        """Evaluate the samples with a share of each element kept and the rest replaced.
+
+        Parameters
+        ----------
+        shares : Tensor, float64, shape (n, T)
+            From 0, replaced, to 1, as it is.
+        elements : Elements
+            Values outside every element stay.
+
+        Returns
+        -------
+        answers : Tensor, float64, shape (n, 2)
+        asked : Asked
+            The rows that have to be evaluated.
+        """
+        name = self.name_of("weighted", shares, elements.group)
+        known = self._answers.of_draws(name, 1, self.original)
+        first, found, asked = slice(0, 1), [], []
+        for samples in torch.arange(len(self.x), device=self.x.device).split(self._at_once):
+            answers = None if known is None else known.get(samples, first)
+            own = shares[samples].unsqueeze(1)
+            mask = elements.expand(torch.ones_like(own, dtype=torch.bool), samples)
+            keys = self.keys[samples].unsqueeze(1)
+            original = self.x[samples]
+            rows = self._perturbed(samples, mask, keys)
+            rows.lerp_(original, elements.expand(own, samples).squeeze(1).to(rows.dtype))
+            changed = None
+            if self._looks:
+                changed = differing_bits(rows, original).flatten(1).any(1, keepdim=True)
+            if answers is None:
+                answers, _ = self._ask(samples, rows, changed, n_compared=0)
+                if known is not None:
+                    known.put(samples, first, answers)
+            found.append(answers.squeeze(1))
+            asked.append(keys.new_ones(len(keys)) if changed is None else changed.squeeze(1))
+        count = torch.cat(asked).double()
+        return torch.cat(found), Asked({object() if name is None else name: count})
 
     def _by_content(self, states: _States) -> tuple[Tensor, list[Asked]]:
         """Answer each different row once, known by which of its values change."""

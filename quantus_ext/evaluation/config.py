@@ -59,6 +59,8 @@ _FORMS = ("call", "import", "file", "weights")
 """What makes an object of a table; all but the first stand alone."""
 
 _VERDICTS = ("worse", "unknown", "changed", "better", "missing")
+_FAIL_ON = ("worse", "unknown", "changed", "missing")
+"""By default: what is better than before is no reason to stop."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Outcome:
         Reports.
     unwritten : tuple of str
         Reports that could not be written, and why, a line each.
+    drift_check : str
+        What is compared with the baseline, and what fails; empty without one.
     """
 
     evaluation: Evaluation
@@ -128,6 +132,7 @@ class Outcome:
     broken: tuple[str, ...]
     written: tuple[Path, ...]
     unwritten: tuple[str, ...] = ()
+    drift_check: str = ""
 
 
 class Config:
@@ -175,7 +180,7 @@ class Config:
             raise ValueError(f"{self.path}: [drift] must have the key baseline")
         self._drift = {name: drift[name] for name in ("alpha", "smallest_effect") if name in drift}
         check_settings(**self._drift)
-        self.fail_on = drift.get("fail_on", list(_VERDICTS))
+        self.fail_on = drift.get("fail_on", list(_FAIL_ON))
         if not isinstance(self.fail_on, list):
             raise TypeError(f"fail_on of [drift] must be a list, is {self.fail_on!r}")
         for verdict in self.fail_on:
@@ -265,7 +270,20 @@ class Config:
             ]
             if "missing" in self.fail_on:
                 broken += [f"{pair}: in one of the two evaluations only" for pair in found.missing]
-        return Outcome(evaluation, found, tuple(broken), written, unwritten)
+        return Outcome(evaluation, found, tuple(broken), written, unwritten, self._drift_check())
+
+    def _drift_check(self) -> str:
+        """Say what is compared with the baseline, and what fails."""
+        if "drift" not in self.content:
+            return ""
+        alpha, smallest = check_settings(**self._drift)
+        at_least = f" and an effect of at least {smallest:g}" if smallest else ""
+        fails = f"fails on {', '.join(self.fail_on)}" if self.fail_on else "fails on nothing"
+        return (
+            f"Drift: the scores of each explainer by each metric, compared with those of "
+            f"{self.content['drift']['baseline']}; a change has a p-value of at most {alpha:g}, "
+            f"corrected for all tests{at_least}; the check {fails} (fail_on)."
+        )
 
     def _reports(self, evaluation: Evaluation) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         """Write those that can be written; return them, and why others could not."""

@@ -28,6 +28,7 @@ from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
+from quantus_ext.evaluation.explainers import CONSTANT, named, surprises
 from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.labels import Labels
 from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
@@ -50,7 +51,8 @@ from quantus_ext.evaluation.statistics import sign_of
 from quantus_ext.evaluation.stopping import Looks, StoppingRule, rounds
 from quantus_ext.evaluation.store import Store
 from quantus_ext.finetune.training import as_input
-from quantus_ext.foreign import fix_seeds
+from quantus_ext.flags import Flag
+from quantus_ext.foreign import caveats, fix_seeds
 from quantus_ext.identity import probe_rows
 from quantus_ext.spaces import NAMES
 
@@ -341,6 +343,11 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         ),
         shuffled=until is not None,
     )
+    for method in plan.methods:
+        for said in surprises(method.function, method.keywords, model):
+            warnings.warn(f"xai_methods[{method.name!r}]: {said}", UserWarning, stacklevel=2)
+    for caveat in {said: None for cell in plan.cells for said in caveats(cell.metric)}:
+        warnings.warn(caveat, UserWarning, stacklevel=2)
     labels = Labels.of(
         adapter,
         x_batch,
@@ -378,7 +385,11 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     result = Collected(plan, len(data))
     looks = None if rule is None else _looks(rule, result)
     crew = _Crew(n_jobs, threads, devices)
-    left = _score(result, kept, looks, model, data, given, crew, cost=cost)
+    try:
+        left = _score(result, kept, looks, model, data, given, crew, cost=cost)
+    except KeyboardInterrupt:
+        # Short, because where in the work it was says nothing.
+        raise KeyboardInterrupt(_interrupted(store)) from None
     evaluation = result.evaluation(
         data,
         settings=about,
@@ -388,7 +399,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         stopping=None if looks is None else looks.found,
     )
     evaluation = replace(evaluation, cases=labels.with_maps(shown, evaluation.cases))
-    for message in left:
+    for message in [*left, *_constant_maps(plan, evaluation)]:
         warnings.warn(message, UserWarning, stacklevel=2)
     _warn_of(evaluation.failures)
     _warn_of_spaces(evaluation)
@@ -752,6 +763,26 @@ def _warn_of_spaces(evaluation: Evaluation) -> None:
             UserWarning,
             stacklevel=3,
         )
+
+
+def _interrupted(store: str | Path | None) -> str:
+    """Say what is left of an interrupted call, and how to go on."""
+    if store is None:
+        return "nothing is kept, as there is no store; with store= a call goes on where it was"
+    return f"finished shards are kept in {store}, and the same call goes on from them"
+
+
+def _constant_maps(plan: Plan, evaluation: Evaluation) -> Iterator[str]:
+    """Say of which explainers maps have one value everywhere, and why if that is known."""
+    constant = (evaluation.flags & int(Flag.ZERO_MAP | Flag.CONSTANT_MAP)) > 0
+    for method, count in zip(plan.methods, constant.any(1).sum(1).tolist(), strict=True):
+        if count:
+            why = CONSTANT.get(named(method.function, method.keywords) or "")
+            yield (
+                f"maps of {method.name} have the same value everywhere for {count} of "
+                f"{constant.shape[2]} samples, so their scores are arbitrary, see "
+                f"evaluation.flagged()" + (f": {why}" if why else "")
+            )
 
 
 def _warn_of(failures: Sequence[Failure]) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import input_dtype
+from quantus_ext.adapters.base import adapter_of, input_dtype
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.global_state import seeded
 from quantus_ext.engine.modules import are_probabilities, may_draw, resolve_softmax
@@ -165,6 +165,13 @@ def train(
         If the loss becomes NaN or infinite.
     """
     started = time.perf_counter()
+    adapter = adapter_of(model)
+    if not adapter.one_softmax:
+        raise ValueError(
+            "model must give scores of classes of which one is right to be trained by "
+            f"cross-entropy, a {type(adapter).__name__} gives others: pass a function (model, "
+            "masks) -> model that trains it, or a trained model, as fine_tune"
+        )
     device = checks.resolve_device(model, None)
     draws = draws_itself(corrupt, settings.optimiser) or may_draw(model, trained=True)
     with isolated_training(device, settings.seed, draws=draws):

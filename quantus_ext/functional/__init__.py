@@ -1,5 +1,6 @@
 """The metrics as pure functions on tensors."""
 
+from quantus_ext.functional.average_drop import average_drop
 from quantus_ext.functional.fidelity import fidelity
 from quantus_ext.functional.infidelity import infidelity
 from quantus_ext.functional.inverse import inverse, make_reference, permuted
@@ -10,6 +11,7 @@ from quantus_ext.functional.syn_score import syn_score
 
 __all__ = [
     "Scores",
+    "average_drop",
     "fidelity",
     "infidelity",
     "inverse",

@@ -92,7 +92,11 @@ def removal_curves(
         By name. ``details`` has ``curve`` (for ABPC ``curve_morf`` and ``curve_lerf``) and
         ``fractions``, the fractions that are actually removed or restored, all of shape
         (n, fractions); ``original_score``, ``baseline_score`` with everything removed, and their
-        difference, ``final_drop`` (``final_rise`` for Insertion).
+        difference, ``final_drop`` (``final_rise`` for Insertion). Deletion and Insertion also have
+        ``normalised``, the area divided by the original output, and ``relative_drop``, the drop
+        divided by it; for Insertion ``relative_rise``, the rise divided by its size: 1 where the
+        output rises, -1 where it falls, 0 where it stays. The first two are NaN if the original
+        output is not positive.
 
     Examples
     --------
@@ -228,4 +232,11 @@ def _score(name: CurveScore, names: list[Curve], answers: Without, fractions: Te
     }
     total = sums[curve_name]
     score = total if is_area else original - total
+    if is_area:
+        positive = original.where(original > 0, torch.nan)
+        details["normalised"] = total / positive
+        if name == "deletion":
+            details["relative_drop"] = details["final_drop"] / positive
+        else:
+            details["relative_rise"] = details["final_rise"].sign()
     return Scores(score, squared_error.sqrt(), {**details, **shared}, (answers.rests_on,))

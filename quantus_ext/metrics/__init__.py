@@ -1,5 +1,6 @@
 """The metrics: Quantus's arguments in, a list of floats out; the formulas are in functional."""
 
+from quantus_ext.metrics.average_drop import AverageDrop, AverageGain, AverageIncrease
 from quantus_ext.metrics.fidelity import FFidelity, Fidelity, RFidelity
 from quantus_ext.metrics.infidelity import Infidelity
 from quantus_ext.metrics.p_score import PScore
@@ -12,6 +13,9 @@ __all__ = [
     "ABPC",
     "QGE",
     "ROAR",
+    "AverageDrop",
+    "AverageGain",
+    "AverageIncrease",
     "Deletion",
     "FFidelity",
     "Fidelity",

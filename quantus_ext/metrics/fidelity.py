@@ -124,10 +124,11 @@ class Fidelity(RemovalMetric):
         """See :meth:`quantus_ext.base.TorchMetric.evaluate_batch`."""
         if self.output == "label" and batch.clean.shape[1] == 1:
             raise ValueError("output='label' needs a model with at least two outputs, it has one")
-        if self.output == "label" and not adapter_of(batch.model).one_label:
+        adapter = adapter_of(batch.model)
+        if self.output == "label" and not adapter.one_label:
             raise ValueError(
-                "output='label' needs a model whose largest output is its answer, this one has "
-                "several heads: use output='probability'"
+                "output='label' needs a model whose largest output is its answer, which that of a "
+                f"{type(adapter).__name__} is not: use output='probability'"
             )
         if self.output == "probability" and not _are_probabilities(batch.clean):
             raise ValueError(

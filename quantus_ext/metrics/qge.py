@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,7 +29,7 @@ from quantus_ext.engine.answers import Asked
 from quantus_ext.engine.elements import Elements
 from quantus_ext.engine.forward import Forward
 from quantus_ext.flags import Cuts
-from quantus_ext.foreign import Foreign, Reduce
+from quantus_ext.foreign import Foreign, Reduce, caveats
 from quantus_ext.functional.inverse import KINDS, Kind, make_reference
 from quantus_ext.functional.scores import Scores
 from quantus_ext.metrics.roar import ROAR
@@ -177,6 +178,8 @@ class QGE(TorchMetric):
                 f"reduce is not used around {metric.name}, which returns one number per sample: "
                 "leave it at numpy.mean"
             )
+        for caveat in caveats(metric):
+            warnings.warn(caveat, UserWarning, stacklevel=2)
         self.metric = metric
         self.inner: TorchMetric | None = None
         self.reference = reference

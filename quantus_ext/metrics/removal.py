@@ -143,7 +143,7 @@ class RemovalMetric(TorchMetric):
             features=features,
         )
 
-    def cuts(self, batch: Batch) -> Cuts:
+    def cuts(self, batch: Batch) -> Cuts | None:
         """See :meth:`quantus_ext.base.TorchMetric.cuts`."""
         elements = self.elements(batch)
         return Cuts(elements, self.fractions_of(elements), self.perturbation(batch.model))

@@ -242,8 +242,9 @@ class Deletion(AreaUnderCurve):
     Lower is better. The area is over the fractions that are actually removed, from 0 to 1, by the
     trapezoidal rule (RISE, Petsiuk et al., 2018), so it does not depend on the number of steps for
     a straight curve. ``details`` has ``curve``, ``fractions``, ``original_score``,
-    ``baseline_score`` and ``final_drop``. See
-    :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for the arguments.
+    ``baseline_score`` and ``final_drop``, and as shares of the original output ``normalised``, the
+    area, and ``relative_drop``. See :class:`~quantus_ext.metrics.removal_curves.AreaUnderCurve` for
+    the arguments.
     """
 
     name = "Deletion"
@@ -256,7 +257,7 @@ class Insertion(AreaUnderCurve):
     """Insertion: the area under the output while the most relevant elements are restored.
 
     Higher is better. The curve starts with everything removed. ``details`` as for
-    :class:`Deletion`, with ``final_rise`` instead of ``final_drop``.
+    :class:`Deletion`, with ``final_rise`` and ``relative_rise`` instead of the drops.
     """
 
     name = "Insertion"

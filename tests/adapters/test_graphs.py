@@ -416,7 +416,7 @@ def test_an_explained_node_stays_and_what_is_out_of_its_reach_is_no_element():
     model = Graphs(plain, [data, data], nodes=[0, 4], hops=2)
     features = model.feature_mask(torch.from_numpy(model.rows()))
     assert features.tolist() == [[-1, 1, 2, -1, -1], [-1, -1, -1, 3, 4]]
-    assert len(model.data.node_counts) == 1
+    assert len(model.data.counts) == 1
     beyond = torch.from_numpy(model.rows())
     beyond[0, 3:] = beyond[1, 1:3] = 0
     torch.testing.assert_close(model(beyond), plain(data.x, line)[[0, 4]])

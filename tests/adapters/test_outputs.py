@@ -60,7 +60,9 @@ def test_a_head_scores_as_a_model_of_its_own(make):
 
 def test_labels_of_several_heads_are_refused():
     inputs, model = two_heads()
-    with pytest.raises(ValueError, match=r"output='label' needs .* several heads: use output="):
+    with pytest.raises(
+        ValueError, match=r"output='label' needs .* a MultiOutput is not: use output="
+    ):
         inputs.call(Fidelity(), model=model, y_batch=model.target(TARGETS), softmax=False)
 
 

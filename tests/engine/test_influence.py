@@ -217,6 +217,122 @@ def test_standard_errors_of_rows_that_influence_each_other_stay():
     assert np.isfinite(metric.standard_errors).all()
 
 
+# Another function while gradients are recorded
+
+
+PADDING = 9.0
+
+
+class Padded(nn.Module):
+    """Reads series of which every other one is padded, and averages over all steps."""
+
+    def __init__(self, pooled: str = "all", layers: int = 2) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.embed, self.encoder = nn.Linear(4, 32), nn.TransformerEncoder(layer, layers)
+        self.head = nn.Linear(32, 3)
+        self.pooled = pooled
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = rows.movedim(1, 2)
+        padding = (rows == PADDING).all(2)
+        read = self.encoder(self.embed(rows), src_key_padding_mask=padding)
+        if self.pooled == "first":
+            return self.head(read[:, 0])
+        if self.pooled == "seen":
+            read = read.masked_fill(padding[..., None], 0)
+        return self.head(read.mean(1))
+
+
+def padded(n: int = 6) -> np.ndarray:
+    x = inputs("series", n)
+    x[::2, :, 10:] = PADDING
+    return x
+
+
+class Switch(nn.Module):
+    """A network that someone made another one for training."""
+
+    def __init__(self, change: float) -> None:
+        super().__init__()
+        self.model, self.change = table_net(), change
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.model(rows) * (1 + self.change * torch.is_grad_enabled())
+
+
+@pytest.fixture
+def slow_attention() -> Iterator[None]:
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("metric", [Deletion, Infidelity, lambda: QGE(MoRF(4))])
+def test_another_function_with_gradients_is_said(metric, n, frozen):
+    model = seeded(Padded).requires_grad_(not frozen)
+    match = (
+        r"another function while gradients are recorded: its outputs change by \d+\.\d% .*scored: "
+        r"encoder \(TransformerEncoder\) takes a faster path .*call torch\.backends"
+    )
+    x = padded(n)
+    with pytest.warns(UserWarning, match=match):
+        metric()(model, x, np.zeros(n, dtype=int), x, channel_first=True)
+
+
+@pytest.mark.usefixtures("slow_attention")
+def test_the_way_out_of_the_fast_path():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(Deletion(4), seeded(Padded), padded())
+
+
+def test_a_model_found_harmless_is_asked_again_on_the_fast_path(slow_attention):
+    model, x = seeded(Padded), padded()
+    call(Deletion(4), model, x)
+    torch.backends.mha.set_fastpath_enabled(True)
+    with pytest.warns(UserWarning, match="another function while gradients"):
+        call(Deletion(4), model, x)
+
+
+@pytest.mark.parametrize(("change", "is_said"), [(1e-6, False), (0.0, False), (1e-3, True)])
+def test_how_small_a_difference_with_gradients_is_found(change, is_said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(Deletion(4), seeded(lambda: Switch(change)), inputs("table"))
+    assert ["another function" in str(each.message) for each in caught] == [True] * is_said
+
+
+@pytest.mark.parametrize("pooled", ["first", "seen"])
+def test_a_fast_path_that_changes_no_answer_is_not_said(pooled):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(Deletion(4), seeded(lambda: Padded(pooled)), padded())
+
+
+def test_models_that_take_no_gradients_are_not_asked_with_them():
+    class InNumpy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Linear(12, 3)
+
+        def forward(self, rows: Tensor) -> Tensor:
+            return torch.from_numpy(self.model(rows).numpy())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(Deletion(4), seeded(InNumpy), inputs("table"))
+
+
+def test_gradients_of_the_weights_stay_as_they_are():
+    model, x = seeded(table_net), inputs("table")
+    call(Deletion(4), model, x)
+    assert all(weight.grad is None for weight in model.parameters())
+    assert torch.is_grad_enabled()
+
+
 # No false alarm
 
 
@@ -281,11 +397,18 @@ def test_no_false_alarm(kind, build, n, precision):
         with torch.no_grad(), torch.autocast("cpu", layers, enabled=layers is not None):
             return model(rows)
 
-    found = influence.examine(model, ask, x, together=64, precision=layers)
-    assert found.warning(model) is None
+    def ask_recorded(rows: Tensor, _: Tensor) -> Tensor:
+        with torch.autocast("cpu", layers, enabled=layers is not None):
+            return model(rows.clone().requires_grad_()).detach()
+
+    found = influence.examine(
+        model, ask, x, together=64, precision=layers, ask_recorded=ask_recorded
+    )
+    assert found.is_harmless
+    assert not list(found.warnings(model))
     if precision in ("float32", "double"):
         # Far from it.
-        assert max(found.chance, found.company) < found.rounding / 8
+        assert max(found[:3]) < found.rounding / 8
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -340,11 +463,11 @@ class Counting(nn.Module):
         return self.model(rows)
 
 
-def test_twelve_rows_once_a_model_that_count_in_no_score():
+def test_sixteen_rows_once_a_model_that_count_in_no_score():
     model = Counting(table_net()).eval()
     metric, x = Deletion(4), inputs("table")
     call(metric, model, x)
-    assert sum(model.rows) == metric.n_evaluations + 12
+    assert sum(model.rows) == metric.n_evaluations + 16
     model.rows.clear()
     call(metric, model, x[:2])
     call(Infidelity(n_perturb_samples=5), model, x)
@@ -391,7 +514,7 @@ def test_the_models_own_draws_are_those_without_the_check(name, monkeypatch):
                 scores = call(Deletion(4), model, x)
             outcomes.append((scores, torch.get_rng_state().tolist(), np.random.random()))  # noqa: NPY002
         monkeypatch.setattr(
-            influence, "examine", lambda *_, **__: influence.Influence(0.0, 0.0, 0.0)
+            influence, "examine", lambda *_, **__: influence.Influence(0.0, 0.0, 0.0, 0.0)
         )
     assert outcomes[0] == outcomes[1]
 

@@ -141,6 +141,17 @@ def test_drift_decides_on_the_exit_code(config, tmp_path, capsys):
     assert "FAILED: MoRF of noise is worse than the baseline's" in capsys.readouterr().out
     assert code_of(config(more + 'fail_on = ["better", "missing"]')) == 0
     assert code_of(config(more + "alpha = 1e-30")) == 0
+    baseline(tmp_path, -1.0)
+    capsys.readouterr()
+    assert code_of(config(more + "smallest_effect = 0.1")) == 0
+    out = capsys.readouterr().out
+    assert "compared with those of baseline.json; a change has a p-value of at most 0.05" in out
+    assert "an effect of at least 0.1; the check fails on worse, unknown, changed, missing" in out
+    assert "**better**" in out
+    assert code_of(config(more + 'fail_on = ["better"]')) == 1
+    assert "FAILED: MoRF of noise is better than the baseline's" in capsys.readouterr().out
+    assert code_of(config(more + "fail_on = []")) == 0
+    assert "the check fails on nothing" in capsys.readouterr().out
 
 
 def test_what_is_missing_since_the_baseline_fails(config, tmp_path, capsys):

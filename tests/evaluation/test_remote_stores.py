@@ -79,7 +79,7 @@ def test_killed_twenty_times_while_it_writes(protocol, monkeypatch, tmp_path):
     counter.unlink()
     run(model=network(counter), **chosen, store="memory://finished")
     # Asked of every store, and once more of a new one.
-    once, check = 8, 12
+    once, check = 8, 16
     assert rows_counted(counter) == whole - 2 + 2 * once
     a_shard = (whole - 2 - check) / 3
     generator = random.Random(0)

@@ -90,7 +90,7 @@ def test_killed_twenty_times_and_resumed(tmp_path):
     assert once == 8
     # Without a store two rows say what a pass leaves in the model; and whether rows influence each
     # other is asked once of a model that scores are asked of.
-    check = 12
+    check = 16
     a_shard = (whole - 2 - check) / 6
     generator = random.Random(0)
     started = finished = 0
@@ -123,6 +123,30 @@ def test_killed_twenty_times_and_resumed(tmp_path):
     # Otherwise nothing was cut off.
     assert started >= 5
     assert finished <= 15
+
+
+def test_an_interrupted_call_says_how_to_go_on_and_does(tmp_path):
+    # In a file, because what a function holds is part of what it is.
+    calls, store = tmp_path / "calls", tmp_path / "store"
+
+    def stops(model: nn.Module, inputs: np.ndarray, targets: np.ndarray, **_: object) -> np.ndarray:
+        with calls.open("a") as file:
+            file.write("x")
+        if calls.read_text() == "xxx":
+            raise KeyboardInterrupt
+        return gradients(model, inputs, targets)
+
+    given = {"xai_methods": {"gradients": stops}}
+    with pytest.raises(KeyboardInterrupt, match="nothing is kept, as there is no store"):
+        run(**given)
+    calls.unlink()
+    with pytest.raises(KeyboardInterrupt, match=r"finished shards are kept in .*store, and the"):
+        run(**given, store=store)
+    finished = shard_files(store)
+    assert len(finished) == 1
+    done = run(**given, store=store)
+    assert finished.items() <= shard_files(store).items()
+    assert_same(done, run(**given))
 
 
 def test_two_runs_at_once_on_one_store(tmp_path):

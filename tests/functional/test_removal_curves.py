@@ -24,6 +24,7 @@ from quantus_ext.perturbation import (
     gaussian_blur_replacement_by_indices,
 )
 from tests.harness import make_inputs, rows_seen
+from tests.reference import removal_curves as removal_reference
 
 LABEL = torch.tensor([0])
 
@@ -78,6 +79,43 @@ def test_an_area_of_uneven_fractions_is_the_trapezoids():
         result = of_linear([name], fractions, phi)[name]
         curve = result.details["curve"][0].numpy()
         assert float(result.score) == pytest.approx(trapezoid(curve, fractions), rel=1e-12)
+
+
+@pytest.mark.parametrize("modality", ["image", "series", "table"])
+def test_shares_of_the_original_output_are_those_of_another_library(modality):
+    inputs, fractions = make_inputs(modality), [0.0, 0.25, 0.5, 0.75, 1.0]
+    predict = inputs.predict(softmax=True)
+    for metric, restore, relative in (
+        (Deletion(4), False, "relative_drop"),
+        (Insertion(4), True, "relative_rise"),
+    ):
+        inputs.call(metric)
+        expected = [
+            removal_reference.shares_of_the_original(
+                predict, x, int(y), a, fractions, restore=restore
+            )
+            for x, y, a in zip(inputs.x, inputs.y, inputs.a, strict=True)
+        ]
+        found = np.stack([metric.details["normalised"], metric.details[relative]], 1)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_shares_of_an_output_that_is_not_positive_are_unknown():
+    # Of x = 1, 0 and -1 the outputs are 1, 0 and -1, and 0 without it.
+    x = torch.tensor([[1.0], [0.0], [-1.0]], dtype=torch.float64)
+    found = removal_curves(
+        lambda rows: rows,
+        x,
+        x,
+        torch.zeros(3, dtype=torch.long),
+        fractions=[0, 1],
+        scores=["deletion", "insertion"],
+    )
+    deletion, insertion = found["deletion"].details, found["insertion"].details
+    for values in (deletion["normalised"], insertion["normalised"]):
+        np.testing.assert_array_equal(values, [0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(deletion["relative_drop"], [1, np.nan, np.nan])
+    np.testing.assert_array_equal(insertion["relative_rise"], [1, 0, -1])
 
 
 def straight(t: int) -> nn.Module:

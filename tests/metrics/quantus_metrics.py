@@ -41,6 +41,10 @@ class Entry:
         Why QGE is 0 whatever the explanation, empty where it isn't.
     error : str
         The error that QGE raises instead, empty where it scores.
+    caution : str
+        What numbers of it depend on that they should not, or what must be known of them.
+    alone : bool
+        Whether it is asked about one sample at a time.
     call : mapping
         Further arguments of the call.
     """
@@ -50,9 +54,15 @@ class Entry:
     explains_again: bool = False
     always_zero: str = ""
     error: str = ""
+    caution: str = ""
+    alone: bool = False
     call: Mapping[str, Any] = field(default_factory=dict)
 
 
+BY_BATCH = "its draws depend on the batches"
+ALL_BATCH = "compares the samples of a batch"
+REPLACED = "the caller's array is changed in place: gets copies"
+RESEEDED = "re-seeds global generators: they are put back"
 VALUES_ONLY = "uses the values, not their positions"
 SUM_ONLY = "uses the sum of the values; ±1 by chance if rounding changes it"
 RANKS_OF_BOTH = "compares the ranks of two maps, both inverted; differs only by ties"
@@ -65,57 +75,96 @@ _stable = {**_repeats, "return_nan_when_prediction_changes": False}
 
 ENTRIES: dict[str, Entry] = {
     "Faithfulness Correlation": Entry(
-        partial(quantus.FaithfulnessCorrelation, subset_size=32, nr_runs=20)
+        partial(quantus.FaithfulnessCorrelation, subset_size=32, nr_runs=20), caution=BY_BATCH
     ),
     "Faithfulness Estimate": Entry(partial(quantus.FaithfulnessEstimate, **_steps)),
-    "Pixel-Flipping": Entry(partial(quantus.PixelFlipping, **_steps), CURVE),
+    "Pixel-Flipping": Entry(
+        partial(quantus.PixelFlipping, **_steps),
+        CURVE,
+        caution='**not with `perturb_baseline="mean"`**, the mean of what is left: a warning',
+    ),
     "Region Segmentation": Entry(partial(quantus.RegionPerturbation, **_patches), CURVE),
-    "Monotonicity-Arya": Entry(partial(quantus.Monotonicity, **_steps)),
-    "Monotonicity-Nguyen": Entry(partial(quantus.MonotonicityCorrelation, **_steps, **_repeats)),
+    "Monotonicity-Arya": Entry(
+        partial(quantus.Monotonicity, **_steps),
+        caution="**True for every map** if the baseline is fixed, as by default: a warning",
+    ),
+    "Monotonicity-Nguyen": Entry(
+        partial(quantus.MonotonicityCorrelation, **_steps, **_repeats), caution=BY_BATCH
+    ),
     "Selectivity": Entry(partial(quantus.Selectivity, **_patches), CURVE),
     "SensitivityN": Entry(
         quantus.SensitivityN, error="metric must give one score per sample: SensitivityN correlates"
     ),
-    "IROF": Entry(quantus.IROF),
-    "ROAD": Entry(partial(quantus.ROAD, percentages=[10, 30, 50]), CURVE),
+    "IROF": Entry(
+        quantus.IROF,
+        alone=True,
+        caution="takes the baseline from the batch: is asked one sample at a time",
+    ),
+    "ROAD": Entry(
+        partial(quantus.ROAD, percentages=[10, 30, 50]),
+        CURVE,
+        caution="keeps the size of the first images it saw: is made to forget it",
+    ),
     "Infidelity": Entry(partial(quantus.Infidelity, perturb_patch_sizes=[8], n_perturb_samples=1)),
-    "Sufficiency": Entry(quantus.Sufficiency),
+    "Sufficiency": Entry(quantus.Sufficiency, caution=ALL_BATCH),
     "Continuity Test": Entry(partial(quantus.Continuity, nr_steps=4), explains_again=True),
     "Local Lipschitz Estimate": Entry(
-        partial(quantus.LocalLipschitzEstimate, **_repeats), explains_again=True
+        partial(quantus.LocalLipschitzEstimate, **_repeats), explains_again=True, caution=BY_BATCH
     ),
-    "Max-Sensitivity": Entry(partial(quantus.MaxSensitivity, **_repeats), explains_again=True),
-    "Avg-Sensitivity": Entry(partial(quantus.AvgSensitivity, **_repeats), explains_again=True),
-    "Consistency": Entry(quantus.Consistency),
+    "Max-Sensitivity": Entry(
+        partial(quantus.MaxSensitivity, **_repeats), explains_again=True, caution=BY_BATCH
+    ),
+    "Avg-Sensitivity": Entry(
+        partial(quantus.AvgSensitivity, **_repeats), explains_again=True, caution=BY_BATCH
+    ),
+    "Consistency": Entry(quantus.Consistency, caution=ALL_BATCH),
     "Relative Input Stability": Entry(
-        partial(quantus.RelativeInputStability, **_stable), explains_again=True
+        partial(quantus.RelativeInputStability, **_stable), explains_again=True, caution=BY_BATCH
     ),
     "Relative Output Stability": Entry(
-        partial(quantus.RelativeOutputStability, **_stable), explains_again=True
+        partial(quantus.RelativeOutputStability, **_stable), explains_again=True, caution=BY_BATCH
     ),
     "Relative Representation Stability": Entry(
-        partial(quantus.RelativeRepresentationStability, **_stable), explains_again=True
+        partial(quantus.RelativeRepresentationStability, **_stable),
+        explains_again=True,
+        caution=BY_BATCH,
     ),
     "Pointing Game": Entry(quantus.PointingGame),
     "Top-K Intersection": Entry(partial(quantus.TopKIntersection, k=30)),
     "Relevance Mass Accuracy": Entry(quantus.RelevanceMassAccuracy),
     "Relevance Rank Accuracy": Entry(quantus.RelevanceRankAccuracy),
-    "Attribution Localisation ": Entry(quantus.AttributionLocalisation),
+    "Attribution Localisation ": Entry(
+        quantus.AttributionLocalisation,
+        caution="**not with `weighted=True`**, infinite for one or two samples: a warning",
+    ),
     "AUC": Entry(quantus.AUC),
     "Focus": Entry(quantus.Focus, call={"custom_batch": [(1, 0, 0, 0), (0, 1, 1, 0)] * (N // 2)}),
-    "Sparseness": Entry(quantus.Sparseness, always_zero=VALUES_ONLY),
-    "Complexity": Entry(quantus.Complexity, always_zero=VALUES_ONLY),
+    "Sparseness": Entry(quantus.Sparseness, always_zero=VALUES_ONLY, caution=REPLACED),
+    "Complexity": Entry(quantus.Complexity, always_zero=VALUES_ONLY, caution=REPLACED),
     "Effective Complexity": Entry(quantus.EffectiveComplexity, always_zero=VALUES_ONLY),
-    "MPRT": Entry(quantus.MPRT, LAYERS, explains_again=True, always_zero=RANKS_OF_BOTH),
+    "MPRT": Entry(
+        quantus.MPRT, LAYERS, explains_again=True, always_zero=RANKS_OF_BOTH, caution=RESEEDED
+    ),
     "Smooth MPRT": Entry(
         partial(quantus.SmoothMPRT, **_repeats),
         LAYERS,
         explains_again=True,
         always_zero=RANKS_OF_BOTH,
+        caution=f"{BY_BATCH}; {RESEEDED}",
     ),
-    "Efficient MPRT": Entry(quantus.EfficientMPRT, explains_again=True, always_zero=VALUES_ONLY),
-    "Random Logit": Entry(partial(quantus.RandomLogit, num_classes=10), explains_again=True),
-    "Completeness": Entry(quantus.Completeness, always_zero=SUM_ONLY),
+    "Efficient MPRT": Entry(
+        quantus.EfficientMPRT, explains_again=True, always_zero=VALUES_ONLY, caution=RESEEDED
+    ),
+    "Random Logit": Entry(
+        partial(quantus.RandomLogit, num_classes=10),
+        explains_again=True,
+        caution=f"{BY_BATCH}; {RESEEDED}",
+    ),
+    "Completeness": Entry(
+        quantus.Completeness,
+        always_zero=SUM_ONLY,
+        caution="**False** for nearly every map that it normalises, as by default: a warning",
+    ),
     "NonSensitivity": Entry(quantus.NonSensitivity),
     "InputInvariance": Entry(quantus.InputInvariance, explains_again=True, always_zero=BOTH_MAPS),
 }
@@ -186,17 +235,20 @@ def names() -> list[str]:
 
 def markdown_table() -> str:
     rows = [
-        "| Quantus metric | Better | Score per sample | Maps it computes itself | QGE |",
-        "|---|---|---|---|---|",
+        "| Quantus metric | Better | Score per sample | Maps it computes itself | QGE | To know |",
+        "|---|---|---|---|---|---|",
     ]
     for name, entry in ENTRIES.items():
         if entry.error:
-            rows.append(f"| {name.strip()} | – | – | – | `ValueError`: no score per sample |")
+            rows.append(f"| {name.strip()} | – | – | – | `ValueError`: no score per sample | |")
             continue
         direction = QGE(entry.make()).direction.value
         again = "inverted too" if entry.explains_again else "none"
         note = f"0: {entry.always_zero}" if entry.always_zero else "the difference"
-        rows.append(f"| {name.strip()} | {direction} | {entry.gives} | {again} | {note} |")
+        rows.append(
+            f"| {name.strip()} | {direction} | {entry.gives} | {again} | {note} | "
+            f"{entry.caution or '–'} |"
+        )
     return "\n".join(rows)
 
 

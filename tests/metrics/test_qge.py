@@ -247,7 +247,17 @@ def by_hand(entry: Entry, seed: int, *, invert: bool) -> np.ndarray:
     foreign.seed_global_generators(seed)
     # Some of Quantus's metrics call numpy.trapz, which numpy 2.4 removed.
     with mock.patch.object(np, "trapz", trapezoid, create=True):
-        return reduced(metric(**arguments))
+        if not entry.alone:
+            return reduced(metric(**arguments))
+        batches = [
+            name for name in ("x_batch", "y_batch", "a_batch", "s_batch") if name in arguments
+        ]
+        return np.concatenate(
+            [
+                reduced(metric(**{**arguments, **{n: arguments[n][i : i + 1] for n in batches}}))
+                for i in range(N)
+            ]
+        )
 
 
 def test_the_registry_has_every_metric():
@@ -286,7 +296,7 @@ def test_every_quantus_metric(name: str, monkeypatch: pytest.MonkeyPatch):
     np.testing.assert_allclose(scores, gap)
     if entry.always_zero:
         np.testing.assert_allclose(scores, 0, atol=1e-6)
-    assert len(set(states)) == 1
+    assert len(set(states)) == (N if entry.alone else 1)
 
     np.testing.assert_allclose(
         metric.details["score"], by_hand(entry, states[0], invert=False), rtol=1e-5
@@ -302,7 +312,7 @@ def test_every_quantus_metric(name: str, monkeypatch: pytest.MonkeyPatch):
 
 
 AREAS = {
-    "IROF": Entry(quantus.IROF),
+    "IROF": Entry(quantus.IROF, alone=True),
     "Pixel-Flipping": Entry(partial(quantus.PixelFlipping, return_auc_per_sample=True)),
 }
 

@@ -74,3 +74,21 @@ def removal_score(
             }[name]
         )
     return np.array(scores)
+
+
+def shares_of_the_original(
+    predict: Predict,
+    sample: np.ndarray,
+    label: int,
+    phi: np.ndarray,
+    fractions: list[float],
+    *,
+    restore: bool,
+) -> tuple[float, float]:
+    """Return area and drop, or rise, of one sample as AutoTimm divides them."""
+    places, outputs = curve(predict, sample, label, phi, fractions, restore=restore)
+    original = float(predict(sample[None])[0, label])
+    area = float(trapezoid(outputs, places)) / original
+    if not restore:
+        return area, (original - outputs[-1]) / original
+    return area, (outputs[-1] - outputs[0]) / abs(original - outputs[0])
