@@ -11,6 +11,9 @@ from quantus_ext.engine.spaces import SPACES, Space
 
 FITS = 0.5
 """The largest share of the outputs' change that a map which explains a space leaves over."""
+EXACT = 0.01
+"""That share where log-probabilities are scored: these hardly move near a probability of 1, so that
+right maps of them, which know of larger changes, often seem to explain logits."""
 CLEARLY = 4.0
 """How many times as much it leaves over in another space that it fits clearly worse."""
 FEWEST = 4
@@ -77,7 +80,9 @@ class Fit(NamedTuple):
         if space in (None, scored) or scored not in self.unexplained or self.n < FEWEST:
             return False
         assert space is not None
-        return self.unexplained[scored] > CLEARLY * self.unexplained[space]
+        best = self.unexplained[space]
+        fits = scored != "log_probability" or best <= EXACT
+        return fits and self.unexplained[scored] > CLEARLY * best
 
     def warning(self, scored: Space) -> str:
         """Return what to say where that is so."""

@@ -31,7 +31,7 @@ from quantus_ext import (
 from quantus_ext.adapters import BlackBox, MultiOutput, Regression
 from quantus_ext.engine.resolved import Answered
 from quantus_ext.engine.spaces import SPACES, Spaces, in_spaces
-from quantus_ext.spaces import FITS, Fit
+from quantus_ext.spaces import EXACT, FITS, Fit
 from tests.cases import untuned
 from tests.harness import Inputs, make_inputs, rows_seen
 from tests.reference import fidelity, infidelity, spaces
@@ -417,6 +417,13 @@ def test_a_space_is_clearly_better_with_a_good_fit_of_enough_samples(own, other,
     assert fit.better_than("probability") == warns
     assert not fit.better_than("logit")
     assert not fit.better_than("contrast")
+
+
+@pytest.mark.parametrize(("best", "warns"), [(0.9 * EXACT, True), (1.1 * EXACT, False)])
+def test_where_log_probabilities_are_scored_only_an_exact_fit_is_better(best, warns):
+    fit = Fit({"logit": best, "log_probability": 1.0, "probability": 1.0}, 9)
+    assert fit.better_than("log_probability") == warns
+    assert fit.better_than("probability")
 
 
 def linear() -> tuple[nn.Module, np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext.card import Card
+from quantus_ext.engine.spaces import SPACES
 from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.stopping import Stopping
 from quantus_ext.files import DamagedError
@@ -18,7 +19,7 @@ from quantus_ext.files import DamagedError
 if TYPE_CHECKING:
     from quantus_ext.evaluation.result import Evaluation
 
-FORMAT = 3
+FORMAT = 4
 
 
 def to_plain(evaluation: Evaluation) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def to_plain(evaluation: Evaluation) -> dict[str, Any]:
         "scores": _nulls(evaluation.scores),
         "standard_errors": _nulls(evaluation.standard_errors),
         "flags": evaluation.flags.tolist(),
+        "space": _nulls(evaluation.space),
+        "scored": dict(evaluation.scored),
         "n_evaluations": evaluation.n_evaluations.tolist(),
         "n_rows": evaluation.n_rows,
         "carry_inputs": evaluation.carry_inputs,
@@ -56,6 +59,8 @@ def of_plain(content: Mapping[str, Any]) -> dict[str, Any]:
             "scores": np.array(content["scores"], dtype=np.float64),
             "standard_errors": np.array(content["standard_errors"], dtype=np.float64),
             "flags": np.array(content["flags"], dtype=np.int64),
+            "space": np.array(content["space"], dtype=np.float64),
+            "scored": {n: SPACES[SPACES.index(space)] for n, space in content["scored"].items()},
             "n_evaluations": np.array(content["n_evaluations"], dtype=np.int64),
             "seconds": np.array(content["seconds"], dtype=np.float64),
             "failures": tuple(Failure(**failure) for failure in content["failures"]),
@@ -81,6 +86,9 @@ def of_plain(content: Mapping[str, Any]) -> dict[str, Any]:
         or per_cell != [shape, shape]
         or len(set(per_sample)) > 1
         or per_sample[0][:-1] != shape
+        or fields["space"].shape[:2] != shape
+        or fields["space"].shape[3:] != (len(SPACES),)
+        or not set(fields["scored"]) <= set(fields["metrics"])
         or set(fields["directions"]) != set(fields["metrics"])
         or not set(fields["cards"]) <= set(fields["metrics"])
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quantus_ext.card import card_of
 from quantus_ext.draws import Draws
+from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.evaluation.case import Case
 from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.plan import Plan
@@ -18,6 +19,9 @@ from quantus_ext.evaluation.result import Evaluation
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.evaluation.shard import Record
 from quantus_ext.evaluation.stopping import Stopping
+
+MOST_COMPARED = 1000
+"""Samples, the first that are scored, of which is kept what maps leave unexplained."""
 
 Key = tuple[int, int]
 """Explainer and first sample."""
@@ -34,6 +38,7 @@ class Collected:
         self.scores = np.full((*shape, n), np.nan)
         self.errors = np.full((*shape, n), np.nan)
         self.flags = np.zeros((*shape, n), dtype=np.int64)
+        self.space = np.full((*shape, min(n, MOST_COMPARED), len(SPACES)), np.nan)
         self.n_evaluations = np.zeros(shape, dtype=np.int64)
         self.n_rows = 0
         self.seconds = np.zeros(shape)
@@ -60,6 +65,8 @@ class Collected:
             self.scores[place][samples] = scored.score
             self.errors[place][samples] = scored.error
             self.flags[place][samples] = scored.flags
+            compared = self.space[place][record.start : record.stop]
+            compared[:] = scored.space[: len(compared)]
             self.n_evaluations[place] += scored.n_evaluations
             self.n_rows += scored.n_rows
             self.seconds[place] += scored.seconds
@@ -120,9 +127,13 @@ class Collected:
         settings: dict[str, Any],
         confidence: float,
         agg_func: Callable[..., Any] | None,
+        scored: Mapping[str, Space],
         stopping: Stopping | None = None,
     ) -> Evaluation:
-        """Return all of it, with what was asked for; data in the order of the plan."""
+        """Return all of it, with what was asked for; data in the order of the plan.
+
+        ``scored`` has the space that each metric reads, as far as it reads one.
+        """
         plan = self.plan
         return Evaluation(
             explainers=tuple(method.name for method in plan.methods),
@@ -131,6 +142,8 @@ class Collected:
             scores=self.scores,
             standard_errors=self.errors,
             flags=self.flags,
+            space=self.space,
+            scored=scored,
             n_evaluations=self.n_evaluations,
             n_rows=self.n_rows,
             carry_inputs=tuple(method.carries_input for method in plan.methods),

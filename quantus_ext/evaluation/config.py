@@ -39,7 +39,7 @@ _SECTIONS = {
     "labels": {"names", "tokens", "feature_names", "class_names"},
     "run": {
         *("batch_size", "shard_size", "n_jobs", "threads", "device", "devices", "store", "seed"),
-        *("confidence", "cases", "backend", "verbose", "softmax"),
+        *("confidence", "cases", "backend", "verbose", "softmax", "output"),
         *("until", "smallest_difference", "score_bounds"),
     },
     "report": {"html", "markdown", "json"},
@@ -224,7 +224,7 @@ class Config:
         methods = {name: self._method(name, each) for name, each in content["xai_methods"].items()}
         calls = self._made("call_kwargs", content.get("call_kwargs"))
         # Otherwise this would be found out after the work.
-        cells = cells_of(metrics, calls, run.get("softmax"))
+        cells = cells_of(metrics, calls, run.get("softmax"), run.get("output"))
         columns = [cell.name for cell in cells]
         for threshold in self.thresholds:
             threshold.check(list(methods), columns)

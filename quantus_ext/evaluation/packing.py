@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from quantus_ext.engine.spaces import SPACES
 from quantus_ext.evaluation.shard import Record, Scored
 from quantus_ext.files import DamagedError, seal, unsealed
 
@@ -30,7 +31,7 @@ def packed(record: Record, key: str) -> bytes:
     cells = []
     for place, (name, scored) in enumerate(record.cells.items()):
         arrays[f"score_{place}"], arrays[f"error_{place}"] = scored.score, scored.error
-        arrays[f"flags_{place}"] = scored.flags
+        arrays[f"flags_{place}"], arrays[f"space_{place}"] = scored.flags, scored.space
         cells.append(
             {
                 "name": name,
@@ -118,6 +119,7 @@ def unpacked(
                 arrays.pop(f"score_{i}"),
                 arrays.pop(f"error_{i}"),
                 arrays.pop(f"flags_{i}"),
+                arrays.pop(f"space_{i}"),
                 n,
             )
             for i, (name, cell) in enumerate(told.items())
@@ -157,6 +159,7 @@ def _scored(
     score: np.ndarray,
     error: np.ndarray,
     flags: np.ndarray,
+    space: np.ndarray,
     n: int,
 ) -> Scored:
     for values, kind in ((score, np.float64), (error, np.float64), (flags, np.int64)):
@@ -165,6 +168,10 @@ def _scored(
             f"{name} must have {n} numbers of {kind.__name__}, has {values.shape} of "
             f"{values.dtype}",
         )
+    expected(
+        space.dtype == np.float64 and space.shape == (n, len(SPACES)),
+        f"{name} must have {n} rows of {len(SPACES)} spaces, has {space.shape} of {space.dtype}",
+    )
     texts = (about["failure"], about["traceback"])
     expected(
         texts == (None, None) or all(isinstance(text, str) for text in texts),
@@ -180,6 +187,7 @@ def _scored(
         score,
         error,
         flags,
+        space,
         **{
             **about,
             "n_evaluations": _count("n_evaluations", about["n_evaluations"]),

@@ -29,6 +29,7 @@ from quantus_ext.engine import sampling
 from quantus_ext.engine.keywords import MOST_ASKED, all_marked, told_apart
 from quantus_ext.engine.modules import called_alike, with_keywords
 from quantus_ext.engine.sampling import Purpose
+from quantus_ext.engine.spaces import Space
 from quantus_ext.evaluation.explainers import carries_input
 from quantus_ext.evaluation.rows import Rows
 from quantus_ext.finetune import FineTuner
@@ -296,7 +297,10 @@ def methods_of(
 
 
 def cells_of(
-    metrics: object, call_kwargs: Mapping[str, Any] | None, softmax: bool | None = None
+    metrics: object,
+    call_kwargs: Mapping[str, Any] | None,
+    softmax: bool | None = None,
+    output: Space | None = None,
 ) -> list[Cell]:
     """Return the columns: each metric, copied, with each call's arguments.
 
@@ -305,7 +309,7 @@ def cells_of(
     metrics : mapping or sequence
         See :data:`Metrics`.
     call_kwargs : mapping of str to mapping, optional
-    softmax : bool, optional
+    softmax, output
         Of all calls.
     """
     if isinstance(metrics, Mapping):
@@ -338,13 +342,15 @@ def cells_of(
                 f"call_kwargs[{name!r}] must not hold {', '.join(taken)}, which evaluate passes "
                 "to every call"
             )
-        if softmax is not None:
-            if "softmax" in call:
+        for argument, value in (("softmax", softmax), ("output", output)):
+            if value is None:
+                continue
+            if argument in call:
                 raise ValueError(
-                    f"softmax={softmax} is that of all calls: leave it out, or take softmax out of "
-                    f"call_kwargs[{name!r}]"
+                    f"{argument}={value} is that of all calls: leave it out, or take {argument} "
+                    f"out of call_kwargs[{name!r}]"
                 )
-            call["softmax"] = softmax
+            call[argument] = value
     cells = []
     for name, metric in named.items():
         if not isinstance(metric, Metric):

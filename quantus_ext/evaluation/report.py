@@ -15,6 +15,7 @@ from quantus_ext.evaluation import pictures
 from quantus_ext.evaluation.tables import markdown, number, numbers, plain
 from quantus_ext.flags import MEANINGS, Flag
 from quantus_ext.plotting import plot_agreement
+from quantus_ext.spaces import NAMES
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.failure import Failure
@@ -53,6 +54,12 @@ def to_markdown(evaluation: Evaluation) -> str:
         lines += [
             "Where scores are arbitrary, of which none is left out:",
             "\n".join(f"- {plain(line)}" for line in arbitrary),
+        ]
+    spaces = _spaces(evaluation)
+    if spaces:
+        lines += [
+            "Which output the maps explain, as far as the metrics' own evaluations tell:",
+            "\n".join(f"- {plain(line)}" for line in spaces),
         ]
     if evaluation.cards:
         lines += [
@@ -153,6 +160,20 @@ def _arbitrary(evaluation: Evaluation) -> list[str]:
     return told
 
 
+def _spaces(evaluation: Evaluation) -> list[str]:
+    """Say of each explainer which space its maps explain, by the metrics that know."""
+    told = []
+    for explainer, found in evaluation.spaces().groupby("explainer", sort=False):
+        by = []
+        for row in found.itertuples():
+            name = "none" if row.space is None else NAMES[row.space]
+            left = "" if row.space is None else f" ({number(getattr(row, row.space))} unexplained)"
+            other = f", while the {NAMES[row.scored]} is scored" if row.warning else ""
+            by.append(f"{row.metric}: {name}{left}{other}")
+        told.append(f"{explainer} – {'; '.join(by)}")
+    return told
+
+
 def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return how it was made: versions, seed, hashes."""
     settings = evaluation.settings
@@ -196,6 +217,7 @@ def to_html(evaluation: Evaluation) -> str:
             metrics=[_metric(evaluation, ranking, metric) for metric in evaluation.metrics],
             agreement=_agreement(evaluation),
             arbitrary=_arbitrary(evaluation),
+            spaces=_spaces(evaluation),
             cards={name: Markup(card.to_html()) for name, card in evaluation.cards.items()},
             chosen="Evenly spaced" if evaluation.stopping is None else "The first",
             cases=[pictures.shown_case(case, evaluation) for case in evaluation.cases],

@@ -14,6 +14,7 @@ from quantus.helpers.enums import ScoreDirection
 
 from quantus_ext import checks
 from quantus_ext.card import Card
+from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.evaluation.as_json import FORMAT, of_plain, to_plain
 from quantus_ext.evaluation.case import Case
 from quantus_ext.evaluation.comparison import Comparison, compare
@@ -23,6 +24,7 @@ from quantus_ext.evaluation.stopping import Stopping
 from quantus_ext.files import DamagedError, OtherFormatError, sealed_json, unsealed_json, write_text
 from quantus_ext.flags import Flag
 from quantus_ext.shown import short
+from quantus_ext.spaces import Fit
 
 if TYPE_CHECKING:
     from quantus_ext.evaluation.drift import Drift
@@ -43,6 +45,11 @@ class Evaluation:
     flags : numpy.ndarray of int, shape (e, m, n)
         What makes scores arbitrary, sums of :class:`quantus_ext.flags.Flag`; see
         :meth:`flagged`.
+    space : numpy.ndarray, shape (e, m, at most 1000, 4)
+        What maps of the samples that were scored first leave unexplained in each space of outputs;
+        see :meth:`spaces`.
+    scored : mapping of str to str
+        The space that a metric reads, of those that read one.
     n_evaluations : numpy.ndarray of int, shape (e, m)
         Rows that the scores of a cell are based on, as if it were computed alone.
     seconds : numpy.ndarray, shape (e, m)
@@ -91,6 +98,7 @@ class Evaluation:
     scores: NDArray[np.float64]
     standard_errors: NDArray[np.float64]
     flags: NDArray[np.int64]
+    space: NDArray[np.float64]
     n_evaluations: NDArray[np.int64]
     seconds: NDArray[np.float64]
     failures: tuple[Failure, ...] = ()
@@ -103,6 +111,7 @@ class Evaluation:
     stopping: Stopping | None = None
     cards: Mapping[str, Card] = field(default_factory=dict)
     agg_func: Callable[..., Any] | None = None
+    scored: Mapping[str, Space] = field(default_factory=dict)
 
     @classmethod
     def of_scores(
@@ -153,6 +162,7 @@ class Evaluation:
             scores=values,
             standard_errors=np.full_like(values, np.nan),
             flags=np.zeros(values.shape, dtype=np.int64),
+            space=np.empty((*values.shape[:2], 0, len(SPACES))),
             n_evaluations=np.zeros(values.shape[:2], dtype=np.int64),
             seconds=np.zeros(values.shape[:2]),
             confidence=confidence,
@@ -263,6 +273,48 @@ class Evaluation:
             if (count := int(((self.flags[e, m] & int(flag)) > 0).sum()))
         ]
         return pd.DataFrame(rows, columns=["explainer", "flag", "metric", "samples"])
+
+    def spaces(self) -> pd.DataFrame:
+        """Return in which space of outputs each explainer's maps explain the model.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each explainer and metric that know one: the columns explainer, metric, space
+            (None where maps fit none well), a column for each space with the share of the outputs'
+            change that maps leave unexplained, the median over the first 1,000 samples, scored (the
+            space that the metric reads), and warning, whether maps fit another space clearly
+            better than that.
+
+        Examples
+        --------
+        >>> import numpy as np, torch, quantus_ext
+        >>> model = torch.nn.Linear(4, 2, bias=False, dtype=torch.float64).eval()
+        >>> x = np.random.default_rng(0).normal(size=(6, 4))
+        >>> evaluation = quantus_ext.evaluate(
+        ...     {"MoRF": quantus_ext.MoRF(4)},
+        ...     {"input×gradient": x * model.weight[0].detach().numpy()},
+        ...     model,
+        ...     x,
+        ...     np.zeros(6, dtype=int),
+        ...     output="logit",
+        ... )
+        >>> evaluation.spaces()[["explainer", "metric", "space", "scored", "warning"]].values
+        array([['input×gradient', 'MoRF', 'logit', 'logit', False]], dtype=object)
+        """
+        rows = []
+        for e, explainer in enumerate(self.explainers):
+            for m, metric in enumerate(self.metrics):
+                fit, scored = Fit.of(self.space[e, m]), self.scored.get(metric)
+                if fit.n:
+                    shares = [fit.unexplained.get(space, np.nan) for space in SPACES]
+                    warns = scored is not None and fit.better_than(scored)
+                    rows.append((explainer, metric, fit.space, *shares, scored, warns))
+        columns = ["explainer", "metric", "space", *SPACES, "scored", "warning"]
+        # Of objects first: otherwise None becomes NaN.
+        found = pd.DataFrame(rows, columns=columns, dtype=object)
+        kinds: dict[str, type] = {**dict.fromkeys(SPACES, float), "warning": bool}
+        return found.astype(kinds)
 
     def means(self) -> pd.DataFrame:
         """Return mean scores, explainers × metrics, over the samples that have one."""

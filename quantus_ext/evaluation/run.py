@@ -24,6 +24,7 @@ from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.draws import Draws, pilot_samples
 from quantus_ext.engine import sampling
+from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.engine.turns import turns
 from quantus_ext.evaluation.collected import Collected, Key
 from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
@@ -53,6 +54,7 @@ from quantus_ext.finetune.training import as_input
 from quantus_ext.flags import Flag
 from quantus_ext.foreign import caveats, fix_seeds
 from quantus_ext.identity import probe_rows
+from quantus_ext.spaces import NAMES
 
 
 class WorkerError(RuntimeError):
@@ -104,6 +106,7 @@ def evaluate(
     progress: bool | None = None,
     *,
     softmax: bool | None = None,
+    output: Space | None = None,
     multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -139,6 +142,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     progress: bool | None = None,
     *,
     softmax: bool | None = None,
+    output: Space | None = None,
     multiply_by_inputs: Mapping[str, bool] | None = None,
     batch_size: int | None = None,
     shard_size: int | None = None,
@@ -205,6 +209,10 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     softmax : bool, optional
         For all calls of metrics: use probabilities instead of logits; None for each metric's
         default. In ``call_kwargs``, each call can have its own.
+    output : {"logit", "probability", "log_probability", "contrast"}, optional
+        For all calls of metrics: what of the explained class is scored, in place of ``softmax``.
+        ``other_class`` goes into ``call_kwargs``. A warning at the end says which maps clearly
+        explain another of these than a metric scores; see :meth:`Evaluation.spaces`.
     multiply_by_inputs : mapping of str to bool, optional
         Whether an explainer's maps include the input as a factor, as those of Integrated Gradients
         and SHAP do, for metrics with ``multiply_by_inputs``. By default known for
@@ -314,12 +322,14 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         verbose = progress if verbose is None else verbose
     seed = checks.seed(seed)
     softmax = checks.optional(checks.flag, "softmax", softmax)
+    if output is not None:
+        checks.one_of("output", output, SPACES)
     adapter = adapter_of(model)
     data = Data.of(adapter.encoded(x_batch), adapter.encoded_labels(y_batch), s_batch)
     n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(xai_methods, explain_func_kwargs, len(data), multiply_by_inputs)),
-        cells=tuple(cells_of(metrics, call_kwargs, softmax)),
+        cells=tuple(cells_of(metrics, call_kwargs, softmax, output)),
         batch_size=batch_size,
         shard_size=shard_size,
         seed=sampling.fresh_seed() if seed is None else seed,
@@ -385,12 +395,14 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         settings=about,
         confidence=confidence,
         agg_func=agg_func,
+        scored=_scored(plan, model),
         stopping=None if looks is None else looks.found,
     )
     evaluation = replace(evaluation, cases=labels.with_maps(shown, evaluation.cases))
     for message in [*left, *_constant_maps(plan, evaluation)]:
         warnings.warn(message, UserWarning, stacklevel=2)
     _warn_of(evaluation.failures)
+    _warn_of_spaces(evaluation)
     return evaluation.as_quantus_frame() if return_as_df else evaluation
 
 
@@ -436,7 +448,9 @@ def _rule(
     for cell in plan.cells:
         metric = cell.metric
         if isinstance(metric, TorchMetric):
-            known = metric.bounds(adapter_of(model), cell.call.get("softmax"))
+            known = metric.bounds(
+                adapter_of(model), cell.call.get("softmax"), cell.call.get("output")
+            )
             if known is not None:
                 bounds[cell.name] = known
                 apart[cell.name] = min(metric.max_difference, known[1] - known[0])
@@ -716,6 +730,39 @@ def _sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tu
             f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
         )
     return batch_size, shard_size
+
+
+def _scored(plan: Plan, model: nn.Module) -> dict[str, Space]:
+    """Return the space that each metric reads, of those that read one."""
+    adapter = adapter_of(model)
+    return {
+        cell.name: metric.scored_space(adapter, cell.call.get("softmax"), cell.call.get("output"))
+        for cell in plan.cells
+        for metric in [cell.metric]
+        if isinstance(metric, TorchMetric)
+        and metric.asks_model
+        and metric.reads_values
+        and cell.failure is None
+    }
+
+
+def _warn_of_spaces(evaluation: Evaluation) -> None:
+    """Say which maps clearly explain another space than one that is scored."""
+    found = evaluation.spaces()
+    told = [
+        f"{row.explainer} by {row.metric} ({getattr(row, row.space):.2g} of the change of the "
+        f"{NAMES[row.space]} unexplained, {getattr(row, row.scored):.2g} of that of the "
+        f"{NAMES[row.scored]}, which is scored)"
+        for row in found[found.warning].itertuples()
+    ]
+    if told:
+        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+        warnings.warn(
+            f"maps explain another output than is scored: {'; '.join(told[:_MOST_TOLD])}{more}. "
+            "Pass output=, or maps of what is scored; see evaluation.spaces()",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _interrupted(store: str | Path | None) -> str:

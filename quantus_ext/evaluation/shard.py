@@ -21,6 +21,7 @@ from quantus_ext.draws import Draws
 from quantus_ext.engine.fence import Fence, listening
 from quantus_ext.engine.keywords import part_of
 from quantus_ext.engine.shared import SharedAnswers, answers_shared
+from quantus_ext.engine.spaces import SPACES
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Data, Rows
 from quantus_ext.finetune.training import as_input
@@ -87,6 +88,8 @@ class Scored:
         NaN where the metric failed.
     flags : numpy.ndarray, int64, shape (n,)
         What makes scores arbitrary, sums of :class:`quantus_ext.flags.Flag`.
+    space : numpy.ndarray, float64, shape (n, 4)
+        What maps leave unexplained in each space; see :class:`quantus_ext.spaces.Fit`.
     n_evaluations : int
         Rows through the model that they rest on.
     n_rows : int
@@ -102,6 +105,7 @@ class Scored:
     score: np.ndarray
     error: np.ndarray
     flags: np.ndarray
+    space: np.ndarray
     n_evaluations: int
     n_rows: int
     seconds: float
@@ -346,6 +350,7 @@ class Worker:
                 score=found.scores[place],
                 error=found.standard_errors[place],
                 flags=found.details["flags"][place],
+                space=found.details["space"][place],
                 n_evaluations=int(found.n_evaluations[place]),
                 # Of all maps, as they were asked about together.
                 n_rows=found.n_rows if place == 0 else 0,
@@ -370,6 +375,8 @@ class Worker:
             custom = call["custom_batch"]
             by_number = isinstance(custom, np.ndarray)
             call["custom_batch"] = custom[index] if by_number else [custom[i] for i in index]
+        if checks.is_rows(call.get("other_class")):
+            call["other_class"] = np.asarray(call["other_class"])[index]
         if call.get("model_predict_kwargs"):
             call["model_predict_kwargs"] = part_of(call["model_predict_kwargs"], index)
         metric = cell.metric
@@ -426,4 +433,5 @@ def told(before: str, error: BaseException) -> tuple[str, str]:
 def _failed(n: int, seconds: float, failure: str, trace: str) -> Scored:
     unknown = np.full(n, np.nan)
     none = np.zeros(n, dtype=np.int64)
-    return Scored(unknown, unknown, none, 0, 0, seconds, None, failure, trace)
+    spaces = np.full((n, len(SPACES)), np.nan)
+    return Scored(unknown, unknown, none, spaces, 0, 0, seconds, None, failure, trace)

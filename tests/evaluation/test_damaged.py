@@ -114,5 +114,5 @@ def test_a_baseline_whose_parts_do_not_fit(changed, tmp_path):
 
 def test_a_baseline_of_an_earlier_version(tmp_path):
     (tmp_path / "old.json").write_text('{"format": 1, "explainers": []}')
-    with pytest.raises(ValueError, match=r"old.json has format 1, .* reads 3: write it anew"):
+    with pytest.raises(ValueError, match=r"old.json has format 1, .* reads 4: write it anew"):
         Evaluation.from_json(tmp_path / "old.json")
