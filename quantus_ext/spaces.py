@@ -90,7 +90,8 @@ class Fit(NamedTuple):
         assert space is not None
         own, other = self.unexplained[scored], self.unexplained[space]
         return (
-            f"explains the {NAMES[space]}, while the {NAMES[scored]} is scored: it leaves "
+            f"fits the {NAMES[space]} better than the {NAMES[scored]}, which is scored: it leaves "
             f"{other:.2g} of the change of the first unexplained, {own:.2g} of that of the second "
-            f'(median of {self.n} samples). Pass output="{space}", or maps of the {NAMES[scored]}'
+            f"(median of {self.n} samples). If it explains the {NAMES[space]}, pass "
+            f'output="{space}", or give maps of the {NAMES[scored]}'
         )

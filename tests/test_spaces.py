@@ -448,7 +448,7 @@ def test_a_map_of_logits_scored_by_probabilities_warns_once_and_changes_nothing(
     (warning,) = warned(lambda: metric(model, x, y, a, batch_size=5))
     said = str(warning.message)
     fit = Fit.of(metric.details["space"])
-    assert "a_batch explains the logit, while the probability is scored" in said
+    assert "a_batch fits the logit better than the probability, which is scored" in said
     assert f"{fit.unexplained['logit']:.2g} of" in said
     assert f"{fit.unexplained['probability']:.2g} of" in said
     assert 'output="logit"' in said
@@ -465,7 +465,7 @@ def test_of_several_classes_the_map_is_named():
     labels = np.stack([y, (y + 1) % 3], 1)
     maps = np.stack([0 * a, model.weight.data.numpy()[labels[:, 1]] * x], 1)
     (warning,) = warned(lambda: Deletion(6)(model, x, labels, maps))
-    assert str(warning.message).startswith("a_batch[:, 1] explains the logit")
+    assert str(warning.message).startswith("a_batch[:, 1] fits the logit")
     assert warning.filename == __file__
 
 
