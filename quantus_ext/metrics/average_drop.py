@@ -98,7 +98,7 @@ class AverageDrop(WeightedInput):
     >>> metric = AverageDrop()
     >>> scores = metric(model, x, y, x * model.weight.detach().numpy()[y])
     >>> sorted(metric.details)
-    ['drop', 'flags', 'gain', 'increase', 'masked_score', 'original_score']
+    ['drop', 'flags', 'gain', 'increase', 'masked_score', 'original_score', 'space']
     """
 
     name = "Average Drop"
