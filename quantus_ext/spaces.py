@@ -50,7 +50,7 @@ class Fit(NamedTuple):
         --------
         >>> import numpy as np
         >>> from quantus_ext.spaces import Fit
-        >>> fit = Fit.of(np.array([[0.1, 9.0, 0.8, np.nan], [0.2, 7.0, 0.9, np.nan]]))
+        >>> fit = Fit.of(np.array(4 * [[0.1, 9.0, 0.8, np.nan]]))
         >>> fit.space, fit.better_than("probability")
         ('logit', True)
         """

@@ -55,7 +55,7 @@ class Block:
         Infidelity's ``I``, if the perturbation defines it.
     changes : Tensor, float64, shape (b, d', 4) or (b, d', k, 4), or None
         By how much the outputs of the first d' of these draws are below the clean ones, in each of
-        the :data:`quantus_ext.engine.spaces.SPACES`; None where no maps are compared in them.
+        the ``quantus_ext.engine.spaces.SPACES``; None where no maps are compared in them.
     """
 
     samples: Rows

@@ -75,6 +75,9 @@ def of_plain(content: Mapping[str, Any]) -> dict[str, Any]:
     except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
     shape = (len(fields["explainers"]), len(fields["metrics"]))
+    if fields["space"].shape == (*shape, 0):
+        # Lists of nothing have no more axes.
+        fields["space"] = np.empty((*shape, 0, len(SPACES)))
     per_cell = [fields[name].shape for name in ("n_evaluations", "seconds")]
     per_sample = [fields[name].shape for name in ("scores", "standard_errors", "flags")]
     named = [fields["explainers"], fields["metrics"]]

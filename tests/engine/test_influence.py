@@ -567,7 +567,7 @@ def test_black_boxes_are_asked_only_if_the_caller_wants_it():
     one = BinaryLogit(BlackBox(lambda rows: rows[:, :1] + len(rows), classes=1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Deletion(2)(one, inputs("table"), np.ones(6, dtype=int), inputs("table"))
+        Deletion(2)(one, inputs("table"), np.ones(6, dtype=int), inputs("table"), softmax=False)
 
 
 def test_a_model_of_one_batch_size_is_scored_and_said_to_be_unknown():

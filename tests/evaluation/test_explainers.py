@@ -41,7 +41,7 @@ def said_of(method: str, model: nn.Module, **keywords: Any) -> list[str]:
 def evaluated(methods: dict[str, Any], model: nn.Module) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        quantus_ext.evaluate({"MoRF": quantus_ext.MoRF(5)}, methods, model, X, Y)
+        quantus_ext.evaluate({"MoRF": quantus_ext.MoRF(5)}, methods, model, X, Y, output="logit")
     # Not captum's own.
     return [str(each.message) for each in caught if each.filename == __file__]
 

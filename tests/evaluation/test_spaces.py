@@ -64,7 +64,9 @@ def test_each_explainer_has_the_space_that_its_maps_explain(tmp_path):
     assert right.warning.tolist() == [True, False, False]
     assert not table.loc["noise"].warning.any()
     shares = right.loc["Deletion"]
-    assert said.startswith("maps explain another output than is scored: right by Deletion (")
+    assert said.startswith(
+        "maps fit another output better than what is scored: right by Deletion ("
+    )
     assert f"{shares.logit:.2g} of the change of the logit" in said
     assert f"{shares.probability:.2g} of that of the probability" in said
     assert said.count(" by ") == 1
