@@ -759,7 +759,8 @@ def _warn_of_spaces(evaluation: Evaluation) -> None:
         more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
         warnings.warn(
             "maps fit another output better than what is scored: "
-            f"{'; '.join(told[:_MOST_TOLD])}{more}. Pass output=, or maps of what is scored; see evaluation.spaces()",
+            f"{'; '.join(told[:_MOST_TOLD])}{more}. Pass output=, or "
+            "maps of what is scored; see evaluation.spaces()",
             UserWarning,
             stacklevel=3,
         )
