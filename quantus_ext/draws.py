@@ -203,7 +203,6 @@ def draws_for_intervals(
     most : int
         Draws, at most.
     """
-
     n = first.shape[1]
     drawn = np.random.default_rng(0).integers(n, size=(_RESAMPLES, n))
 
