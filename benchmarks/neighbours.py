@@ -108,6 +108,12 @@ def ours(
     return float(metric(*call, softmax=False)[0])
 
 
+def our_infidelity(scale: float) -> float:
+    """Return what this package gives for a multiple of the exact map, one feature at a time."""
+    metric = quantus_ext.Infidelity(perturb_patch_sizes=[1], perturb_baseline=0.0)
+    return ours(metric, SLOPED, scale * SLOPED.astype(np.float32))
+
+
 def infidelity(scale: float) -> float:
     """Return the mean of ((s - 1) w·I)² for I of one feature."""
     return float(((scale - 1) ** 2 * SLOPED**2).mean())
@@ -353,11 +359,7 @@ ROWS = (
             *("captum 0.9.0", f"infidelity {name}", f"Infidelity, one feature at a time, {what}"),
             "mean of ((s - 1) w)², s the factor of the map",
             lambda s=s: infidelity(s),
-            lambda s=s: ours(
-                quantus_ext.Infidelity(perturb_patch_sizes=[1], perturb_baseline=0.0),
-                SLOPED,
-                s * SLOPED.astype(np.float32),
-            ),
+            lambda s=s: our_infidelity(s),
         )
         for name, what, s in (
             ("exact", "exact map", 1.0),
@@ -415,11 +417,7 @@ ROWS = (
             *("torchxai-tools 0.1.3", f"infidelity {name}", f"Infidelity by default, {what}"),
             "normalised: neither factor nor sign of a map counts",
             lambda: 0.0,
-            lambda s=s: ours(
-                quantus_ext.Infidelity(perturb_patch_sizes=[1], perturb_baseline=0.0),
-                SLOPED,
-                s * SLOPED.astype(np.float32),
-            ),
+            lambda s=s: our_infidelity(s),
         )
         for name, what, s in (
             ("exact", "exact map", 1.0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -122,18 +122,12 @@ def rank(evaluation: Evaluation, *, n_resamples: int, seed: int) -> Ranking:
 def _ranked(evaluation: Evaluation, metric: str, n_resamples: int, seed: int) -> list[Ranked]:
     values = np.stack([evaluation.scores_of(e, metric) for e in evaluation.explainers])
     known = np.isfinite(values)
-    failed = evaluation.failed_cells()
-    there = [
-        place
-        for place, explainer in enumerate(evaluation.explainers)
-        if known[place].any() and (explainer, metric) not in failed
-    ]
+    there = _ranked_places(evaluation, metric, known)
     shared = known[there].all(0)
     n = int(shared.sum()) if there else 0
     kept = values[there][:, shared]
-    nan = float("nan")
     if n == 0:
-        return [Ranked(metric, e, None, nan, nan, nan, (), 0) for e in evaluation.explainers]
+        return _without_rank(metric, evaluation.explainers)
     mean = kept.mean(1)
     ranks = _ranks(sign_of(evaluation.directions[metric]) * mean)
     if n > 1:
@@ -146,7 +140,7 @@ def _ranked(evaluation: Evaluation, metric: str, n_resamples: int, seed: int) ->
         )
         low, high, tied = means.low, means.high, means.tied
     else:
-        low = high = np.full(len(kept), nan)
+        low = high = np.full(len(kept), np.nan)
         tied = np.ones((len(kept), len(kept)), dtype=bool)
     names = [evaluation.explainers[place] for place in there]
     rows = [
@@ -163,18 +157,14 @@ def _ranked(evaluation: Evaluation, metric: str, n_resamples: int, seed: int) ->
         for i in np.argsort(ranks, kind="stable")
     ]
     without = [e for place, e in enumerate(evaluation.explainers) if place not in there]
-    return [*rows, *(Ranked(metric, e, None, nan, nan, nan, (), 0) for e in without)]
+    return [*rows, *_without_rank(metric, without)]
 
 
 def _ranked_by_verdicts(evaluation: Evaluation, metric: str, stopping: Stopping) -> list[Ranked]:
-    column, failed = evaluation.metrics.index(metric), evaluation.failed_cells()
+    column = evaluation.metrics.index(metric)
     values = evaluation.scores[:, column, stopping.order]
     known, verdicts = np.isfinite(values), stopping.verdicts[column]
-    there = [
-        place
-        for place, explainer in enumerate(evaluation.explainers)
-        if known[place].any() and (explainer, metric) not in failed
-    ]
+    there = _ranked_places(evaluation, metric, known)
     # Pair by pair, because samples differ more than explainers do.
     better = np.zeros((len(values), len(values)), dtype=bool)
     for i, j in itertools.permutations(there, 2):
@@ -211,9 +201,23 @@ def _ranked_by_verdicts(evaluation: Evaluation, metric: str, stopping: Stopping)
             )
         )
     rows.sort(key=lambda row: row.rank or 0)
-    nan = float("nan")
     without = [e for place, e in enumerate(evaluation.explainers) if place not in there]
-    return [*rows, *(Ranked(metric, e, None, nan, nan, nan, (), 0) for e in without)]
+    return [*rows, *_without_rank(metric, without)]
+
+
+def _ranked_places(evaluation: Evaluation, metric: str, known: NDArray[np.bool_]) -> list[int]:
+    """Return the places of explainers with scores (e, n) that failed on no sample."""
+    failed = evaluation.failed_cells()
+    return [
+        place
+        for place, explainer in enumerate(evaluation.explainers)
+        if known[place].any() and (explainer, metric) not in failed
+    ]
+
+
+def _without_rank(metric: str, explainers: Iterable[str]) -> list[Ranked]:
+    nan = float("nan")
+    return [Ranked(metric, explainer, None, nan, nan, nan, (), 0) for explainer in explainers]
 
 
 def _ranks(better: NDArray[np.float64]) -> NDArray[np.int64]:
