@@ -206,39 +206,32 @@ def _run(book: Book, outcome: Outcome, seconds: float) -> None:
     begin = time.monotonic()
     outcome.state = "running"
     book.write()
-    process = subprocess.Popen(
-        outcome.box.command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
     last: deque[str] = deque(maxlen=1)
 
-    def listen() -> None:
+    def listen(process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             outcome.take(line)
             book.write()
 
-    def pass_on() -> None:
+    def pass_on(process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
         for line in process.stderr:
             sys.stderr.write(line)
             if line.strip():
                 last.append(line.strip())
 
-    readers = [threading.Thread(target=each, daemon=True) for each in (listen, pass_on)]
-    for reader in readers:
-        reader.start()
+    readers: list[threading.Thread] = []
     try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        outcome.state = f"out of time after {seconds:.0f} s"
+        with _started(outcome.box.command) as process:
+            for each in (listen, pass_on):
+                readers.append(threading.Thread(target=each, args=(process,), daemon=True))
+                readers[-1].start()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                outcome.state = f"out of time after {seconds:.0f} s"
     finally:
-        # Also what it started itself, as a compiler's workers are.
-        _end(process)
         for reader in readers:
             reader.join(5)
         outcome.took = time.monotonic() - begin
@@ -251,6 +244,33 @@ def _run(book: Book, outcome: Outcome, seconds: float) -> None:
     print(
         f"{outcome.box.title}: {outcome.state}, {outcome.took:.0f} s", file=sys.stderr, flush=True
     )
+
+
+@contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a process, and end it with all that it started, as a compiler's workers are."""
+    # A request to end that comes while the process starts must find it.
+    requests: list[int] = []
+    handler = signal.signal(signal.SIGTERM, lambda number, _: requests.append(number))
+    process = None
+    try:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        for number in requests:
+            signal.raise_signal(number)
+        yield process
+    finally:
+        if process is not None:
+            _end(process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
