@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import Adapter
+from quantus_ext.adapters.base import Adapter, adapter_of
 from quantus_ext.batch import Batch, Call, Explainer, counted
 from quantus_ext.draws import AutoDraws, Draws
 from quantus_ext.engine import sampling, shared
@@ -264,6 +264,10 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             If an argument is invalid; the results of the previous call stay.
         """
         k = checks.n_classes(x_batch, y_batch, a_batch)
+        if k is not None:
+            self.refuse_several_classes("y_batch")
+            adapter = adapter_of(checks.module("model", self._model(model, [a_batch])))
+            classes = checks.targets(adapter.encoded_labels(y_batch), len(x_batch), k)
         maps = [a_batch] if k is None else [a_batch[:, place] for place in range(k)]  # type: ignore[index]
 
         explainer = (explain_func, explain_func_kwargs)
@@ -287,9 +291,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
             explainers = [explainer] * len(maps)
             found = score(y_batch, maps, explainers=explainers, by_class=k is not None)
         else:
-            columns = checks.targets(y_batch, len(x_batch), k).T
             parts = [
-                score(y, [a], explainers=[explainer]) for y, a in zip(columns, maps, strict=True)
+                score(y, [a], explainers=[explainer]) for y, a in zip(classes.T, maps, strict=True)
             ]
             found = MapScores.of_groups(parts, [[place] for place in range(k)])
 
@@ -454,6 +457,15 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 stacklevel=4,
             )
         return replace(found, draws=draws)
+
+    def refuse_several_classes(self, argument: str) -> None:
+        """Raise ValueError where several classes of each sample would be learnt as labels."""
+        if self.learns_labels:
+            raise ValueError(
+                f"{argument} must have one class of each sample for {self}, which trains a model "
+                "with the explained classes as labels: give it data to train with, such as "
+                "fine_tune=FineTuner(x_train, y_train)"
+            )
 
     def _model(self, model: nn.Module | None, maps: Sequence[object]) -> nn.Module:
         """Return the model of a call, or what stands for it where none is needed."""
@@ -722,6 +734,11 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
     @property
     def trains(self) -> bool:
         """Whether a call has a model trained that it asks in place of the explained one."""
+        return False
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether a model is trained with the explained classes as labels."""
         return False
 
     def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> TorchMetric:

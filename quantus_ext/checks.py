@@ -509,8 +509,10 @@ def n_classes(x: object, y: object, a: object) -> int | None:
     return int(of_y[1])
 
 
-def targets(y: object, n: int, k: int, name: str = "y_batch") -> np.ndarray:
-    """Return k different labels for each of n samples, int64, shape (n, k)."""
+def targets(
+    y: object, n: int, k: int, name: str = "y_batch", *, distinct: bool = True
+) -> np.ndarray:
+    """Return k labels for each of n samples, different unless said, int64, shape (n, k)."""
     array = array_of(name, y)
     if array.shape != (n, k):
         raise ValueError(
@@ -521,7 +523,7 @@ def targets(y: object, n: int, k: int, name: str = "y_batch") -> np.ndarray:
     found = np.stack(columns, 1)
     ordered = np.sort(found, axis=1)
     repeated = (ordered[:, 1:] == ordered[:, :-1]).any(1)
-    if repeated.any():
+    if distinct and repeated.any():
         sample = int(np.flatnonzero(repeated)[0])
         raise ValueError(
             f"{name} must hold different classes for each sample, has {found[sample].tolist()} for "

@@ -124,7 +124,7 @@ class Samples:
             checks.all_finite("s_batch", torch.as_tensor(s))
         y = targets = None
         if n_classes is not None:
-            targets = checks.targets(adapter.encoded_labels(y_batch), n, n_classes)
+            targets = checks.targets(adapter.encoded_labels(y_batch), n, n_classes, distinct=False)
             y = targets[:, 0]
         elif y_batch is not None:
             y = checks.labels(adapter.encoded_labels(y_batch), n)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 FORMAT = 4
 
+_OF_CLASSES = ("class_scores", "class_errors")
+"""Entries of an evaluation that explains several classes of each sample."""
+
 
 def to_plain(evaluation: Evaluation) -> dict[str, Any]:
     """Return everything but the cases; NaN is None."""
@@ -44,6 +47,10 @@ def to_plain(evaluation: Evaluation) -> dict[str, Any]:
         "settings": evaluation.settings,
         "cards": {name: card.to_plain() for name, card in evaluation.cards.items()},
     }
+    if evaluation.classes is not None:
+        content["classes"] = evaluation.classes.tolist()
+        for name in _OF_CLASSES:
+            content[name] = _nulls(getattr(evaluation, name))
     if evaluation.stopping is not None:
         content["stopping"] = evaluation.stopping.to_plain()
     return content
@@ -72,6 +79,10 @@ def of_plain(content: Mapping[str, Any]) -> dict[str, Any]:
             "stopping": Stopping.of_plain(content["stopping"]) if "stopping" in content else None,
             "cards": {n: Card.of_plain(card) for n, card in content["cards"].items()},
         }
+        if "classes" in content:
+            fields["classes"] = np.array(content["classes"], dtype=np.int64)
+            for name in _OF_CLASSES:
+                fields[name] = np.array(content[name], dtype=np.float64)
     except Exception as error:
         raise DamagedError(f"its entries are not those of an evaluation: {error!r}") from error
     shape = (len(fields["explainers"]), len(fields["metrics"]))
@@ -96,6 +107,11 @@ def of_plain(content: Mapping[str, Any]) -> dict[str, Any]:
         or not set(fields["cards"]) <= set(fields["metrics"])
     ):
         raise DamagedError(f"its arrays are not of {shape[0]} explainers and {shape[1]} metrics")
+    if "classes" in fields:
+        classes = fields["classes"].shape
+        by_class = {fields[name].shape for name in _OF_CLASSES}
+        if len(classes) != 2 or by_class != {(*shape, *classes)} or classes[0] != per_sample[0][2]:
+            raise DamagedError("scores by class are not those of its samples")
     stopping = fields["stopping"]
     if stopping is not None and not stopping.fits(*per_sample[0]):
         raise DamagedError("where it stopped does not fit its scores")

@@ -30,13 +30,17 @@ Key = tuple[int, int]
 class Collected:
     """What has come back so far: scores in arrays, and of each shard what is not there."""
 
-    def __init__(self, plan: Plan, n: int) -> None:
+    def __init__(self, plan: Plan, n: int, n_classes: int | None = None) -> None:
         self.plan = plan
         self.n = n
         self.order = plan.order(n)
         shape = (len(plan.methods), len(plan.cells))
         self.scores = np.full((*shape, n), np.nan)
         self.errors = np.full((*shape, n), np.nan)
+        self.classes: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        if n_classes is not None:
+            scores, errors = np.full((2, *shape, n, n_classes), np.nan)
+            self.classes = scores, errors
         self.flags = np.zeros((*shape, n), dtype=np.int64)
         self.space = np.full((*shape, min(n, MOST_COMPARED), len(SPACES)), np.nan)
         self.n_evaluations = np.zeros(shape, dtype=np.int64)
@@ -64,6 +68,9 @@ class Collected:
             place = (record.method, self._places[name])
             self.scores[place][samples] = scored.score
             self.errors[place][samples] = scored.error
+            if self.classes is not None and scored.class_scores is not None:
+                self.classes[0][place][samples] = scored.class_scores
+                self.classes[1][place][samples] = scored.class_errors
             self.flags[place][samples] = scored.flags
             compared = self.space[place][record.start : record.stop]
             compared[:] = scored.space[: len(compared)]
@@ -116,7 +123,7 @@ class Collected:
                 for place, method in enumerate(self.plan.methods)
                 if (place, case) in self._maps
             }
-            label = int(y.part(case, case + 1).read()[0])
+            label = int(y.part(case, case + 1).read().flat[0])
             number = case if self.order is None else int(self.order[case])
             yield Case(number, np.array(x.part(case, case + 1).read()[0]), label, maps)
 
@@ -135,6 +142,16 @@ class Collected:
         ``scored`` has the space that each metric reads, as far as it reads one.
         """
         plan = self.plan
+        by_class: dict[str, NDArray[Any]] = {}
+        if self.classes is not None:
+            classes = data.y.read()
+            if self.order is not None:
+                classes = classes[np.argsort(self.order)]
+            by_class = {
+                "classes": classes,
+                "class_scores": self.classes[0],
+                "class_errors": self.classes[1],
+            }
         return Evaluation(
             explainers=tuple(method.name for method in plan.methods),
             metrics=tuple(cell.name for cell in plan.cells),
@@ -156,4 +173,5 @@ class Collected:
             cards={cell.name: card_of(cell.metric) for cell in plan.cells},
             agg_func=agg_func,
             stopping=stopping,
+            **by_class,
         )

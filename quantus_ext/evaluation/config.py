@@ -30,7 +30,7 @@ else:
 
 _SECTIONS = {
     "model": None,
-    "data": {"x_batch", "y_batch", "s_batch"},
+    "data": {"x_batch", "y_batch", "s_batch", "targets"},
     "metrics": None,
     "xai_methods": None,
     "explain_func_kwargs": None,

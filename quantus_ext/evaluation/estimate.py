@@ -117,7 +117,7 @@ def estimate(plan: Plan, model: nn.Module, data: Data, *, workers: int, n_tasks:
     n, size = len(data), min(len(data), plan.shard_size)
     few = min(size, _FIRST)
     few_x, few_y = (torch.as_tensor(rows.part(0, few).read()) for rows in (data.x, data.y))
-    cells = settled_cells(plan, model, few_x, few_y, train=False)
+    cells = settled_cells(plan, model, few_x, few_y.reshape(few, -1)[:, 0], train=False)
     worker = Worker(model, replace(plan, cells=cells, cases=()))
 
     methods = dict(enumerate(plan.methods))

@@ -102,7 +102,7 @@ class Labels:
         typical = None
         for number in numbers:
             x = np.array(data.x.part(number, number + 1).read()[0])
-            y = int(data.y.part(number, number + 1).read()[0])
+            y = int(data.y.part(number, number + 1).read().flat[0])
             if x.ndim == 1 and typical is None:
                 typical = _typical(data)
             x = np.moveaxis(x, -1, 0) if self.channels_last and x.ndim > 1 else x

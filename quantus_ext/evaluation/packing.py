@@ -32,6 +32,8 @@ def packed(record: Record, key: str) -> bytes:
     for place, (name, scored) in enumerate(record.cells.items()):
         arrays[f"score_{place}"], arrays[f"error_{place}"] = scored.score, scored.error
         arrays[f"flags_{place}"], arrays[f"space_{place}"] = scored.flags, scored.space
+        if scored.class_scores is not None and scored.class_errors is not None:
+            arrays[f"classes_{place}"] = np.stack([scored.class_scores, scored.class_errors])
         cells.append(
             {
                 "name": name,
@@ -120,6 +122,7 @@ def unpacked(
                 arrays.pop(f"error_{i}"),
                 arrays.pop(f"flags_{i}"),
                 arrays.pop(f"space_{i}"),
+                arrays.pop(f"classes_{i}", None),
                 n,
             )
             for i, (name, cell) in enumerate(told.items())
@@ -160,6 +163,7 @@ def _scored(
     error: np.ndarray,
     flags: np.ndarray,
     space: np.ndarray,
+    classes: np.ndarray | None,
     n: int,
 ) -> Scored:
     for values, kind in ((score, np.float64), (error, np.float64), (flags, np.int64)):
@@ -172,6 +176,12 @@ def _scored(
         space.dtype == np.float64 and space.shape == (n, len(SPACES)),
         f"{name} must have {n} rows of {len(SPACES)} spaces, has {space.shape} of {space.dtype}",
     )
+    if classes is not None:
+        expected(
+            classes.dtype == np.float64 and classes.ndim == 3 and classes.shape[:2] == (2, n),
+            f"{name} must have {n} rows of scores and errors by class, has {classes.shape} of "
+            f"{classes.dtype}",
+        )
     texts = (about["failure"], about["traceback"])
     expected(
         texts == (None, None) or all(isinstance(text, str) for text in texts),
@@ -195,6 +205,8 @@ def _scored(
             "seconds": _duration(about["seconds"]),
             "plan": plan,
         },
+        class_scores=None if classes is None else classes[0],
+        class_errors=None if classes is None else classes[1],
     )
 
 

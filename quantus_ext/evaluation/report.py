@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from quantus_ext.evaluation.result import Evaluation
 
 
+_MOST_CLASSES = 20
+"""Of which means are shown class by class."""
+
+
 def to_markdown(evaluation: Evaluation) -> str:
     """Return a section for a model card."""
     ranking = evaluation.ranking()
@@ -38,9 +42,11 @@ def to_markdown(evaluation: Evaluation) -> str:
         for explainer in evaluation.explainers
     ]
     which = f"n of {evaluation.n:,}" if stopped else f"{evaluation.n:,}"
+    several = _several(evaluation)
     what = (
         f"Means over {which} samples with {evaluation.confidence:.0%} intervals; {best}. Metrics "
-        f"do not compare with each other.{_shown(_left_out(evaluation, ranking))}"
+        f"do not compare with each other.{_shown(several)}"
+        f"{_shown(_left_out(evaluation, ranking))}"
         f"{_shown(_stopped(evaluation))}"
     )
     lines = ["## Faithfulness of explanations", what, markdown(header, rows)]
@@ -58,7 +64,7 @@ def to_markdown(evaluation: Evaluation) -> str:
     spaces = _spaces(evaluation)
     if spaces:
         lines += [
-            "Which output the maps explain, as far as the metrics' own evaluations tell:",
+            "Which output the maps fit, as far as the metrics' own evaluations tell:",
             "\n".join(f"- {plain(line)}" for line in spaces),
         ]
     if evaluation.cards:
@@ -75,6 +81,14 @@ def to_markdown(evaluation: Evaluation) -> str:
 def _shown(sentence: str) -> str:
     """Return a sentence that follows another one as it shows in Markdown."""
     return f" {plain(sentence)}" if sentence else ""
+
+
+def _several(evaluation: Evaluation) -> str:
+    """Say that scores are means over several classes, if they are."""
+    if evaluation.classes is None:
+        return ""
+    k = evaluation.classes.shape[1]
+    return f"A sample's score is the mean over its {k} explained classes."
 
 
 def _left_out(evaluation: Evaluation, ranking: Ranking) -> str:
@@ -174,6 +188,21 @@ def _spaces(evaluation: Evaluation) -> list[str]:
     return told
 
 
+def _by_class(evaluation: Evaluation) -> list[tuple[str, list[str], list[tuple[str, list[str]]]]]:
+    """Return tables of means by class, metric by metric; none for one class, or too many."""
+    if evaluation.classes is None or len(np.unique(evaluation.classes)) > _MOST_CLASSES:
+        return []
+    found = evaluation.by_class()
+    tables = []
+    for metric in evaluation.metrics:
+        means = found[found["metric"] == metric].pivot(
+            index="explainer", columns="class", values="mean"
+        )
+        rows = [(each, list(numbers(*means.loc[each].tolist()))) for each in evaluation.explainers]
+        tables.append((metric, [str(label) for label in means.columns], rows))
+    return tables
+
+
 def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return how it was made: versions, seed, hashes."""
     settings = evaluation.settings
@@ -207,6 +236,8 @@ def to_html(evaluation: Evaluation) -> str:
             failures=_distinct(evaluation.failures),
             left_out=_left_out(evaluation, ranking),
             stopped=_stopped(evaluation),
+            several=_several(evaluation),
+            by_class=_by_class(evaluation),
             confidence=f"{evaluation.confidence:.0%}",
             titles=[_titled(evaluation, metric) for metric in evaluation.metrics],
             overview=[

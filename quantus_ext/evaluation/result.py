@@ -16,6 +16,7 @@ from quantus_ext import checks
 from quantus_ext.card import Card
 from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.evaluation.as_json import FORMAT, of_plain, to_plain
+from quantus_ext.evaluation.by_class import by_class, class_frame
 from quantus_ext.evaluation.case import Case
 from quantus_ext.evaluation.comparison import Comparison, compare
 from quantus_ext.evaluation.failure import Failure
@@ -75,6 +76,11 @@ class Evaluation:
         What the numbers of each of ``metrics`` mean; empty for :meth:`of_scores`.
     agg_func : callable, optional
         For :meth:`to_dict`.
+    classes : numpy.ndarray of int, shape (n, k), or None
+        The explained classes, if each sample has several (``targets``). Then ``scores`` are the
+        means over these, and ``standard_errors`` upper bounds.
+    class_scores, class_errors : numpy.ndarray, float64, shape (e, m, n, k), or None
+        Scores of each class, and their standard errors.
 
     Examples
     --------
@@ -112,6 +118,9 @@ class Evaluation:
     cards: Mapping[str, Card] = field(default_factory=dict)
     agg_func: Callable[..., Any] | None = None
     scored: Mapping[str, Space] = field(default_factory=dict)
+    classes: NDArray[np.int64] | None = None
+    class_scores: NDArray[np.float64] | None = None
+    class_errors: NDArray[np.float64] | None = None
 
     @classmethod
     def of_scores(
@@ -334,8 +343,54 @@ class Evaluation:
         means[~there] = np.nan
         return pd.DataFrame(means, index=list(self.explainers), columns=list(self.metrics))
 
+    def by_class(self, *, n_resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+        """Return mean scores class by class, where several of each sample are explained.
+
+        Parameters
+        ----------
+        n_resamples : int, default 2000
+            Of the bootstrap of samples.
+        seed : int, default 0
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each class, metric and explainer: the columns class, metric, explainer, n (the
+            samples of which the class is explained and that have a score), mean, low and high (NaN
+            for fewer than two samples).
+
+        Raises
+        ------
+        ValueError
+            If one class of each sample is explained.
+
+        Examples
+        --------
+        >>> import numpy as np, torch, quantus_ext
+        >>> x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+        >>> model = torch.nn.Linear(4, 3).eval()
+        >>> maps = x[:, None] * model.weight.detach().numpy()
+        >>> evaluation = quantus_ext.evaluate(
+        ...     {"MoRF": quantus_ext.MoRF(4)},
+        ...     {"exact": maps, "wrong": -maps},
+        ...     model,
+        ...     x,
+        ...     targets="all",
+        ... )
+        >>> evaluation.by_class().iloc[:2, :4].values.tolist()
+        [[0, 'MoRF', 'exact', 6], [0, 'MoRF', 'wrong', 6]]
+        """
+        n_resamples = checks.positive_integer("n_resamples", n_resamples)
+        seed = checks.fixed_seed("seed", seed)
+        return by_class(self, n_resamples=n_resamples, seed=seed)
+
     def to_frame(self) -> pd.DataFrame:
-        """Return a tidy table: sample, explainer, metric, score, standard_error."""
+        """Return a tidy table: sample, explainer, metric, score, standard_error.
+
+        Where several classes of each sample are explained, a row has one of them, ``class``.
+        """
+        if self.classes is not None:
+            return class_frame(self)
         e, m, n = self.scores.shape
         return pd.DataFrame(
             {

@@ -144,27 +144,46 @@ class Rows:
 
 @dataclass(frozen=True)
 class Data:
-    """The samples of an evaluation, their explained classes, and their segmentations."""
+    """The samples of an evaluation, their explained classes, and their segmentations.
+
+    Attributes
+    ----------
+    x : Rows
+    y : Rows
+        Of shape (n,), or (n, k) for k classes of each sample.
+    s : Rows or None
+    """
 
     x: Rows
     y: Rows
     s: Rows | None
 
     @classmethod
-    def of(cls, x_batch: Any, y_batch: Any, s_batch: Any) -> Data:
+    def of(cls, x_batch: Any, y_batch: Any, s_batch: Any, *, several: bool = False) -> Data:
         """Take the arguments of :func:`quantus_ext.evaluate`.
+
+        With ``several`` classes of each sample, :meth:`with_classes` says later which.
 
         Raises
         ------
         TypeError, ValueError
             If they are nothing of that, or have not as many rows.
         """
-        if y_batch is None:
-            raise TypeError("y_batch must hold the explained classes, is None")
-        x, y = Rows.of("x_batch", x_batch), Rows.of("y_batch", y_batch)
+        if several and y_batch is not None:
+            raise ValueError(
+                "y_batch must be None where targets says which classes are explained: pass one of "
+                "them"
+            )
+        if y_batch is None and not several:
+            raise TypeError(
+                "y_batch must hold the explained classes, is None: for several of each sample "
+                "pass targets"
+            )
+        x = Rows.of("x_batch", x_batch)
         n = len(x)
         if n == 0:
             raise ValueError("x_batch must hold at least one sample, is empty")
+        y = Rows.of("y_batch", np.zeros(n, dtype=np.int64) if several else y_batch)
         if len(y) != n:
             raise ValueError(f"y_batch must have {n} rows, as x_batch has, has {len(y)}")
         s = None
@@ -179,6 +198,10 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def with_classes(self, classes: NDArray[np.int64]) -> Data:
+        """Return the samples with several explained classes of each, shape (n, k)."""
+        return Data(self.x, Rows.of("targets", classes), self.s)
 
     def part(self, start: int, stop: int) -> tuple[Rows, Rows, Rows | None]:
         """Return what belongs to samples ``start`` to ``stop - 1``."""

@@ -50,6 +50,7 @@ from quantus_ext.evaluation.shard import Record, Shard, Worker
 from quantus_ext.evaluation.statistics import sign_of
 from quantus_ext.evaluation.stopping import Looks, StoppingRule, rounds
 from quantus_ext.evaluation.store import Store
+from quantus_ext.evaluation.targets import classes_of
 from quantus_ext.finetune.training import as_input
 from quantus_ext.flags import Flag
 from quantus_ext.foreign import caveats, fix_seeds
@@ -96,7 +97,7 @@ def evaluate(
     xai_methods: Mapping[str, Any],
     model: nn.Module,
     x_batch: Array,
-    y_batch: Array,
+    y_batch: Array | None = None,
     s_batch: Array | None = None,
     agg_func: Callable[..., Any] | None = None,
     explain_func_kwargs: Mapping[str, Any] | None = None,
@@ -125,6 +126,7 @@ def evaluate(
     tokens: Sequence[Sequence[str]] | Callable[[list[int]], Sequence[str]] | None = None,
     feature_names: Sequence[str] | None = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
+    targets: str | Sequence[int] | Array | None = None,
     dry_run: Literal[False] = False,
 ) -> Evaluation: ...
 def evaluate(  # type: ignore[misc] # the first two signatures name only what decides
@@ -132,7 +134,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     xai_methods: Mapping[str, Any],
     model: nn.Module,
     x_batch: Array,
-    y_batch: Array,
+    y_batch: Array | None = None,
     s_batch: Array | None = None,
     agg_func: Callable[..., Any] | None = None,
     explain_func_kwargs: Mapping[str, Any] | None = None,
@@ -161,6 +163,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     tokens: Sequence[Sequence[str]] | Callable[[list[int]], Sequence[str]] | None = None,
     feature_names: Sequence[str] | None = None,
     class_names: Sequence[str] | Mapping[int, str] | None = None,
+    targets: str | Sequence[int] | Array | None = None,
     dry_run: bool = False,
 ) -> Evaluation | Estimate | pd.DataFrame:
     """Score explainers by metrics, shard by shard, on one machine or many.
@@ -189,7 +192,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         Inputs, as in a metric's call, or anything with a shape and slices. From a file, each worker
         loads its own shards.
     y_batch : array, tensor, list or path, of int, shape (n,) or (n, 1)
-        Explained classes.
+        Explained classes; None with ``targets``.
     s_batch : array, tensor, list or path, optional
         Segmentations.
     agg_func : callable, optional
@@ -264,6 +267,12 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         Of the columns of a table, or of the channels of series; by default those of a data frame.
     class_names : sequence of str or mapping of int to str, optional
         Of the classes in ``y_batch``.
+    targets : "all", "top3" or alike, sequence of int, or array of int, shape (n, k), optional
+        Explain several classes of each sample, in place of ``y_batch``: all, the 3 (or another
+        number) with the largest outputs, the same for all samples, or classes of each sample's own.
+        Attributions in ``xai_methods`` have the shape (n, k, …). A sample's score is the mean over
+        its classes, so that rankings and intervals are by sample; standard errors are upper bounds,
+        because classes share draws. See ``class_scores`` and :meth:`Evaluation.by_class`.
     dry_run : bool, default False
         Return an estimate of the cost.
 
@@ -325,7 +334,8 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     if output is not None:
         checks.one_of("output", output, SPACES)
     adapter = adapter_of(model)
-    data = Data.of(adapter.encoded(x_batch), adapter.encoded_labels(y_batch), s_batch)
+    labels_given = None if y_batch is None else adapter.encoded_labels(y_batch)
+    data = Data.of(adapter.encoded(x_batch), labels_given, s_batch, several=targets is not None)
     n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(xai_methods, explain_func_kwargs, len(data), multiply_by_inputs)),
@@ -343,6 +353,12 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         ),
         shuffled=until is not None,
     )
+    n_classes = None
+    if targets is not None:
+        classes = classes_of(
+            targets, model, data.x, plan.cells, batch_size=batch_size, device=device
+        )
+        data, n_classes = data.with_classes(classes), classes.shape[1]
     for method in plan.methods:
         for said in surprises(method.function, method.keywords, model):
             warnings.warn(f"xai_methods[{method.name!r}]: {said}", UserWarning, stacklevel=2)
@@ -382,7 +398,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     if order is not None:
         data = data.in_order(order)
         plan = replace(plan, methods=tuple(method.in_order(order) for method in plan.methods))
-    result = Collected(plan, len(data))
+    result = Collected(plan, len(data), n_classes)
     looks = None if rule is None else _looks(rule, result)
     crew = _Crew(n_jobs, threads, devices)
     try:
@@ -814,7 +830,9 @@ def _settled(plan: Plan, model: nn.Module, x: Rows, y: Rows) -> tuple[Cell, ...]
         return plan.cells
     device = checks.resolve_device(model, plan.device)
     whole = as_input(torch.as_tensor(x.read()), model, device)
-    return settled_cells(plan, model, whole, torch.as_tensor(y.read()).to(device), train=True)
+    # Of several classes one will do: they only say how many samples there are, see learns_labels.
+    first = torch.as_tensor(y.read().reshape(len(whole), -1)[:, 0])
+    return settled_cells(plan, model, whole, first.to(device), train=True)
 
 
 def _records(

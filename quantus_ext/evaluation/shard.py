@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from quantus_ext.engine.shared import SharedAnswers, answers_shared
 from quantus_ext.engine.spaces import SPACES
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Data, Rows
+from quantus_ext.evaluation.targets import maps_of_classes
 from quantus_ext.finetune.training import as_input
 from quantus_ext.foreign import Foreign
 from quantus_ext.map_scores import MapScores
@@ -90,6 +92,8 @@ class Scored:
         What makes scores arbitrary, sums of :class:`quantus_ext.flags.Flag`.
     space : numpy.ndarray, float64, shape (n, 4)
         What maps leave unexplained in each space; see :class:`quantus_ext.spaces.Fit`.
+    class_scores, class_errors : numpy.ndarray, float64, shape (n, k), or None
+        Of k classes of each sample, whose mean is ``score``.
     n_evaluations : int
         Rows through the model that they rest on.
     n_rows : int
@@ -112,6 +116,8 @@ class Scored:
     plan: tuple[int, str] | None = None
     failure: str | None = None
     traceback: str | None = None
+    class_scores: np.ndarray | None = None
+    class_errors: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -259,16 +265,37 @@ class Worker:
         except (Exception, SystemExit) as error:
             failure = told("explaining failed: ", error)
             return Explained(None, time.perf_counter() - start, failure)
-        return Explained(maps, time.perf_counter() - start, None)
+        return Explained(maps, time.perf_counter() - start, None, several=y.ndim > 1)
 
     def _explain(
         self, explainer: Method, method: int, shard: Shard, x: np.ndarray, y: np.ndarray
     ) -> np.ndarray:
-        """Return the attributions, made batch by batch from random states of the batch's own."""
+        """Return the attributions, shape (n, …), of several classes (n, k, …)."""
         known = shard.maps.get(method)
-        if known is not None:
-            maps = known.read()
-        else:
+        maps = None if known is None else known.read()
+        if y.ndim == 1:
+            return self._explain_class(explainer, maps, shard.index, x, y)
+        given: Sequence[np.ndarray | None] = [None] * y.shape[1]
+        if maps is not None:
+            given = maps_of_classes(explainer.name, maps, x, y.shape[1])
+        return np.stack(
+            [
+                self._explain_class(explainer, own, shard.index, x, column)
+                for own, column in zip(given, y.T, strict=True)
+            ],
+            axis=1,
+        )
+
+    def _explain_class(
+        self,
+        explainer: Method,
+        maps: np.ndarray | None,
+        index: NDArray[np.int64],
+        x: np.ndarray,
+        y: np.ndarray,
+    ) -> np.ndarray:
+        """Return the attributions, made batch by batch from random states of the batch's own."""
+        if maps is None:
             call = Explainer(
                 explainer.function,
                 self._keywords(explainer),
@@ -278,7 +305,7 @@ class Worker:
             parts = []
             for first in range(0, len(x), self.plan.batch_size):
                 rows = slice(first, first + self.plan.batch_size)
-                number = int(shard.index[first])
+                number = int(index[first])
                 made = call.maps(self.model, x[rows], y[rows], number, self._device)
                 # A copy, because the explainer may reuse its buffer.
                 parts.append(np.array(array_of("what the explainer returns", made)))
@@ -345,20 +372,45 @@ class Worker:
         took = (time.perf_counter() - start) / len(maps)
         # Another package's metric asks the model in its own way.
         chunks = found.plan if isinstance(cell.metric, TorchMetric) else None
-        return [
-            Scored(
-                score=found.scores[place],
-                error=found.standard_errors[place],
-                flags=found.details["flags"][place],
-                space=found.details["space"][place],
-                n_evaluations=int(found.n_evaluations[place]),
-                # Of all maps, as they were asked about together.
-                n_rows=found.n_rows if place == 0 else 0,
-                seconds=took,
-                plan=None if chunks is None else (chunks.chunk_size, chunks.memory_format),
+        plan = None if chunks is None else (chunks.chunk_size, chunks.memory_format)
+        # Of all maps, as they were asked about together.
+        n_rows = [found.n_rows] + [0] * (len(maps) - 1)
+        if y.ndim == 1:
+            return [
+                Scored(
+                    score=found.scores[place],
+                    error=found.standard_errors[place],
+                    flags=found.details["flags"][place],
+                    space=found.details["space"][place],
+                    n_evaluations=int(found.n_evaluations[place]),
+                    n_rows=n_rows[place],
+                    seconds=took,
+                    plan=plan,
+                )
+                for place in range(len(maps))
+            ]
+        together = isinstance(cell.metric, TorchMetric) and cell.metric.takes_classes
+        of_classes = []
+        for place in range(len(maps)):
+            own = slice(place, None, len(maps))
+            scores, errors = found.scores[own].T, found.standard_errors[own].T
+            counts = found.n_evaluations[own]
+            of_classes.append(
+                Scored(
+                    score=scores.mean(1),
+                    # Classes share draws: of their mean it is not known, but never larger.
+                    error=errors.mean(1),
+                    flags=np.bitwise_or.reduce(found.details["flags"][own], axis=0),
+                    space=_known_mean(found.details["space"][own]),
+                    n_evaluations=int(counts.max() if together else counts.sum()),
+                    n_rows=n_rows[place],
+                    seconds=took,
+                    plan=plan,
+                    class_scores=np.ascontiguousarray(scores),
+                    class_errors=np.ascontiguousarray(errors),
+                )
             )
-            for place in range(len(maps))
-        ]
+        return of_classes
 
     def _found(
         self,
@@ -369,7 +421,10 @@ class Worker:
         y: np.ndarray,
         s: np.ndarray | None,
     ) -> MapScores:
-        """Call a metric with the maps of some explainers, by their places."""
+        """Call a metric with the maps of some explainers, by their places.
+
+        Of several classes, first the maps of all explainers for the first class, and so on.
+        """
         call = dict(cell.call)
         if checks.is_rows(call.get("custom_batch")):
             custom = call["custom_batch"]
@@ -383,22 +438,42 @@ class Worker:
         if not isinstance(metric, TorchMetric):
             metric = Foreign(metric, seed=self.plan.seed)
         methods = [self.plan.methods[method] for method in maps]
-        return metric.score_maps(
-            self.model,
-            x,
-            y,
-            list(maps.values()),
-            s,
-            device=self.plan.device,
-            batch_size=self.plan.batch_size,
-            index_batch=index,
-            explainers=[
-                (None, None) if each.function is None else (each.function, self._keywords(each))
-                for each in methods
-            ],
-            carry_inputs=[each.carries_input for each in methods],
-            **call,
-        )
+
+        def score(y: np.ndarray, maps: Sequence[np.ndarray], *, by_class: bool) -> MapScores:
+            times = len(maps) // len(methods)
+            return metric.score_maps(
+                self.model,
+                x,
+                y,
+                maps,
+                s,
+                device=self.plan.device,
+                batch_size=self.plan.batch_size,
+                index_batch=index,
+                explainers=times
+                * [
+                    (None, None) if each.function is None else (each.function, self._keywords(each))
+                    for each in methods
+                ],
+                carry_inputs=times * [each.carries_input for each in methods],
+                by_class=by_class,
+                **call,
+            )
+
+        if y.ndim == 1:
+            return score(y, list(maps.values()), by_class=False)
+        of_classes = [[each[:, place] for each in maps.values()] for place in range(y.shape[1])]
+        if metric.takes_classes:
+            return score(np.repeat(y, len(maps), axis=1), list(chain(*of_classes)), by_class=True)
+        parts = [
+            score(column, some, by_class=False)
+            for column, some in zip(y.T, of_classes, strict=True)
+        ]
+        places = np.arange(y.size // len(y) * len(maps)).reshape(-1, len(maps))
+        found = MapScores.of_groups(parts, places.tolist())
+        # As many as the class needs that needs the most.
+        draws = max((each.draws for each in parts if each.draws), key=lambda d: d.n, default=None)
+        return replace(found, draws=draws)
 
 
 @dataclass(frozen=True)
@@ -411,17 +486,29 @@ class Explained:
     seconds : float
     failure : (str, str) or None
         What was raised, and the end of its traceback.
+    several : bool
+        Whether there are maps of several classes, shape (n, k, …).
     """
 
     maps: np.ndarray | None
     seconds: float
     failure: tuple[str, str] | None
+    several: bool = False
 
     def cases(self, cases: Sequence[int], start: int, stop: int) -> dict[int, np.ndarray]:
-        """Return the maps of those samples that are shown."""
+        """Return the maps of those samples that are shown, of several classes for the first."""
         if self.maps is None:
             return {}
-        return {case: np.array(self.maps[case - start]) for case in cases if start <= case < stop}
+        shown = self.maps[:, 0] if self.several else self.maps
+        return {case: np.array(shown[case - start]) for case in cases if start <= case < stop}
+
+
+def _known_mean(values: np.ndarray) -> np.ndarray:
+    """Return means over the first axis of the numbers that are known; NaN where none is."""
+    known = np.isfinite(values)
+    count = known.sum(0)
+    total = np.where(known, values, 0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def told(before: str, error: BaseException) -> tuple[str, str]:

@@ -282,6 +282,11 @@ class FFidelity(RFidelity):
         """See :attr:`quantus_ext.base.TorchMetric.trains`."""
         return not isinstance(self.fine_tune, nn.Module)
 
+    @property
+    def learns_labels(self) -> bool:
+        """See :attr:`quantus_ext.base.TorchMetric.learns_labels`."""
+        return self.fine_tune is None
+
     def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> FFidelity:
         """See :meth:`quantus_ext.base.TorchMetric.settled`."""
         tuned = self._tuned(model, x, y)[0] if train else model

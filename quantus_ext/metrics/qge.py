@@ -301,6 +301,11 @@ class QGE(TorchMetric):
         """See :attr:`quantus_ext.base.TorchMetric.trains`; it is the metric's own."""
         return isinstance(self.metric, TorchMetric) and self.metric.trains
 
+    @property
+    def learns_labels(self) -> bool:
+        """See :attr:`quantus_ext.base.TorchMetric.learns_labels`; it is the metric's own."""
+        return isinstance(self.metric, TorchMetric) and self.metric.learns_labels
+
     def settled(self, model: nn.Module, x: Tensor, y: Tensor, *, train: bool = True) -> QGE:
         """See :meth:`quantus_ext.base.TorchMetric.settled`; it is the metric's own."""
         return self._around(lambda metric: metric.settled(model, x, y, train=train))
