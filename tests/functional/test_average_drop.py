@@ -175,7 +175,7 @@ def test_a_random_replacement_leaves_the_error_unknown():
     [
         ("data frames (`DataFrame`)", "Average Gain needs inputs that can be weighted"),
         ("graphs, their nodes (`Graphs`)", "Average Gain needs inputs that can be weighted"),
-        ("prompts of a language model (`Generation`)", "for a Generation, whose prompt's tokens"),
+        ("prompts of a language model (`Generation`)", "AverageGain cannot weight tokens"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
