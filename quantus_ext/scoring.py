@@ -146,7 +146,7 @@ class Scoring:
                 answered = Answered(*(None if part is None else part[rows] for part in known))
             clean = answered.outputs
             if metric.clean_rows != 0:
-                checks.labels_below(classes, clean.shape[1])
+                checks.labels_below(classes, clean.shape[1], index=samples.index)
                 if start == 0 and metric.asks_model:
                     is_own = asked is samples.answering
                     known_as = samples.model if is_own else without_keywords(asked)
@@ -220,7 +220,7 @@ class Scoring:
         others = None
         if self.other is not None:
             classes = labels.cpu().numpy()
-            checks.others(classes, self.other[rows], clean.shape[1])
+            checks.others(classes, self.other[rows], clean.shape[1], self.samples.index[rows])
             others = torch.from_numpy(self.other[rows]).to(labels.device)
             others = others if labels.ndim == 1 else others.unsqueeze(1).expand_as(labels)
         # Maps of other units than the outputs' predict none.
