@@ -117,6 +117,7 @@ def test_a_file_is_evaluated_and_reported(config, tmp_path, capsys):
     assert len(list((tmp_path / "store" / "shards").iterdir())) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "line"),
     [
@@ -145,6 +146,7 @@ def baseline(tmp_path, shift):
     (tmp_path / "baseline.json").write_text(sealed_json({**text, "scores": scores.tolist()}))
 
 
+@pytest.mark.slow
 def test_drift_decides_on_the_exit_code(config, tmp_path, capsys):
     assert code_of(config()) == 0
     more = '[drift]\nbaseline = "baseline.json"\n'
