@@ -502,10 +502,13 @@ def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:
 def n_classes(x: object, y: object, a: object) -> int | None:
     """Return how many classes of each sample a call is about; None for one, as ever.
 
-    Several need labels (n, k) and maps (n, k, …) with an axis more than the inputs.
+    They need labels (n, k) and maps (n, k, …) with an axis more than the inputs. With a single
+    class, maps (n, 1, c) of a table with one feature are SHAP values of c classes.
     """
     of_x, of_y, of_a = (tuple(getattr(value, "shape", ())) for value in (x, y, a))
-    if len(of_y) != 2 or of_y[1] < 2 or len(of_a) != len(of_x) + 1 or of_a[:2] != of_y:
+    if len(of_y) != 2 or len(of_a) != len(of_x) + 1 or of_a[:2] != of_y:
+        return None
+    if of_x[1:] == of_y[1:] == (1,):
         return None
     return int(of_y[1])
 

@@ -93,6 +93,26 @@ def test_each_class_scores_as_it_does_alone(name, modality):
             same(details[key][:, place], values, err_msg=key)
 
 
+@pytest.mark.parametrize("name", ["Infidelity", "MoRF"])
+def test_one_of_several_classes_is_scored_as_one(name):
+    inputs, y, a = several("image")
+    metric = METRICS[name]()
+    scores = metric(inputs.model, inputs.x, y[:, :1], a[:, :1])
+    assert np.shape(scores) == (len(y), 1)
+    np.testing.assert_allclose(
+        np.ravel(scores), metric(inputs.model, inputs.x, y[:, 0], a[:, 0]), rtol=1e-9
+    )
+
+
+def test_shap_values_of_one_feature_are_not_maps_of_a_class():
+    model = torch.nn.Linear(1, 3).double().eval()
+    x = np.random.default_rng(0).normal(size=(4, 1))
+    values = x[:, :, None] * model.weight.detach().numpy()[:, 0]
+    y = np.array([0, 1, 2, 1])
+    metric = Infidelity(perturb_baseline=0.0, multiply_by_inputs=True)
+    assert metric(model, x, y[:, None], values) == metric(model, x, y, values)
+
+
 @pytest.mark.parametrize("name", IN_ONE_PASS)
 def test_infidelity_asks_one_set_of_rows(name):
     inputs, y, a = several("image")

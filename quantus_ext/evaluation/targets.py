@@ -33,7 +33,7 @@ def classes_of(
     batch_size: int,
     device: str | torch.device | None,
 ) -> NDArray[np.int64]:
-    """Return the explained classes of each sample, shape (n, k), k at least 2.
+    """Return the explained classes of each sample, shape (n, k).
 
     Parameters
     ----------
@@ -64,16 +64,11 @@ def classes_of(
         )
     else:
         given = array_of("targets", adapter_of(model).encoded_labels(targets))
+        if given.ndim not in (1, 2) or given.size == 0:
+            raise ValueError(f"{_RULE}; has the shape {given.shape}")
         if given.ndim == 1:
             given = np.tile(given, (len(x), 1))
-        if given.ndim != 2:
-            raise ValueError(f"{_RULE}, has the shape {given.shape}")
         found = checks.targets(given, len(x), given.shape[1], "targets")
-    if found.shape[1] < 2:
-        raise ValueError(
-            f"targets must be at least two classes, is {checks.shown(targets)}: pass one class of "
-            "each sample as y_batch"
-        )
     return found
 
 
