@@ -452,7 +452,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         unknown = np.flatnonzero(~np.isfinite(found.scores).all(0))
         if len(unknown):
             warnings.warn(
-                f"scores of samples {unknown.tolist()} are not finite: {self.nan_reason}",
+                f"scores of samples {samples.index[unknown].tolist()} are not finite: "
+                f"{self.nan_reason}",
                 RuntimeWarning,
                 stacklevel=4,
             )

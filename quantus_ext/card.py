@@ -20,7 +20,9 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.facts import FACTS, UNKNOWN, Facts, LinearScores, Neighbour, Paper
 from quantus_ext.foreign import Foreign
 from quantus_ext.metrics.qge import better_scores
+from quantus_ext.metrics.removal import RemovalMetric
 from quantus_ext.metrics.removal_curves import STEPS
+from quantus_ext.perturbation import resolve
 from quantus_ext.shown import short
 
 AnyMetric = Metric[Any] | type[Metric[Any]]
@@ -185,6 +187,10 @@ def card_of(metric: AnyMetric) -> Card:
         # With these arguments the number follows from the data; a constant one does not.
         known = facts.evaluations if facts.evaluations.isdigit() else UNKNOWN
         facts = replace(facts, evaluations=known)
+    if isinstance(given, RemovalMetric) and resolve(given.perturb_func).random:
+        facts = replace(facts, draws=True)
+        if getattr(given, "n_samples", 1) > 1 and "n_samples" not in facts.evaluations:
+            facts = replace(facts, evaluations=UNKNOWN)
     by_inputs = _argument(given, "multiply_by_inputs")
     if isinstance(by_inputs, bool):
         facts = replace(facts, carries_input=by_inputs)

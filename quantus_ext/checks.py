@@ -490,8 +490,9 @@ def labels(y: object, n: int, name: str = "y_batch") -> np.ndarray:
     if array.ndim == 2 and array.shape[1:] != (1,) and len(array) == n:
         raise ValueError(
             f"{name} must have shape ({n},), one label for each sample, has {array.shape}: of "
-            "one-hot labels or outputs pass their argmax(1); for k classes of each sample a_batch "
-            "must have their maps, shape (n, k, …)"
+            "one-hot labels or outputs pass their argmax(1); for k classes of each sample pass "
+            "y_batch as an array and their maps as a_batch, shape (n, k, …) with an axis of "
+            "channels where x_batch has one"
         )
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
@@ -640,7 +641,7 @@ def rows_for_samples(name: str, values: Any, n: int) -> None:
 
 
 def labels_below(
-    y: np.ndarray, classes: int, name: str = "y_batch", index: np.ndarray | None = None
+    y: np.ndarray, classes: int, name: str = "y_batch", index: np.ndarray | Tensor | None = None
 ) -> None:
     """Raise ValueError naming the first sample whose label is not below ``classes``.
 
@@ -653,17 +654,17 @@ def labels_below(
         sample = int(np.flatnonzero(y >= classes)[0])
         raise ValueError(
             f"labels in {name} must be below {classes}, the model's number of classes; "
-            f"sample {sample if index is None else index[sample]} has {y[sample]}"
+            f"sample {sample if index is None else int(index[sample])} has {y[sample]}"
         )
 
 
 def other_classes(other: object, n: int) -> NDArray[np.int64]:
     """Return the class that each of n samples is contrasted with, from one for all or each."""
     given = array_of("other_class", other)
-    return labels(np.full(n, given) if given.ndim == 0 else given, n, "other_class")
+    return _indices("other_class", np.full(n, given) if given.ndim == 0 else given, n, "labels")
 
 
-def others(y: np.ndarray, other: np.ndarray, classes: int) -> None:
+def others(y: np.ndarray, other: np.ndarray, classes: int, index: Tensor) -> None:
     """Raise ValueError where a class to contrast with is not there, or the explained one itself.
 
     Parameters
@@ -671,14 +672,17 @@ def others(y: np.ndarray, other: np.ndarray, classes: int) -> None:
     y : numpy.ndarray of int, shape (n,) or (n, k)
     other : numpy.ndarray of int, shape (n,)
     classes : int
+    index : Tensor of int, shape (n,)
+        The samples' numbers.
     """
-    labels_below(other, classes, "other_class")
+    labels_below(other, classes, "other_class", index)
     same = y.reshape(len(y), -1) == other[:, np.newaxis]
     if same.any():
         sample = int(np.flatnonzero(same.any(1))[0])
         raise ValueError(
             f"other_class must be another than the explained class, is {other[sample]} for sample "
-            f"{sample}, as in y_batch: leave other_class out for the most probable other class"
+            f"{int(index[sample])}, as in y_batch: leave other_class out for the most probable "
+            "other class"
         )
 
 

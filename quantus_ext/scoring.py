@@ -20,7 +20,7 @@ from quantus_ext.batch import Batch, counted, features_of_rows
 from quantus_ext.draws import Draws
 from quantus_ext.engine import influence, sampling
 from quantus_ext.engine.forward import Forward
-from quantus_ext.engine.modules import without_keywords
+from quantus_ext.engine.modules import are_probabilities, without_keywords
 from quantus_ext.engine.progress import progress_bar
 from quantus_ext.engine.resolved import Answered
 from quantus_ext.engine.sampling import Purpose
@@ -32,6 +32,13 @@ from quantus_ext.samples import Samples
 
 if TYPE_CHECKING:
     from quantus_ext.base import TorchMetric
+
+
+_NO_LOGITS = (
+    "the model's outputs are probabilities (none negative, each row sums to 1), whose logits are "
+    "not known: output='logit' scores the probabilities; pass output='log_probability', or "
+    "softmax=False in place of output if the probabilities are meant"
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class Scoring:
                 answered = Answered(*(None if part is None else part[rows] for part in known))
             clean = answered.outputs
             if metric.clean_rows != 0:
-                checks.labels_below(classes, clean.shape[1])
+                checks.labels_below(classes, clean.shape[1], index=samples.index)
                 if start == 0 and metric.asks_model:
                     is_own = asked is samples.answering
                     known_as = samples.model if is_own else without_keywords(asked)
@@ -178,6 +185,8 @@ class Scoring:
             results.append((scores, n_clean, forward.n_evaluations - before))
         if metric.reads_values:
             forward.warn_of_second_softmax(stacklevel=6)
+            if self.output == "logit" and bool(are_probabilities(clean)):
+                warnings.warn(_NO_LOGITS, UserWarning, stacklevel=6)
         found = MapScores.of_batches(results, forward)
         if metric.asks_model and metric.reads_values:
             found = replace(found, scored=scored)
@@ -211,7 +220,7 @@ class Scoring:
         others = None
         if self.other is not None:
             classes = labels.cpu().numpy()
-            checks.others(classes, self.other[rows], clean.shape[1])
+            checks.others(classes, self.other[rows], clean.shape[1], self.samples.index[rows])
             others = torch.from_numpy(self.other[rows]).to(labels.device)
             others = others if labels.ndim == 1 else others.unsqueeze(1).expand_as(labels)
         # Maps of other units than the outputs' predict none.

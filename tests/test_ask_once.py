@@ -152,6 +152,7 @@ def test_evaluate_asks_about_each_different_row_once():
 PAIRS = list(itertools.combinations_with_replacement(CASES, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), PAIRS)
 def test_any_two_metrics_share_what_they_ask(first, second):
     cases = CASES[first], CASES[second]

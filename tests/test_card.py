@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,22 @@ import torch
 from quantus.helpers.enums import ScoreDirection
 
 import quantus_ext
-from quantus_ext import QGE, Card, Infidelity, MoRF, RFidelity, SynScore, card_of
+from quantus_ext import (
+    QGE,
+    AverageDrop,
+    Card,
+    Deletion,
+    Fidelity,
+    Infidelity,
+    MoRF,
+    RFidelity,
+    SynScore,
+    card_of,
+)
 from quantus_ext.facts import FACTS, UNKNOWN, Facts
 from quantus_ext.foreign import Foreign
 from quantus_ext.metrics import __all__ as names
+from tests.harness import make_inputs
 
 OWN = [
     Infidelity(),
@@ -68,6 +81,27 @@ def test_a_wrapper_has_what_its_metric_has():
     assert QGE(Infidelity(), signed=False).card().direction == "lower"
     assert QGE(Infidelity()).card().linear is not None
     assert QGE(MoRF()).card().linear is None
+
+
+@pytest.mark.parametrize(
+    ("make", "evaluations", "counted"),
+    [
+        (partial(Deletion, 3), "1 + steps", 1 + 3),
+        (partial(Deletion, 3, n_samples=4), UNKNOWN, 1 + 3 * 4),
+        (partial(Fidelity, [0.5], output="probability"), "1 + 2 * sizes", 1 + 2),
+        (AverageDrop, "2", 2),
+    ],
+)
+def test_random_replacements_are_draws(make, evaluations, counted):
+    inputs = make_inputs("table")
+    assert not make().card().draws
+    metric = make(perturb_baseline="uniform")
+    card, wrapped = metric.card(), QGE(metric).card()
+    assert (card.draws, wrapped.draws, card.evaluations) == (True, True, evaluations)
+    assert not np.allclose(
+        inputs.call(metric), inputs.call(make(perturb_baseline="uniform", seed=1))
+    )
+    assert metric.n_evaluations == len(inputs.x) * counted
 
 
 class Mine(MoRF):

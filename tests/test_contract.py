@@ -61,6 +61,7 @@ def test_equals_the_slow_reference(case: Case, modality: str):
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @case_and_modality
 @pytest.mark.parametrize(
     ("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["double", "single"]
@@ -130,6 +131,7 @@ class Scaled(nn.Module):
         return outputs
 
 
+@pytest.mark.slow
 @case_and_modality
 def test_what_belongs_to_samples_goes_along_with_their_rows(case: Case, modality: str):
     inputs = make_inputs(modality, n=5)
@@ -511,6 +513,7 @@ BAD_CALLS: dict[str, tuple[Callable[[Inputs], dict[str, object]], type[Exception
 }
 
 
+@pytest.mark.slow
 @each_case
 @pytest.mark.parametrize("bad", BAD_CALLS)
 def test_bad_calls_are_named_and_lose_nothing(case: Case, bad: str):

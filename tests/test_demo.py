@@ -14,6 +14,8 @@ from quantus_ext.__main__ import main
 from quantus_ext.evaluation import Evaluation
 from quantus_ext.evaluation.explainers import carries_input
 
+pytestmark = pytest.mark.slow
+
 N = 6
 
 

@@ -119,6 +119,7 @@ def test_batches_do_not_decide(batch_size):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", ["all", "ranked"])
 def test_evaluate_decides_once_for_all_shards_and_workers(tmp_path, goal):
     model, x, y, a = problem(24)

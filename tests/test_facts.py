@@ -238,6 +238,7 @@ def _around(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 DISTINCT = np.random.default_rng(5).normal(size=X.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FACTS)
 def test_the_space_is_what_a_score_reads(name):
@@ -285,6 +286,7 @@ def test_the_space_is_what_a_score_reads(name):
         assert changed == (space == "label" and name != "ROAR")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FACTS)
 def test_what_the_seed_decides(name):
@@ -361,6 +363,7 @@ def test_each_modality_is_in_the_table_of_what_can_be_combined():
     assert named <= {*modalities.MODALITIES}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("modality", _AS_READ)
 @pytest.mark.parametrize("name", FACTS)

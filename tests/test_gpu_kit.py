@@ -22,6 +22,8 @@ from benchmarks.gpu import boxes, correctness, traffic, wheels
 from benchmarks.gpu.boxes import Box, Report
 from quantus_ext.base import TorchMetric
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 

@@ -698,6 +698,7 @@ def test_there_are_enough():
     assert len(PROVOKED) >= 50
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PROVOKED)
 def test_nothing_is_changed_by_errors(name: str, problem: Problem, tmp_path: Path):

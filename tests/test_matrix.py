@@ -37,6 +37,8 @@ from quantus_ext.adapters import BlackBox
 from quantus_ext.base import TorchMetric
 from tests.forms import MODEL_FORMS
 
+pytestmark = pytest.mark.slow
+
 N = 3
 Y = np.array([0, 1, 2])
 KINDS = {

@@ -26,6 +26,8 @@ from tests.cases import CASES
 from tests.harness import planted
 from tests.trained import Problem, by_gradient, problem, small_metrics
 
+pytestmark = pytest.mark.slow
+
 PARTS = {"IAC_{NR}", "IAC_{AR}", "IEC_{NR}", "IEC_{AR}"}
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests import modalities
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "modalities.md"
 
 

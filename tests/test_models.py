@@ -113,6 +113,7 @@ def test_weights_that_are_computed_from_others_are_not_drawn_anew(form):
             roar(model, X, Y, A)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [form for form in MODEL_FORMS if form != "quantised"])
 def test_evaluate_takes_every_form_and_leaves_it_alone(form):
     metrics = {
@@ -365,6 +366,7 @@ def test_a_program_of_one_number_of_texts_is_refused():
         TokenIds(model, 1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removal", ["mask", "delete", "zero"])
 @pytest.mark.parametrize("form", [form for form in WITH_MASK if form not in NO_KEYWORDS])
 def test_text_in_every_form_is_asked_with_its_attention_mask(form, removal):

@@ -199,6 +199,7 @@ def changes(name: str, keywords: dict[str, Any], shape: tuple[int, ...], draws: 
     return both[:, :, chosen]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 2, 3), (2, 5), (4,)])
 @pytest.mark.parametrize(("name", "keywords"), RANDOM)
 def test_random_natives_are_distributed_as_quantus(name, keywords, shape):

@@ -61,6 +61,7 @@ GIVEN: dict[str, tuple[Callable[[], dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("how", GIVEN)
 def test_all_metrics_beside_quantus_own(how):
@@ -166,6 +167,7 @@ results = quantus.evaluate(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_getting_started_flow_with_another_import():
     images, labels = mnist_data()

@@ -105,6 +105,7 @@ def test_unregistering_what_is_not_registered_changes_nothing():
     assert state() == before
 
 
+@pytest.mark.slow
 def test_importing_alone_lists_nothing():
     program = (
         "import quantus, copy; before = copy.deepcopy(quantus.AVAILABLE_METRICS)\n"

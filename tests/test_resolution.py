@@ -57,6 +57,7 @@ def coarse(modality: str, n: int = 5) -> np.ndarray:
     return np.random.default_rng(2).normal(size=(n, *GRIDS[modality]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", GRIDS)
 @pytest.mark.parametrize("name", METRICS)
 def test_a_value_a_patch_is_the_map_that_has_it_all_over(name: str, modality: str):

@@ -308,6 +308,47 @@ def test_scores_are_those_of_a_model_with_such_outputs(name, output):
     np.testing.assert_allclose(scores, expected, rtol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("given", ["logit", "probability"])
+@pytest.mark.parametrize("output", ["log_probability", "contrast"])
+def test_fidelity_of_values_takes_them_from_any_space(given, output):
+    inputs = make_inputs("table")
+    y, predict = inputs.y % 3, logits_of(inputs)
+    removed = inputs.x.copy()
+    np.put_along_axis(removed, np.argsort(-inputs.a)[:, :3], 0, 1)  # of 7 features
+    clean, gone = (
+        CHANGES[output](torch.from_numpy(predict(x)))[np.arange(len(y)), y]
+        for x in (inputs.x, removed)
+    )
+    other = {"other_class": 3} if output == "contrast" else {}
+    model = Transformed(inputs.model, CHANGES[given]).eval()
+    metric = Fidelity([0.5], output="probability")
+    scores = metric(model, inputs.x, y, inputs.a, output=output, **other)
+    np.testing.assert_allclose(scores, clean - gone, rtol=1e-7)
+    with pytest.raises(ValueError, match="output='logit' are not: leave these out of the call"):
+        metric(inputs.model, inputs.x, y, inputs.a, output="logit")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in METRICS if name not in ("Fidelity", "FFidelity")]
+)
+def test_a_model_of_probabilities_has_no_logits_to_score(name):
+    inputs = make_inputs("image")
+    model = Transformed(inputs.model, CHANGES["probability"]).eval()
+    call = {"x_batch": inputs.x, "y_batch": inputs.y, "a_batch": inputs.a}
+    with pytest.warns(UserWarning, match="output='logit' scores the probabilities") as caught:
+        METRICS[name]()(model, **call, output="logit")
+    assert caught[0].filename == __file__
+    # Those of a layer of the model are known, and `softmax` asks for outputs as they are.
+    layered = nn.Sequential(inputs.model, nn.Softmax(1)).eval()
+    for other, asked in ((layered, {"output": "logit"}), (model, {"softmax": False})):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if "RFid" not in name or "softmax" in asked:
+                METRICS[name]()(other, **call, **asked)
+        assert not [each for each in caught if "output='logit'" in str(each.message)]
+
+
 def test_the_contrast_is_with_the_largest_other_class_or_the_given_ones():
     inputs = make_inputs("table")
     call = {"model": inputs.model, "x_batch": inputs.x, "y_batch": inputs.y, "a_batch": inputs.a}

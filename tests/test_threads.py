@@ -22,6 +22,8 @@ from benchmarks import threads
 from quantus_ext.finetune import cache
 from tests.leaving import data, network
 
+pytestmark = pytest.mark.slow
+
 
 def everything_at_once(answer: Connection) -> None:
     warnings.simplefilter("ignore")

@@ -158,11 +158,11 @@ class DataFrame(BlackBox):
         return np.array([each.typical(codes) for each, codes in columns])
 
     def target(self, labels: ArrayLike) -> NDArray[np.int64]:
-        """Return the column of the model's scores for each label, int64, shape (n,).
+        """Return the column of the model's scores for each label, int64, shape (n,) or (n, k).
 
         Parameters
         ----------
-        labels : array, shape (n,)
+        labels : array, shape (n,), (n, 1) or (n, k)
             As the estimator was fitted with them.
 
         Raises
@@ -176,13 +176,14 @@ class DataFrame(BlackBox):
             raise ValueError(
                 "labels must be columns of the model's scores, 0, 1, …, where it has no classes_"
             )
-        given = np.ravel(np.asarray(labels))
-        found = pd.Index(known).get_indexer(pd.Index(given))
+        given = np.asarray(labels)
+        given = given if given.ndim == 2 and given.shape[1] > 1 else given.ravel()
+        found = pd.Index(known).get_indexer(pd.Index(given.ravel())).reshape(given.shape)
         if (found < 0).any():
-            sample = int(np.flatnonzero(found < 0)[0])
+            first = tuple(np.argwhere(found < 0)[0])
             raise ValueError(
                 f"labels must be among the model's classes_, {checks.shown(list(map(str, known)))};"
-                f" sample {sample} has {str(given[sample])!r}"
+                f" sample {first[0]} has {str(given[first])!r}"
             )
         return np.asarray(found, dtype=np.int64)
 

@@ -245,7 +245,8 @@ class Generation(TokenIds):
         raise ValueError(
             "perturb_func and perturb_baseline must be left out for a Generation, whose prompt's "
             "tokens are removed as its `removal` says; Infidelity takes maps that carry the input "
-            "factor, a value a token: pass multiply_by_inputs=True"
+            "factor, a value a token: pass multiply_by_inputs=True; AverageDrop, AverageIncrease "
+            "and AverageGain cannot weight tokens: use Deletion or Fidelity"
         )
 
     def _told(self, ids: Tensor) -> Tensor:

@@ -129,7 +129,8 @@ def sum_until_known(
     doubled for cells that have more than an equal share of it: for as few as possible, those with
     the largest gain first. Each cell has the same draws as it would have alone. A few equal answers
     do not prove that all are equal. So two imaginary draws, ``spread`` apart around the mean, are
-    added to the N draws when the variance is estimated; their weight falls as 1 / N.
+    added to the N draws when the variance is estimated, if it is more with them; their weight falls
+    as 1 / N.
 
     Parameters
     ----------
@@ -236,8 +237,8 @@ def _squared_error(variance: Tensor, counts: Tensor, limits: Tensor, sizes: Tens
 def _judged(counts: Tensor, variance: Tensor, spread: Tensor, target: Target) -> Tensor:
     """Return the variances that decide on each half's draws, all (n, columns, halves).
 
-    Where there is one half only it is its own. Otherwise it is the other's, or what that and those
-    beside say together, if this is more.
+    Where there is one half only it is its own, with the imaginary draws if this is more. Otherwise
+    it is the other's, or what that and those beside say together, if this is more.
     """
     # A single draw, or none without randomness, has no variance.
     known = counts > 1
@@ -245,7 +246,7 @@ def _judged(counts: Tensor, variance: Tensor, spread: Tensor, target: Target) ->
     total = torch.where(known, counts * variance, 0.0)
     imagined = spread.unsqueeze(2) ** 2 / 2
     if target.beside is None:
-        return (total + imagined) / (draws + 2)
+        return (total / draws.clamp(min=1)).maximum((total + imagined) / (draws + 2))
     draws, total = draws.flip(2), total.flip(2)
     alone = total / draws.clamp(min=1)
     n, columns, halves = draws.shape

@@ -30,7 +30,7 @@ else:
 
 _SECTIONS = {
     "model": None,
-    "data": {"x_batch", "y_batch", "s_batch", "targets"},
+    "data": {"x_batch", "y_batch", "s_batch"},
     "metrics": None,
     "xai_methods": None,
     "explain_func_kwargs": None,
@@ -39,7 +39,7 @@ _SECTIONS = {
     "labels": {"names", "tokens", "feature_names", "class_names"},
     "run": {
         *("batch_size", "shard_size", "n_jobs", "threads", "device", "devices", "store", "seed"),
-        *("confidence", "cases", "backend", "verbose", "softmax", "output"),
+        *("confidence", "cases", "backend", "verbose", "softmax", "output", "targets"),
         *("until", "smallest_difference", "score_bounds"),
     },
     "report": {"html", "markdown", "json"},

@@ -216,7 +216,7 @@ def _check_method(name: str, keywords: Mapping[str, Any]) -> None:
 
 
 def with_calls_read(plan: Plan, model: nn.Module, x: Rows) -> Plan:
-    """Return the plan with it known which keywords of the model have an entry for each sample.
+    """Return the plan with it known which arguments of calls have an entry for each sample.
 
     Raises
     ------
@@ -226,6 +226,8 @@ def with_calls_read(plan: Plan, model: nn.Module, x: Rows) -> Plan:
     """
     calls = {cell.names[1]: dict(cell.call) for cell in plan.cells}
     for call in calls.values():
+        if np.ndim(call.get("other_class", 0)):
+            call["other_class"] = checks.other_classes(call["other_class"], len(x))
         keywords = call.get("model_predict_kwargs")
         few = torch.as_tensor(x.part(0, min(len(x), MOST_ASKED if keywords else 2)).read())
         if call.get("channel_first") is None and adapter_of(model).channel_first is None:

@@ -430,8 +430,8 @@ class Worker:
             custom = call["custom_batch"]
             by_number = isinstance(custom, np.ndarray)
             call["custom_batch"] = custom[index] if by_number else [custom[i] for i in index]
-        if checks.is_rows(call.get("other_class")):
-            call["other_class"] = np.asarray(call["other_class"])[index]
+        if np.ndim(call.get("other_class", 0)):
+            call["other_class"] = call["other_class"][index]
         if call.get("model_predict_kwargs"):
             call["model_predict_kwargs"] = part_of(call["model_predict_kwargs"], index)
         metric = cell.metric

@@ -143,8 +143,9 @@ def _scores(original: Tensor, output: Tensor) -> dict[str, Tensor]:
 
 
 def _quotient(part: Tensor, whole: Tensor) -> Tensor:
-    """Return part / whole, NaN where the whole is negative, and 0 / 0 = 0.
+    """Return part / whole, NaN where the whole is negative, or 0 and the part not; 0 / 0 = 0.
 
     Of a probability nothing can be lost at 0, or gained at 1.
     """
-    return (part / whole.where(part != 0, 1.0)).masked_fill(whole < 0, torch.nan)
+    unknown = (whole < 0) | ((whole == 0) & (part > 0))
+    return (part / whole.where(part != 0, 1.0)).masked_fill(unknown, torch.nan)

@@ -130,10 +130,11 @@ class Fidelity(RemovalMetric):
                 "output='label' needs a model whose largest output is its answer, which that of a "
                 f"{type(adapter).__name__} is not: use output='probability'"
             )
-        if self.output == "probability" and not _are_probabilities(batch.clean):
+        computed = batch.spaces is not None and batch.spaces.column is not None
+        if self.output == "probability" and not computed and not _are_probabilities(batch.clean):
             raise ValueError(
                 "output='probability' needs probabilities, which the outputs with softmax=False "
-                "are not: pass softmax=True or None"
+                "or output='logit' are not: leave these out of the call"
             )
         return functional.fidelity(
             forward,

@@ -329,6 +329,24 @@ def test_labels_may_be_words():
         DataFrame(MODEL.predict_proba, X[TRAIN]).target(["a"])
 
 
+@pytest.mark.parametrize("layout", [np.asarray, pd.DataFrame])
+def test_labels_of_several_classes_may_be_words(layout):
+    x, model = X[TEST][:4], table(removal="typical")
+    numbers = np.array([[0, 1], [2, 0], [1, 2], [0, 2]])
+    words = layout(np.array(CLASSES, dtype=object)[numbers])
+    np.testing.assert_array_equal(model.target(words), numbers)
+    a = np.stack([maps(4), -maps(4)], 1)
+    expected = Deletion(4)(model, x, numbers, a)
+    assert Deletion(4)(model, x, words, a) == expected
+    found = quantus_ext.evaluate([Deletion(4)], {"a": a}, model, x, targets=words)
+    of_numbers = quantus_ext.evaluate([Deletion(4)], {"a": a}, model, x, targets=numbers)
+    np.testing.assert_array_equal(found.scores, of_numbers.scores)
+    unknown = np.array(words)
+    unknown[2, 1] = "water"
+    with pytest.raises(ValueError, match=r"among the model's classes_.*; sample 2 has 'water'"):
+        model.target(unknown)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

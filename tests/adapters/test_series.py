@@ -112,6 +112,7 @@ def test_steps_equal_the_slow_reference_on_each_series_by_itself():
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=8, deadline=None)
 @given(

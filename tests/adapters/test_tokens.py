@@ -305,6 +305,7 @@ def test_padding_and_special_tokens_are_never_touched(name: str):
     assert not torch.stack([(rows == original).all(2).all(1) for original in originals]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 @pytest.mark.filterwarnings("ignore:beta =:UserWarning")  # of very short sentences
 @settings(max_examples=8, deadline=None)

@@ -131,6 +131,7 @@ def test_few_masks_are_listed_on_the_device(modality):
     assert_on_the_device(score(modality, patch_sizes=[2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("multiply_by_inputs", [False, True])
 @pytest.mark.parametrize("name", PERTURBATIONS)
@@ -180,6 +181,7 @@ def test_removal_stays_on_the_device(modality, random):
         assert {tensor.device.type for tensor in tensors} == {DEVICE.type}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [None, *SPACES])
 @pytest.mark.parametrize("softmax", [False, True])
 def test_comparing_maps_in_every_space_stays_on_the_device(softmax, output):

@@ -271,6 +271,7 @@ def test_no_score_of_others_changes(how: str, clean: np.ndarray):
     assert failed == {*raising} | ({*WEIGHTS, REPLACED} & {*careless})
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_what_was_left_wherever_it_was():
     explainers = {"careless": Leaving("a forward hook"), "fine": gradients}
     for settings in ({}, {"n_jobs": 2}):

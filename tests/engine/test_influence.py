@@ -384,6 +384,7 @@ INDEPENDENT: dict[str, tuple[str, Callable[[], nn.Module]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "double", "half"])
 @pytest.mark.parametrize("n", [1, 5, 70])
 @pytest.mark.parametrize(("kind", "build"), INDEPENDENT.values(), ids=INDEPENDENT)

@@ -29,6 +29,8 @@ from tests.evaluation.problem import (
 )
 from tests.harness import gradients
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def alone():

@@ -71,6 +71,21 @@ def code_of(*arguments: str) -> int:
     return 0
 
 
+def test_a_file_says_which_classes_are_explained(config, tmp_path):
+    file = Path(config())
+    text = (
+        file.read_text()
+        .replace('y_batch = "y.npy"', "")
+        .replace("[run]", '[run]\ntargets = "top2"')
+    )
+    file.write_text(text.replace('maps = {file = "maps.npy"}\n', ""))
+    assert code_of(str(file)) == 0
+    found = Evaluation.from_json(tmp_path / "found.json")
+    with torch.no_grad():
+        outputs = network()(torch.from_numpy(data()[0])).numpy()
+    np.testing.assert_array_equal(found.classes, np.argsort(-outputs, axis=1)[:, :2])
+
+
 def test_a_file_says_whether_probabilities_are_asked_for(config, tmp_path):
     file = Path(config())
     file.write_text(file.read_text().replace("[run]", "[run]\nsoftmax = false"))
@@ -102,6 +117,7 @@ def test_a_file_is_evaluated_and_reported(config, tmp_path, capsys):
     assert len(list((tmp_path / "store" / "shards").iterdir())) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "line"),
     [
@@ -130,6 +146,7 @@ def baseline(tmp_path, shift):
     (tmp_path / "baseline.json").write_text(sealed_json({**text, "scores": scores.tolist()}))
 
 
+@pytest.mark.slow
 def test_drift_decides_on_the_exit_code(config, tmp_path, capsys):
     assert code_of(config()) == 0
     more = '[drift]\nbaseline = "baseline.json"\n'

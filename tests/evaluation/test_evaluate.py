@@ -603,3 +603,33 @@ def test_maps_over_the_embeddings_of_token_ids(tmp_path):
     assert not found.failures
     np.testing.assert_allclose(found.scores[0, 0], metric(model, ids, y, maps), rtol=1e-5)
     assert found.to_html(tmp_path / "page.html").exists()
+
+
+@pytest.mark.filterwarnings("ignore:some scores are NaN")
+@pytest.mark.parametrize("run", [{}, {"until": "ranked"}])
+def test_samples_are_named_by_their_numbers_in_the_data_set(run):
+    class Fails(torch.nn.Linear):
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return super().forward(rows).masked_fill(rows[:, :1] == 9, torch.nan)
+
+    model = Fails(4, 3).eval()
+    x = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+    x[7, 0], y = 9, np.zeros(12, dtype=int)
+    other, high = np.ones(12, dtype=int), y.copy()
+    other[10], high[11] = 0, 3
+    maps = {"x": x, "-x": -x}
+    run = {"batch_size": 2, "shard_size": 4, **run}
+
+    with pytest.warns(RuntimeWarning, match=r"scores of samples \[7\] are not finite"):
+        quantus_ext.evaluate([quantus_ext.MoRF(2)], maps, model, x, y, **run)
+    x[7, 0] = 0
+    call = {"own": {"output": "contrast", "other_class": other}}
+    for labels, calls, message in (
+        (high, None, "sample 11 has 3"),
+        (y, call, "is 0 for sample 10, as in y_batch"),
+    ):
+        found = quantus_ext.evaluate(
+            [quantus_ext.MoRF(2)], maps, model, x, labels, call_kwargs=calls, **run
+        )
+        assert found.failures
+        assert all(message in failure.error for failure in found.failures)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -105,13 +106,37 @@ def test_output_is_that_of_all_calls(output):
     same(by_call.scores, evaluation.scores)
 
 
-def test_other_classes_go_with_their_samples():
+@pytest.mark.parametrize("given", [np.asarray, list, torch.from_numpy, pd.Series, np.vstack])
+@pytest.mark.parametrize("run", [{"shard_size": 3}, {"shard_size": 99}, {"until": "ranked"}])
+def test_other_classes_go_with_their_samples(given, run):
     model, x, y, maps = problem()
     other = (y + 1 + np.arange(len(y)) % 2) % 3
-    call = {"output": "contrast", "other_class": other}
-    evaluation, _ = evaluated(call_kwargs={"own": call}, shard_size=3)
+    call = {"output": "contrast", "other_class": given(other)}
+    evaluation, _ = evaluated(call_kwargs={"own": call}, **run)
+    assert not evaluation.failures
     expected = Deletion(6).score_maps(model, x, y, [maps["right"]], **call)
     same(evaluation.scores[0, 0], expected.scores[0])
+
+
+def test_one_other_class_is_that_of_all_samples():
+    model, x, y, maps = problem()
+    y = y % 2
+    expected = Deletion(6).score_maps(
+        model, x, y, [maps["right"]], output="contrast", other_class=2
+    )
+    for given in (2, np.array(2), torch.tensor(2)):
+        call = {"output": "contrast", "other_class": given}
+        found = quantus_ext.evaluate(
+            METRICS, {"right": maps["right"]}, model, x, y, call_kwargs={"own": call}, shard_size=3
+        )
+        same(found.scores[0, 0], expected.scores[0])
+
+
+@pytest.mark.parametrize("n", [3, 6, 99])
+def test_other_classes_of_other_samples_are_refused(n):
+    call = {"output": "contrast", "other_class": np.zeros(n, dtype=int)}
+    with pytest.raises(ValueError, match=f"other_class must have shape .* has .{n},"):
+        evaluated(call_kwargs={"own": call}, shard_size=3)
 
 
 def test_only_the_first_samples_are_kept(monkeypatch):

@@ -109,6 +109,7 @@ def test_rows_that_are_not_needed_are_not_sent(tmp_path):
     assert rows_counted(counter) < rows_counted(whole) * (share + 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [{"n_jobs": 2}, {"shard_size": 8, "batch_size": 4}],

@@ -234,8 +234,8 @@ def test_of_equal_outputs_the_first_class_comes_first():
 def test_a_copy_is_not_trained_with_explained_classes():
     x, _ = data()
     maps = np.zeros((N, 2, 1, 4, 4))
-    with pytest.raises(ValueError, match="y_batch must have one class.*FineTuner"):
+    with pytest.raises(ValueError, match=r"y_batch must have one class.*FineTuner"):
         FFidelity()(network(), x, OWN, maps)
-    with pytest.raises(ValueError, match="y_batch must have one class"):
+    with pytest.raises(ValueError, match=r"y_batch must have one class"):
         quantus_ext.QGE(FFidelity())(network(), x, OWN, maps)
     FFidelity([0.5], n_samples=2, fine_tune=untuned)(network(), x, OWN, maps)

@@ -284,6 +284,7 @@ def test_memory_is_bounded(monkeypatch, trainings):
 # Files
 
 
+@pytest.mark.slow
 def test_a_second_process_hits(tmp_path):
     tuned = make_tuner(cache_dir=tmp_path)(network(), masks(by=Bridge(removed, "mask")))
     script = (
@@ -478,6 +479,7 @@ def test_a_folder_that_refuses_is_survived(refused, monkeypatch, trainings, tmp_
     assert file.exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(tmp_path):
     script = (
         "import resource, signal, warnings\n"

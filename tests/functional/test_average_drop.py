@@ -171,11 +171,37 @@ def test_a_random_replacement_leaves_the_error_unknown():
 
 
 @pytest.mark.parametrize(
+    ("clean", "weighted", "drop", "gain"),
+    [
+        (0.0, 0.0, 0.0, 0.0),
+        (1.0, 1.0, 0.0, 0.0),
+        (0.0, 0.5, 0.0, 0.5),
+        (1.0, 0.5, 0.5, 0.0),
+        (0.0, -0.5, np.nan, 0.0),
+        (1.0, 1.5, 0.0, np.nan),
+        (-1.0, -2.0, np.nan, 0.0),
+        (2.0, 3.0, 0.0, np.nan),
+    ],
+)
+def test_at_the_ends_there_is_nothing_to_lose_or_gain(clean, weighted, drop, gain):
+    # The second of the features is removed, and decides on the output.
+    def forward(rows: torch.Tensor) -> torch.Tensor:
+        return rows[:, 1:] * (clean - weighted) + weighted
+
+    x, a = torch.ones(1, 2), torch.tensor([[1.0, 0.0]])
+    found = average_drop(forward, x, a, FIRST)
+    expected = {"drop": drop, "gain": gain, "increase": float(weighted > clean)}
+    assert {name: each.score.item() for name, each in found.items()} == pytest.approx(
+        expected, nan_ok=True
+    )
+
+
+@pytest.mark.parametrize(
     ("modality", "message"),
     [
         ("data frames (`DataFrame`)", "Average Gain needs inputs that can be weighted"),
         ("graphs, their nodes (`Graphs`)", "Average Gain needs inputs that can be weighted"),
-        ("prompts of a language model (`Generation`)", "for a Generation, whose prompt's tokens"),
+        ("prompts of a language model (`Generation`)", "AverageGain cannot weight tokens"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

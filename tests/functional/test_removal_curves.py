@@ -312,6 +312,7 @@ def test_patches_and_segments_are_removed_whole():
             assert all(bool(part.all() or not part.any()) for part in each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["morf", "abpc", "deletion", "insertion"])
 @pytest.mark.parametrize("fractions", [[0, 0.3, 0.6, 1], [0, 0.1, 0.3, 0.31, 0.32, 0.6, 1]])
 def test_standard_errors_of_random_replacements_match_the_spread(name, fractions):

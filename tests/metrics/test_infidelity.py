@@ -40,6 +40,7 @@ def images(request: pytest.FixtureRequest) -> Inputs:
     return Inputs(model, x, np.arange(4), a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("sizes", [[2], [4], [7]])
 def test_quantus_scheme_gives_the_number_of_quantus(images: Inputs, sizes, softmax):
@@ -88,6 +89,7 @@ def test_quantus_scheme_takes_any_loss(images: Inputs):
     np.testing.assert_allclose(images.call(ours), images.call(theirs), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_quantus_scheme_with_random_perturbation_repeats_and_knows_its_error(images: Inputs):
     def metric(seed: int, n_perturb_samples: int = 12) -> Infidelity:
         return Infidelity(

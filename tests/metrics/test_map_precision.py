@@ -56,6 +56,7 @@ def inputs_of(modality: str) -> Inputs:
     return Inputs(inputs.model, inputs.x, inputs.y, inputs.a.astype(np.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("modality", ["image", "series", "table"])
 @pytest.mark.parametrize("name", RANKS)

@@ -38,6 +38,7 @@ Y_LABELS = {
 """What the y-axis of the first panel of each metric's default figure begins with."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", Y_LABELS)
 @pytest.mark.filterwarnings("ignore:retrain=")
 def test_every_metric_has_a_figure_and_a_table(name, tmp_path, monkeypatch):
