@@ -904,8 +904,8 @@ def page(found: dict[str, dict[str, float | str] | str], *, here: bool) -> str:
         "changes the score. Tests compute the two figures from the reason beside them, but not "
         "those that draws decide. What is asked of captum and torch_geometric ranks nothing, and "
         "draws nothing of its own. quantus, attribench, xplique, ferret and autotimm sort with "
-        "numpy's default, which promises no order of ties: numpy 1.26 has another on processors with "
-        "AVX-512."
+        "numpy's default, which promises no order of ties: numpy 1.26 has another on "
+        "processors with AVX-512."
     )
     parts = [
         "# Metrics of the same names elsewhere",
