@@ -1,22 +1,27 @@
 """What metrics of the same names give elsewhere, on a linear model whose answers are known.
 
 Each library is installed, pinned, in an environment of its own in a temporary folder, and asked
-there, without this package. The model is f(x) = 1 - w·x, w·x for the two classes, with a hundred
-features that are 1: with equal w, each removal takes the same from the output, a straight line
-whose area is 0.5; with others, w is the exact map. What this package gives stands beside it.
+there, without this package, what ``neighbour_probes.py`` has for it. The model is
+f(x) = 1 - w·x, w·x for the two classes, with a hundred features that are 1: with equal w, each
+removal takes the same from the output, a straight line whose area is 0.5; with others, w is the
+exact map. What this package gives stands beside it.
 Run ``python -m benchmarks.neighbours`` in the repository's root; it writes ``docs/neighbours.md``.
-With ``--here`` the environments see the packages of the running one, and get nothing but theirs.
+Each environment gets torch: with ``uv`` on the path in minutes and with one copy on the disk, with
+pip in much more. With ``--here`` the environments see the packages of the running one, and get
+nothing but theirs; that is enough for some of the libraries.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -24,49 +29,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.integrate import trapezoid
+from scipy.stats import kendalltau
 from torch import nn
 
 import quantus_ext
+from benchmarks.neighbour_probes import COMMON, LIBRARIES, TELL, Library
 from benchmarks.page import options, parser
 from benchmarks.timing import markdown_table, write_atomically
 
 N = 100
 PAGE = Path(__file__).parents[1] / "docs" / "neighbours.md"
-
-COMMON = """
-import json, warnings
-warnings.simplefilter("ignore")
-import numpy as np, torch
-from torch import nn
-
-class Linear(nn.Module):
-    def __init__(self, w):
-        super().__init__()
-        self.w = nn.Parameter(torch.as_tensor(w, dtype=torch.float32).flatten())
-    def forward(self, x):
-        y = x.flatten(1) @ self.w[: x[0].numel()]
-        return torch.stack([1 - y, y], 1)
-
-N = 100
-straight = Linear(np.full(N, 1 / N)).eval()
-sloped = np.linspace(2, 0, N) / N
-x = torch.ones(1, 1, 10, 10)
-order = torch.from_numpy(np.random.default_rng(0).permutation(N).astype("float32"))
-order = order.reshape(1, 1, 10, 10)
-one = torch.tensor([1])
-found = {}
-"""
-TELL = "\nprint('FOUND', json.dumps({name: float(value) for name, value in found.items()}))\n"
-
-
-class Library(NamedTuple):
-    """A library, what it needs, and what it is asked."""
-
-    name: str
-    requires: tuple[str, ...]
-    probe: str
-    here: tuple[str, ...] = ()
-    """What ``--here`` installs, without what that needs in turn; by default ``requires``."""
 
 
 class Row(NamedTuple):
@@ -80,6 +52,21 @@ class Row(NamedTuple):
     ours: Callable[[], float] | None
     why: str = ""
     """Why this package gives nothing of the kind."""
+
+
+class Habit(NamedTuple):
+    """How a library's metric treats ties, a batch and global seeds."""
+
+    library: str
+    key: str
+    metric: str
+    ties: Callable[[np.ndarray], float] | None
+    """The score of a map of one value, from the weights; ``None`` if draws decide it."""
+    which: str
+    batch: str
+    seed: str
+    about: float = 6e-4
+    """To what share the formula is met: draws remain in some."""
 
 
 class Linear(nn.Module):
@@ -96,22 +83,54 @@ class Linear(nn.Module):
 
 
 STRAIGHT, SLOPED = np.full(N, 1 / N), np.linspace(2, 0, N) / N
+FALLING, RISING = SLOPED, SLOPED[::-1].copy()
+FIRST, LAST = np.arange(N), np.arange(N)[::-1]
+TENS = range(0, N + 1, 10)
 ORDER = np.random.default_rng(0).permutation(N).astype(np.float32).reshape(1, 1, 10, 10)
 X = np.ones((1, 1, 10, 10), dtype=np.float32)
+FLAT = np.full_like(X, 0.5)
+WIDE = 3 * ORDER / ORDER.max()
+EXACT = SLOPED.astype(np.float32).reshape(X.shape)
+WORDS = np.linspace(2, 0, 10) / 10
 
 
 def ours(
-    metric: quantus_ext.base.TorchMetric, w: np.ndarray = STRAIGHT, a: np.ndarray = ORDER
+    metric: quantus_ext.base.TorchMetric,
+    w: np.ndarray = STRAIGHT,
+    a: np.ndarray = ORDER,
+    x: np.ndarray = X,
 ) -> float:
-    """Return the score of this package."""
-    call = (Linear(w).eval(), X, np.array([1]), a.reshape(X.shape))
-    return float(metric(*call, softmax=False)[0])
+    """Return the score of this package, of the last picture if there are several."""
+    call = (Linear(w).eval(), x, np.ones(len(x), dtype=int), a.reshape(x.shape))
+    return float(metric(*call, softmax=False)[-1])
+
+
+def our_end() -> float:
+    """Return the output of this package's last state, everything removed."""
+    metric = quantus_ext.Deletion(10)
+    ours(metric)
+    return float(metric.details["curve"][0, -1])
 
 
 def our_infidelity(scale: float) -> float:
     """Return what this package gives for a multiple of the exact map, one feature at a time."""
     metric = quantus_ext.Infidelity(perturb_patch_sizes=[1], perturb_baseline=0.0)
     return ours(metric, SLOPED, scale * SLOPED.astype(np.float32))
+
+
+def our_correlation(a: np.ndarray) -> float:
+    """Return the correlation that this package gives for the sums and drops of subsets."""
+    options = {"scheme": "subset", "subset_fraction": 0.2, "multiply_by_inputs": True}
+    metric = quantus_ext.Infidelity(perturb_baseline=0.0, **options)
+    ours(metric, SLOPED, a)
+    return float(metric.details["correlation"][0])
+
+
+def our_fidelity(name: str, w: np.ndarray, a: np.ndarray) -> float:
+    """Return the mean drop with words removed, "plus", or kept, "minus"."""
+    metric = quantus_ext.Fidelity(list(TENTHS[1:]), output="probability")
+    ours(metric, w, a.astype(np.float32), np.ones((1, 1, 1, len(w)), dtype=np.float32))
+    return float(metric.details[name][0])
 
 
 def infidelity(scale: float) -> float:
@@ -124,176 +143,25 @@ def line(points: np.ndarray) -> np.ndarray:
     return 1 - points
 
 
-LIBRARIES = (
-    Library(
-        "quantus 0.6.0",
-        ("quantus==0.6.0", "captum==0.9.0", "torch", "setuptools<81"),
-        """
-import quantus
-table = lambda w: nn.Sequential(nn.Flatten(), Linear(w)).eval()
-four = torch.tensor([[1.0, 2.0, 3.0, 10.0]]).numpy().reshape(1, 1, 4)
-label = np.array([1])
-plain = {"abs": False, "normalise": False, "disable_warnings": True}
-call = {"channel_first": True, "softmax": False}
-for name, up in {"up": [1, 2, 3, 4], "down": [4, 3, 2, 1]}.items():
-    flipping = quantus.PixelFlipping(perturb_baseline="mean", **plain)
-    a = np.array(up, dtype="float32").reshape(1, 1, 4)
-    found["mean " + name] = flipping(table(np.ones(4)), four, label, a, **call)[0][-1]
-for name, sign in {"exact": 1, "turned": -1}.items():
-    a = sign * sloped.astype("float32").reshape(1, 1, 10, 10)
-    estimate = quantus.Monotonicity(**plain)
-    scores = estimate(table(sloped), x.numpy(), label, a, **call)
-    found["monotonicity " + name] = scores[0]
-ig = quantus.explain(straight, x.numpy(), label, method="IntegratedGradients")
-found["integrated gradients"] = ig.sum()
-""",
-    ),
-    Library(
-        "captum 0.9.0",
-        ("captum==0.9.0",),
-        """
-from captum.attr import DeepLift, IntegratedGradients
-from captum.metrics import infidelity
-model = Linear(sloped).eval()
-units = torch.eye(N).reshape(N, 1, 1, 10, 10)
-def score(a, unit):
-    change = lambda inputs: (unit, inputs - unit)
-    return infidelity(model, change, x, a, target=1, n_perturb_samples=1)
-for name, scale in {"exact": 1, "zeros": 0, "turned": -1}.items():
-    a = scale * torch.from_numpy(sloped.astype("float32")).reshape(1, 1, 10, 10)
-    values = [score(a, unit) for unit in units]
-    found["infidelity " + name] = torch.cat(values).mean()
-for steps in (2, 10, 50):
-    rule = {"n_steps": steps, "method": "riemann_trapezoid"}
-    made = IntegratedGradients(straight).attribute(x, target=1, **rule)
-    found[f"trapezoid {steps}"] = made.sum()
-found["default"] = IntegratedGradients(straight).attribute(x, target=1).sum()
-bent = nn.Sequential(nn.Linear(1, 1), nn.GELU(), nn.Linear(1, 2)).eval()
-with torch.no_grad():
-    for part, value in ((bent[0], 1.0), (bent[2], 1.0)):
-        part.weight.fill_(value); part.bias.zero_()
-found["deeplift"] = DeepLift(bent).attribute(torch.ones(1, 1), target=1).sum()
-""",
-    ),
-    Library(
-        "pnpxai 0.1.4",
-        ("pnpxai==0.1.4",),
-        """
-from pnpxai.evaluator.metrics import Complexity, LeRF, MoRF
-for kind in (MoRF, LeRF):
-    metric = kind(straight, prob_fn=lambda outputs: outputs)
-    found[kind.__name__] = metric.evaluate(x, one, order)[0]
-found["uniform"] = Complexity(straight).evaluate(x, one, torch.ones(1, 1, 10, 10))[0]
-""",
-        (
-            "pnpxai==0.1.4",
-            "zennit",
-            "plotly",
-            "tabulate",
-            "colorlog",
-            "optuna",
-            "sqlalchemy",
-            "alembic",
-            "mako",
-        ),
-    ),
-    Library(
-        "torchcam 0.5.0",
-        ("torchcam==0.5.0",),
-        """
-from contextlib import nullcontext
-from torchcam.metrics import DeletionInsertionMetric
-class Maps:
-    def __init__(self, model, cam): self.model, self.cam = model, cam
-    def __call__(self, *args, **keywords): return [self.cam]
-    def fuse_cams(self, cams): return cams[0]
-    def _hooks_off(self): return nullcontext()
-down = torch.arange(N, 0, -1).float().reshape(1, 10, 10)
-cases = {"": (straight, order[0]), "sloped ": (Linear(sloped).eval(), down)}
-for name, (model, cam) in cases.items():
-    metric = DeletionInsertionMetric(Maps(model, cam))
-    metric.update(x, 1)
-    for key, value in metric.summary().items():
-        found[name + key] = value
-""",
-    ),
-    Library(
-        "attribench 0.1.9",
-        ("attribench==0.1.9",),
-        """
-from attribench.functional.metrics.deletion._deletion import _deletion_batch
-from attribench.masking.image import ConstantImageMasker
-for steps in (11, 100):
-    masker = ConstantImageMasker("pixel")
-    maskers, asked = {"zero": masker}, (["linear"], "morf", 0.0, 1.0, steps)
-    made = _deletion_batch(x, one, straight, order, maskers, *asked)
-    found[f"deletion {steps}"] = made["zero"]["linear"].mean()
-""",
-        ("attribench==0.1.9", "h5py", "statsmodels", "patsy"),
-    ),
-    Library(
-        "torchxai-tools 0.1.3",
-        ("torchxai-tools==0.1.3",),
-        """
-from torchxai.data_types import SingleTargetAcrossBatch
-from torchxai.metrics import infidelity
-model = Linear(sloped).eval()
-exact = torch.from_numpy(sloped.astype("float32")).reshape(1, 1, 10, 10)
-target = SingleTargetAcrossBatch(index=1)
-for name, scale in {"exact": 1, "turned": -1, "hundredfold": 100}.items():
-    torch.manual_seed(0); np.random.seed(0)
-    call = {"baselines": torch.zeros_like(x), "target": target, "n_perturb_samples": 50}
-    found["infidelity " + name] = infidelity(model, x, scale * exact, **call)[0]
-""",
-    ),
-    Library(
-        "grad-cam 1.5.7",
-        ("grad-cam==1.5.7",),
-        """
-from pytorch_grad_cam.metrics.road import ROADMostRelevantFirst
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-few = np.zeros((1, 10, 10), dtype="float32"); few[0, 0, :5] = [5, 4, 3, 2, 1]
-for name, cam in {"many zeros": few, "no ties": order[0].numpy()}.items():
-    metric = ROADMostRelevantFirst(percentile=80)
-    targets = [ClassifierOutputTarget(1)]
-    scores, changed = metric(x, cam, targets, straight, return_visualization=True)
-    found["imputed " + name] = ((changed - x).abs() > 0).float().mean()
-""",
-        ("grad-cam==1.5.7", "ttach"),
-    ),
-    Library(
-        "torch_geometric 2.8.1",
-        ("torch_geometric==2.8.1",),
-        """
-from torch_geometric.explain.metric import characterization_score, fidelity_curve_auc
-both = torch.tensor([0.8]), torch.tensor([0.2])
-found["characterization"] = characterization_score(*both)[0]
-curve = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.0])
-found["curve auc"] = fidelity_curve_auc(*curve)
-""",
-    ),
-    Library(
-        "xplique 2.0.2",
-        ("xplique==2.0.2", "tensorflow-cpu"),
-        """
-import tensorflow as tf
-from xplique.metrics import Deletion, Insertion
-weights = np.stack([-np.full(N, 1 / N), np.full(N, 1 / N)], 1)
-layers = tf.keras.layers
-net = tf.keras.Sequential([tf.keras.Input((10, 10, 1)), layers.Flatten(), layers.Dense(2)])
-net.layers[-1].set_weights([weights, np.array([1.0, 0.0])])
-images, labels = np.ones((1, 10, 10, 1), "float32"), np.array([[0.0, 1.0]], "float32")
-for kind in (Deletion, Insertion):
-    metric = kind(net, images, labels, steps=10)
-    found[kind.__name__] = metric(order.numpy().reshape(1, 10, 10))
-""",
-        ("xplique==2.0.2",),
-    ),
-    Library("InterpretDL 0.8.0", ("interpretdl==0.8.0",), "import interpretdl\n"),
-    Library("ferret-xai 0.4.2", ("ferret-xai==0.4.2",), "import ferret\n"),
-    Library("autotimm 0.7.37", ("autotimm==0.7.37",), "import autotimm\n"),
-    Library("OpenXAI", ("openxai",), "import openxai\n"),
-)
+def left(w: np.ndarray, ranked: np.ndarray, counts: Iterable[int]) -> np.ndarray:
+    """Return the output after the removal of the first so many."""
+    return w.sum() - np.concatenate([[0], np.cumsum(w[ranked])])[list(counts)]
+
+
+def area(points: np.ndarray) -> float:
+    """Return the mean height of a line through points of equal distance."""
+    return float((points[1:] + points[:-1]).mean() / 2)
+
+
+def mean_left(ranked: np.ndarray, *counts: int) -> Callable[[np.ndarray], float]:
+    """Return the mean output over these counts, for any weights."""
+    return lambda w: float(left(w, ranked, counts).mean())
+
+
+def words(w: np.ndarray) -> np.ndarray:
+    """Return the weights of ten words."""
+    return w.reshape(10, 10).sum(1)
+
 
 TENTHS = np.linspace(0, 1, 11)
 ROWS = (
@@ -308,6 +176,12 @@ ROWS = (
         "as above; everything replaced by the mean picture sums to 16",
         lambda: _flipped([0, 1, 2, 3]),
         lambda: 16.0,
+    ),
+    Row(
+        *("quantus 0.6.0", "black", 'PixelFlipping, `perturb_baseline="black"`: end of the curve'),
+        "the least value of the picture, here 1: nothing is removed",
+        lambda: 1.0,
+        lambda: our_end(),
     ),
     Row(
         *("quantus 0.6.0", "monotonicity exact", "Monotonicity of the exact map"),
@@ -414,6 +288,19 @@ ROWS = (
     ),
     *(
         Row(
+            *("attribench 0.1.9", f"zeros {name}", f"Infidelity of zeros, squares of 25, {what}"),
+            which,
+            lambda effect=effect: effect,
+            None,
+            "a picture by itself",
+        )
+        for name, what, which, effect in (
+            ("alone", "a picture of ones", "clipped to the batch's range: nothing changes", 0.0),
+            ("beside", "the same beside one from 0 to 3", "mean of (5 · 5 / 100)²", 0.25**2),
+        )
+    ),
+    *(
+        Row(
             *("torchxai-tools 0.1.3", f"infidelity {name}", f"Infidelity by default, {what}"),
             "normalised: neither factor nor sign of a map counts",
             lambda: 0.0,
@@ -464,7 +351,425 @@ ROWS = (
         )
         for kind in ("Deletion", "Insertion")
     ),
+    Row(
+        *("xplique 2.0.2", "3 steps", "Deletion, 3 steps, straight line"),
+        "after 0, 33, 66 and 100, as if they were equally far apart",
+        lambda: area(left(STRAIGHT, FIRST, [0, 33, 66, 100])),
+        lambda: ours(quantus_ext.Deletion(3)),
+    ),
+    Row(
+        *("xplique 2.0.2", "half", "Deletion, `max_percentage_perturbed=0.5`"),
+        "area of the first half, over a half",
+        lambda: area(left(STRAIGHT, FIRST, range(0, 51, 5))),
+        None,
+        "a curve ends with all removed",
+    ),
+    *(
+        Row(
+            *("xplique 2.0.2", f"Deletion {name}", f"Deletion of {what}"),
+            which,
+            lambda ranked=ranked: area(left(SLOPED, ranked, TENS)),
+            lambda a=a: ours(quantus_ext.Deletion(10), SLOPED, a),
+        )
+        for name, what, which, ranked, a in (
+            ("exact", "the exact map", "the largest first", FIRST, EXACT),
+            ("turned", "its negative", "by sign: the smallest first", LAST, -EXACT),
+        )
+    ),
+    *(
+        Row(
+            *("xplique 2.0.2", f"MuFidelity {name}", f"MuFidelity of {what}"),
+            which,
+            lambda s=s: s,
+            lambda s=s: our_correlation(s * EXACT),
+        )
+        for name, what, which, s in (
+            ("exact", "the exact map", "Spearman's correlation of sums and drops", 1.0),
+            ("turned", "its negative", "as above", -1.0),
+            ("zeros", "a map of zeros", "a correlation that does not exist becomes 0", 0.0),
+        )
+    ),
+    *(
+        Row(
+            *("xplique 2.0.2", f"drop {name}", f"AverageDrop of {what}"),
+            "the mask is the size of the values, from 0 at the least to 1 at the largest",
+            lambda a=a: masked_drop(a),
+            lambda a=a: ours(quantus_ext.AverageDrop(), SLOPED, a),
+        )
+        for name, what, a in (
+            ("exact", "the exact map", EXACT),
+            ("turned", "its negative", -EXACT),
+            ("flat", "a map of one value", FLAT),
+        )
+    ),
+    Row(
+        *("xplique 2.0.2", "complexity", "Complexity of a uniform map"),
+        "entropy of the shares: the logarithm of 100",
+        lambda: float(np.log(N)),
+        None,
+        "no such metric",
+    ),
+    Row(
+        *("xplique 2.0.2", "sparseness", "Sparseness of a uniform map"),
+        "Gini's index",
+        lambda: 0.0,
+        None,
+        "no such metric",
+    ),
+    *(
+        Row(
+            *("InterpretDL 0.8.0", key, f"{metric}, 10 steps, straight line"),
+            which,
+            lambda counts=counts: float(left(STRAIGHT, FIRST, counts).mean()),
+            lambda own=own: ours(own),
+        )
+        for key, metric, which, counts, own in (
+            (
+                *("MoRF", "MoRF", "mean of what is left after 0, 10 … 90 and 99, never all"),
+                *([*TENS[:-1], 99], quantus_ext.MoRF(10)),
+            ),
+            (
+                *("LeRF", "LeRF", "mean of what is left after 0, again 0, 10 … 90"),
+                *([0, *TENS[:-1]], quantus_ext.LeRF(10)),
+            ),
+            (
+                *("deletion", "deletion_score", "as MoRF"),
+                *([*TENS[:-1], 99], quantus_ext.Deletion(10)),
+            ),
+            (
+                *(
+                    "insertion",
+                    "insertion_score",
+                    "mean with 10 … 90, 99 and all there, never none",
+                ),
+                *([*range(90, 0, -10), 1, 0], quantus_ext.Insertion(10)),
+            ),
+        )
+    ),
+    *(
+        Row(
+            *("InterpretDL 0.8.0", f"MoRF {name}", f"MoRF of {what}"),
+            which,
+            lambda ranked=ranked: float(left(SLOPED, ranked, [*TENS[:-1], 99]).mean()),
+            lambda a=a: ours(quantus_ext.MoRF(10), SLOPED, a),
+        )
+        for name, what, which, ranked, a in (
+            ("exact", "the exact map", "what is left: lower is better", FIRST, EXACT),
+            ("turned", "its negative", "by sign", LAST, -EXACT),
+            (
+                *("channels", "its negative, in three equal channels"),
+                *("by the sum of the sizes: as the exact map", FIRST, -EXACT),
+            ),
+        )
+    ),
+    *(
+        Row(
+            *("InterpretDL 0.8.0", f"infidelity {name}", f"Infidelity by default, {what}"),
+            "scaled by what fits best, so neither factor nor sign of a map counts",
+            lambda: 0.0,
+            lambda s=s: our_infidelity(s),
+        )
+        for name, what, s in (
+            ("exact", "exact map", 1.0),
+            ("turned", "its negative", -1.0),
+            ("hundredfold", "a hundred times it", 100.0),
+        )
+    ),
+    *(
+        Row(
+            *("InterpretDL 0.8.0", f"infidelity {name}", f"Infidelity of zeros, {what}"),
+            which,
+            lambda share=share: square_effects(share),
+            None,
+            "a call knows nothing of the last",
+        )
+        for name, what, which, share in (
+            ("zeros", "64 × 64 pixels", "mean square of what squares of 32 and 64 take away", 1.0),
+            (
+                *("next", "then a picture of half the brightness"),
+                *("the outputs of the first picture, kept", 1.0),
+            ),
+            ("again", "the same, `recompute=True`", "a quarter", 0.5),
+        )
+    ),
+    *(
+        Row(
+            *("ferret-xai 0.4.2", f"{metric}{case}", f"{metric}, {what}"),
+            which[part],
+            lambda removed=removed, part=part: float(np.mean([removed, 1 - removed][part])),
+            lambda part=part, w=w, a=a: our_fidelity(("plus", "minus")[part], w, a),
+        )
+        for part, metric in enumerate(("comprehensiveness", "sufficiency"))
+        for case, what, which, removed, w, a in (
+            (
+                *("", "ten words of equal weight"),
+                (
+                    "mean drop after 1 to 10 words, without the clean text",
+                    "the same, but these kept",
+                ),
+                *(TENTHS[1:], np.full(10, 0.1), np.arange(10, 0, -1)),
+            ),
+            (
+                *(" five", "five words"),
+                ("1, 1, 2, 2 … 5 words: each number once", "the same, but these kept"),
+                *(TENTHS[2::2], np.full(5, 0.2), np.arange(5, 0, -1)),
+            ),
+            (
+                *(" three", "ten words, three with positive values"),
+                ("only positive words go: 1, 2 and 3", "the same, but these kept"),
+                *(TENTHS[1:4], np.full(10, 0.1), np.arange(3, -7, -1)),
+            ),
+            (
+                *(" negative", "ten words, none with a positive value"),
+                ("nothing to remove: 0", "nothing to keep: 1"),
+                *(np.zeros(1), np.full(10, 0.1), -np.arange(10, 0, -1)),
+            ),
+        )
+    ),
+    *(
+        Row(
+            *("ferret-xai 0.4.2", f"tau {name}", f"taucorr_loo of {what}"),
+            which,
+            lambda effects=effects, a=a: float(kendalltau(effects, a).statistic),
+            None,
+            "no such metric",
+        )
+        for name, what, which, effects, a in (
+            ("exact", "the exact map", "Kendall's correlation with leaving out", WORDS, WORDS),
+            ("turned", "its negative", "by sign", WORDS, -WORDS),
+            ("even", "words of equal weight", "all effects tie", np.ones(10), np.arange(10)),
+        )
+    ),
+    *(
+        Row(
+            *("autotimm 0.7.37", f"deletion {steps}", f"deletion, {steps} steps, straight line"),
+            which,
+            lambda steps=steps: area(left(STRAIGHT, FIRST, np.arange(steps + 1) * (N // steps))),
+            lambda steps=steps: ours(quantus_ext.Deletion(steps)),
+        )
+        for steps, which in (
+            (10, "trapezoid over the steps"),
+            (60, "100 // 60 is 1 a step: 40 stay"),
+            (200, "100 // 200 is 0 a step: all stay"),
+        )
+    ),
+    Row(
+        *("autotimm 0.7.37", "final_drop 60", "its final_drop, 60 steps"),
+        "share of the original output that is gone",
+        lambda: 0.6,
+        lambda: 1 - our_end(),
+    ),
+    Row(
+        *("autotimm 0.7.37", "insertion 60", "insertion, 60 steps, straight line"),
+        "40 never come",
+        lambda: area(1 - left(STRAIGHT, FIRST, range(61))),
+        lambda: ours(quantus_ext.Insertion(60)),
+    ),
+    Row(
+        *(
+            "autotimm 0.7.37",
+            "deletion half",
+            "deletion, 10 steps, a picture of half the brightness",
+        ),
+        "divided by the original output, .5",
+        lambda: area(left(STRAIGHT / 2, FIRST, TENS)) / 0.5,
+        lambda: ours(quantus_ext.Deletion(10), x=X / 2),
+    ),
+    *(
+        Row(
+            *("autotimm 0.7.37", f"deletion {name}", f"deletion of {what}"),
+            which,
+            lambda ranked=ranked: area(left(SLOPED, ranked, TENS)),
+            lambda a=a: ours(quantus_ext.Deletion(10), SLOPED, a),
+        )
+        for name, what, which, ranked, a in (
+            ("exact", "the exact map", "the largest first", FIRST, EXACT),
+            ("turned", "its negative", "by sign: the smallest first", LAST, -EXACT),
+        )
+    ),
+    *(
+        Row(
+            *("autotimm 0.7.37", f"randomised {name}", f"parameter randomisation passed, {what}"),
+            "correlation, with its sign, below .5",
+            lambda r=r: float(r < 0.5),
+            None,
+            "no such metric",
+        )
+        for name, what, r in (
+            ("same", "if the map stays", 1.0),
+            ("turned", "if its sign turns", -1.0),
+        )
+    ),
 )
+
+FIRST_GO, LAST_GO = "the first places go first", "the last places go first"
+HABITS = (
+    Habit(
+        *("quantus 0.6.0", "PixelFlipping", "PixelFlipping, area of ten steps"),
+        lambda w: float(trapezoid(left(w, FIRST, TENS[1:]))),
+        f"{FIRST_GO}; refused alone, here beside another map; not divided by the steps",
+        *("as alone", "none"),
+    ),
+    Habit(
+        *("quantus 0.6.0", "FaithfulnessEstimate", "FaithfulnessEstimate"),
+        lambda w: np.nan,
+        "no correlation; refused alone",
+        *("as alone", "none"),
+    ),
+    Habit(
+        *("quantus 0.6.0", "FaithfulnessCorrelation", "FaithfulnessCorrelation"),
+        lambda w: np.nan,
+        "no correlation; refused alone",
+        *("not as alone", "numpy's"),
+    ),
+    Habit(
+        *("pnpxai 0.1.4", "MoRF", "MoRF"),
+        mean_left(FIRST, *TENS[:9], N),
+        FIRST_GO,
+        *("as alone", "none"),
+    ),
+    Habit(
+        *("pnpxai 0.1.4", "MuFidelity", "MuFidelity"),
+        lambda w: np.nan,
+        "no correlation: subsets of one size",
+        *("not as alone", "torch's"),
+    ),
+    Habit(
+        *("torchcam 0.5.0", "deletion", "deletion_auc"),
+        lambda w: area(left(w, FIRST, range(0, N + 1, 5))),
+        FIRST_GO,
+        *("only the mean", "none"),
+    ),
+    Habit(
+        *("attribench 0.1.9", "deletion", "deletion"),
+        mean_left(LAST, *TENS),
+        LAST_GO,
+        *("as alone", "none"),
+    ),
+    Habit(
+        *("attribench 0.1.9", "squares", "Infidelity, squares"),
+        lambda w: 0.0,
+        "a picture of one value cannot change: clipped to the batch's range",
+        *("not as alone", "its own, new each time"),
+    ),
+    Habit(
+        *("attribench 0.1.9", "noise", "Infidelity, noise"),
+        lambda w: 0.0,
+        "as above",
+        *("not as alone", "torch's"),
+    ),
+    Habit(
+        *("torchxai-tools 0.1.3", "abpc", "abpc"),
+        lambda w: 0.0,
+        "both orders break ties alike",
+        *("as alone", "none"),
+    ),
+    Habit(
+        *("torchxai-tools 0.1.3", "infidelity", "infidelity"),
+        None,
+        "noise of .003: next to 0 whatever the map",
+        *("not as alone", "torch's"),
+    ),
+    Habit(
+        *("torchxai-tools 0.1.3", "faithfulness_corr", "faithfulness_corr"),
+        lambda w: np.nan,
+        "no correlation",
+        *("not as alone", "torch's"),
+    ),
+    Habit(
+        *("grad-cam 1.5.7", "road", "ROADMostRelevantFirst, 80 %"),
+        lambda w: float(left(w, FIRST, [N])[0] - w.sum()),
+        "everything is imputed, with nothing to impute from",
+        *("not as alone", "torch's"),
+        0.005,
+    ),
+    Habit(
+        *("xplique 2.0.2", "Deletion", "Deletion"),
+        lambda w: area(left(w, LAST, TENS)),
+        LAST_GO,
+        *("only the mean", "none"),
+    ),
+    Habit(
+        *("xplique 2.0.2", "MuFidelity", "MuFidelity"),
+        lambda w: rank_of_linear(w.mean() / np.sqrt((w**2).mean())),
+        "size of the subset, which varies, against the drop",
+        *("only the mean", "tensorflow's"),
+        0.05,
+    ),
+    *(
+        Habit(
+            *("InterpretDL 0.8.0", key, metric),
+            lambda w, all_there=all_there: mean_left(FIRST, *all_there)(w),
+            which,
+            *("one a call", "none"),
+        )
+        for key, metric, all_there, which in (
+            ("MoRF", "MoRF", [0], "nothing is removed"),
+            ("LeRF", "LeRF", [0], "nothing is removed"),
+            ("deletion", "deletion_score", [0], "nothing is removed"),
+            (
+                *("insertion", "insertion_score"),
+                *([N] * 10 + [0], "nothing is inserted, and then all"),
+            ),
+        )
+    ),
+    Habit(
+        *("ferret-xai 0.4.2", "comprehensiveness", "comprehensiveness"),
+        lambda w: float(np.mean(1 - left(words(w), LAST[-10:], range(1, 11)))),
+        LAST_GO,
+        *("one a call", "none"),
+    ),
+    Habit(
+        *("ferret-xai 0.4.2", "sufficiency", "sufficiency"),
+        lambda w: float(np.mean(left(words(w), LAST[-10:], range(1, 11)))),
+        "the last places are kept first",
+        *("one a call", "none"),
+    ),
+    Habit(
+        *("autotimm 0.7.37", "deletion", "deletion"),
+        lambda w: area(left(w, LAST, TENS)),
+        LAST_GO,
+        *("one a call", "none"),
+    ),
+)
+OURS = (
+    ("`Deletion(10)`", quantus_ext.Deletion(10), "drawn, from the metric's `seed`"),
+    (
+        "`Infidelity`, one feature at a time",
+        quantus_ext.Infidelity(perturb_patch_sizes=[1], perturb_baseline=0.0),
+        "nothing is ranked",
+    ),
+)
+
+
+def rank_of_linear(r: float) -> float:
+    """Return Spearman's correlation of two normal variables from Pearson's."""
+    return float(6 / np.pi * np.arcsin(r / 2))
+
+
+def masked_drop(a: np.ndarray) -> float:
+    """Return the share of the output that the map, as a mask, takes away."""
+    size = np.abs(a.flatten())
+    mask = (size - size.min()) / (np.ptp(size) + 1e-8)
+    return float(1 - SLOPED @ mask)
+
+
+def square_effects(share: float) -> float:
+    """Return the mean squared effect of squares of 32 and of 64, all 8 pixels, on 64 × 64."""
+    w = share * np.linspace(2, 0, 64 * 64).reshape(64, 64) / 64**2
+    starts = {32: range(0, 33, 8), 64: range(1)}
+    effects = [
+        w[i : i + size, j : j + size].sum()
+        for size, places in starts.items()
+        for i in places
+        for j in places
+    ]
+    return float(np.mean(np.square(effects)))
+
+
+def our_ties(metric: quantus_ext.base.TorchMetric) -> str:
+    """Return what this package gives for a map of one value, for both weights."""
+    return both(ours(metric, w, FLAT) for w in (FALLING, RISING))
 
 
 def _flipped(order: list[int]) -> float:
@@ -484,19 +789,29 @@ def _sloped_deletion() -> float:
     return float(trapezoid(left, np.linspace(0, 1, 21)))
 
 
-def asked(library: Library, folder: Path, *, here: bool) -> dict[str, float] | str:
+def asked(library: Library, folder: Path, *, here: bool) -> dict[str, float | str] | str:
     """Return what a library says, or why it says nothing."""
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    uv = shutil.which("uv")
     python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    needed = list(library.here or library.requires)
+    if uv:
+        make, install = [uv, "venv", "--quiet", "--python", sys.executable], [uv, "pip", "install"]
+        install += ["--quiet", "--python", str(python)]
+    else:
+        make = [sys.executable, "-m", "venv"]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*make, str(folder)], check=True)
+    parts = [["torch", "numpy", *library.requires], ["--no-deps", *library.bare]]
     if here:
         (packages,) = folder.glob("lib/python*/site-packages")
         (packages / "here.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        install.append("--no-deps")
-    done = subprocess.run([*install, *needed], capture_output=True, text=True, check=False)
-    if done.returncode:
-        return "cannot be installed: " + _last(done.stderr)
+        parts = [["--no-deps", *(library.here or library.bare + library.requires)]]
+    for part in parts:
+        if part[1:]:
+            done = subprocess.run([*install, *part], capture_output=True, text=True, check=False)
+            if re.search("not found in the package|No matching distribution", done.stderr):
+                return "not on the package index"
+            if done.returncode:
+                return "cannot be installed: " + _last(done.stderr)
     code = COMMON + library.probe + TELL
     done = subprocess.run(
         [str(python), "-c", code], capture_output=True, text=True, check=False, cwd=folder
@@ -504,14 +819,14 @@ def asked(library: Library, folder: Path, *, here: bool) -> dict[str, float] | s
     said = [each for each in done.stdout.splitlines() if each.startswith("FOUND ")]
     if not said:
         return _last(done.stderr)
-    found: dict[str, float] = json.loads(said[-1].removeprefix("FOUND "))
-    return found or "nothing asked yet"
+    found: dict[str, float | str] = json.loads(said[-1].removeprefix("FOUND "))
+    return found
 
 
 def _last(text: str) -> str:
     lines = [each.strip() for each in text.splitlines() if each.strip()]
-    # No paths of the machine.
-    return re.sub(r" \(/.*?\)", "", lines[-1])[:160] if lines else "nothing said"
+    # No paths of the machine, and no addresses.
+    return re.sub(r" \(/.*?\)|\w+://\S+", "", lines[-1])[:160] if lines else "nothing said"
 
 
 def cell(value: float | None) -> str:
@@ -519,42 +834,93 @@ def cell(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def page(found: dict[str, dict[str, float] | str]) -> str:
-    """Return the page."""
-    rows, silent = [], []
+def both(values: Iterable[float]) -> str:
+    """Return two figures in one cell."""
+    return ", ".join(f"{value:.3f}" for value in values)
+
+
+def figures(found: dict[str, dict[str, float | str] | str]) -> str:
+    """Return the table of figures."""
+    rows = []
     for row in ROWS:
         theirs = found[row.library]
         if isinstance(theirs, dict):
             own = cell(row.ours()) if row.ours is not None else row.why
-            rows.append([row.library, row.metric, cell(theirs[row.key]), row.formula, own])
+            gives = cell(float(theirs[row.key]))
+            rows.append([row.library, row.metric, gives, row.formula, own])
+    header = ["library", "metric and case", "gives", "which is", "this package"]
+    return markdown_table(header, rows).replace("---:", "---")
+
+
+def habits(found: dict[str, dict[str, float | str] | str]) -> str:
+    """Return the table of ties, batches and seeds."""
+    rows = []
+    for habit in HABITS:
+        theirs = found[habit.library]
+        if isinstance(theirs, dict):
+            tied = both(float(theirs[f"{habit.key} {way}"]) for way in ("falling", "rising"))
+            rows.append(
+                [
+                    *(habit.library, habit.metric, tied if habit.ties else "by draws"),
+                    # Without a figure of a pair, how many a call takes.
+                    *(habit.which, str(theirs.get(f"{habit.key} batch", habit.batch))),
+                    str(theirs[f"{habit.key} seed"]),
+                ]
+            )
+    for name, metric, which in OURS:
+        rows.append(["this package", name, our_ties(metric), which, "as alone", "none"])
+    header = ["library", "metric", "one value: falling, rising weights", "because", "in a batch"]
+    return markdown_table([*header, "global seed"], rows).replace("---:", "---")
+
+
+def page(found: dict[str, dict[str, float | str] | str], *, here: bool) -> str:
+    """Return the page."""
+    silent, environments = [], []
+    aside = {
+        library.name: "; its own pins left aside, for which this Python has no builds"
+        for library in LIBRARIES
+        if library.bare
+    }
     for library, said in found.items():
         if isinstance(said, str):
             silent.append([library, said.replace("|", "/")])
-    header = ["library", "metric and case", "gives", "which is", "this package"]
+        else:
+            environments.append([library, said["environment"] + aside.get(library, "")])
+    whole = "environments that see the packages of the running one" if here else "an environment"
     told = (
-        "What other libraries give for a linear model whose answers are known, each run in an "
-        "environment of its own by `python -m benchmarks.neighbours`. The model is 1 − w·x, w·x of "
-        'a hundred features that are 1. "Straight line" means equal weights, so that every removal '
-        "takes the same from the output and the area is 0.5; 16 is the sum of the mean picture. "
+        "What other libraries give for a linear model whose answers are known, each run in "
+        f"{whole} of its own by `python -m benchmarks.neighbours{' --here' if here else ''}`. The "
+        "model is 1 − w·x, w·x of a hundred features that are 1, a picture of 10 × 10. "
+        '"Straight line" means equal weights, so that every removal takes the same from the output '
+        "and the area is 0.5; otherwise the weights fall from 0.02 to 0, and are the exact map; 16 "
+        "is the sum of the mean picture. Words of a text count as features do. "
         "`tests/test_neighbours.py` computes each figure again from what it is said to be."
+    )
+    about_habits = (
+        "Two figures are the scores of a map that has one value everywhere, .5, for weights that "
+        "fall from the first place to the last and for weights that rise: if they differ, the "
+        "places decide. In a batch: the score of a picture alone and after a brighter one, from "
+        "the same seeds; a metric that draws takes other draws then. Global seed: whose generator "
+        "changes the score. Tests compute the two figures from the reason beside them, but not "
+        "those that draws decide. What is asked of captum and torch_geometric ranks nothing, and "
+        "draws nothing of its own. quantus, attribench, xplique, ferret and autotimm sort with "
+        "numpy's default, which promises no order of ties: numpy 1.26 has another on "
+        "processors with AVX-512."
     )
     parts = [
         "# Metrics of the same names elsewhere",
         told,
-        markdown_table(header, rows).replace("---:", "---"),
+        figures(found),
+        "## Ties, batches and seeds",
+        about_habits,
+        habits(found),
     ]
     if silent:
-        # Their figures would need packages that the run had not.
         table = markdown_table(["library", "why"], silent).replace("---:", "---")
-        why = (
-            "No figure of these is known from a run: the one that wrote this page was `--here`, on "
-            "a machine without what they need in turn."
-        )
-        parts += [
-            "## Not run",
-            why,
-            table,
-        ]
+        # Their figures would need packages that the run had not.
+        parts += ["## Not run", "No figure of these is known from a run.", table]
+    table = markdown_table(["library", "with"], environments).replace("---:", "---")
+    parts += ["## Run with", f"Python {platform.python_version()}, on the CPU.", table]
     return "\n\n".join(parts)
 
 
@@ -566,7 +932,7 @@ def main() -> None:
     chosen = options(made)
     libraries = [each for each in LIBRARIES if not chosen.only or chosen.only in each.name]
 
-    def answer(library: Library) -> dict[str, float] | str:
+    def answer(library: Library) -> dict[str, float | str] | str:
         with tempfile.TemporaryDirectory() as folder:
             said = asked(library, Path(folder) / "env", here=chosen.here)
         print(library.name, said, flush=True)
@@ -577,7 +943,7 @@ def main() -> None:
         answers = pool.map(answer, libraries)
         found = {library.name: said for library, said in zip(libraries, answers, strict=True)}
     if not chosen.only and not chosen.quick:
-        write_atomically(PAGE, page(found) + "\n")
+        write_atomically(PAGE, page(found, here=chosen.here) + "\n")
 
 
 if __name__ == "__main__":
