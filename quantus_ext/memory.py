@@ -6,11 +6,15 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from quantus_ext.engine.turns import after_fork
 
 Value = TypeVar("Value")
+
+_MEASURED = 16
+"""Entries that may still grow; measuring all of them each time would take longer than a call."""
 
 _memories: weakref.WeakSet[Memory[Any]] = weakref.WeakSet()
 
@@ -30,7 +34,8 @@ class Memory(Generic[Value]):
     Parameters
     ----------
     size : callable
-        (value) -> its bytes.
+        (value) -> its bytes. A value may grow while it is in use: those used last are measured
+        again each time.
     most_entries, most_bytes : int
         What it holds at most; the newest entry stays whatever its size.
 
@@ -49,6 +54,8 @@ class Memory(Generic[Value]):
         self.most_entries = most_entries
         self.most_bytes = most_bytes
         self._entries: OrderedDict[str, Value] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._held = 0
         self._lock = threading.Lock()
         _memories.add(self)
 
@@ -64,14 +71,24 @@ class Memory(Generic[Value]):
         with self._lock:
             self._entries[key] = value
             self._entries.move_to_end(key)
+            self._measure()
             while len(self._entries) > 1 and self._full():
-                self._entries.popitem(last=False)
+                oldest, _ = self._entries.popitem(last=False)
+                self._held -= self._sizes.pop(oldest)
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
             self._entries.clear()
+            self._sizes.clear()
+            self._held = 0
+
+    def _measure(self) -> None:
+        """Bring the sizes of the entries used last up to date."""
+        for key in islice(reversed(self._entries), _MEASURED):
+            size = self._size(self._entries[key])
+            self._held += size - self._sizes.get(key, 0)
+            self._sizes[key] = size
 
     def _full(self) -> bool:
-        held = sum(map(self._size, self._entries.values()))
-        return len(self._entries) > self.most_entries or held > self.most_bytes
+        return len(self._entries) > self.most_entries or self._held > self.most_bytes
