@@ -23,7 +23,7 @@ from quantus_ext.engine.perturb import Perturbation
 from quantus_ext.engine.plan import Precision
 from quantus_ext.engine.turns import turns
 from quantus_ext.finetune import cache, data
-from quantus_ext.finetune.known import identify
+from quantus_ext.finetune.known import identify, refuse_bent
 from quantus_ext.finetune.masks import MaskSampler
 from quantus_ext.finetune.training import (
     Corrupt,
@@ -202,6 +202,7 @@ class FineTuner(ShownByArguments):
         device = checks.resolve_device(model, self.device)
         x, y = self.data.x, self.data.y
         known = [identify(model, x, device)]
+        refuse_bent(model, x, device, known[0])
         if y is None and teacher is not None:
             known.append(identify(teacher, x, device))
         content = content_of(

@@ -30,6 +30,7 @@ from quantus_ext.finetune import (
     segments_of,
     tuning_seed,
 )
+from quantus_ext.finetune.known import refuse_bent
 from quantus_ext.finetune.training import check_labels
 from quantus_ext.functional.fidelity_sizes import Sign, removal_counts
 from quantus_ext.functional.removal import Output
@@ -309,6 +310,8 @@ class FFidelity(RFidelity):
                 stacklevel=4,
             )
             fine_tune = FineTuner(x, y, display_progressbar=self.display_progressbar)
+        if not isinstance(fine_tune, (FineTuner, nn.Module)):
+            refuse_bent(model, x, x.device)
         adapter = adapter_of(model)
         refuse_embeddings(model, self.name)
         masks = MaskSampler(
