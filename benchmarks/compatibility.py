@@ -21,7 +21,7 @@ from benchmarks.page import options, parser
 from benchmarks.timing import markdown_table, write_atomically
 
 LOWEST = {
-    "torch": "2.2.2",
+    "torch": "2.4.0",
     "numpy": "1.23.5",
     "scipy": "1.15.0",
     "pandas": "1.5.3",
