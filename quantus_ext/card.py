@@ -76,21 +76,22 @@ class Card(Facts):
             source = ", ".join(filter(None, [paper, self.equation]))
         return [
             ("question", self.question),
+            ("0.3 says", self.reading),
             ("better", self.direction),
             ("range", f"{_interval(self.score_range)}; unit: {self.unit}"),
-            ("on a linear model, by default", _of_linear(self.linear)),
+            ("on a linear test model, by default", _of_linear(self.linear)),
             ("formula", self.formula),
             ("source", source),
-            ("departs from it", self.departures or "nowhere"),
+            ("differs from the source", self.departures or "no"),
             ("reads", f"{self.space} of the explained class" if self._reads else self.space),
             ("a removed element becomes, by default", self.removed),
             ("ties", self.ties),
             ("random", _of_draws(self)),
-            ("evaluations a sample", _of_evaluations(self)),
-            ("takes", ", ".join(self.modalities) or UNKNOWN),
-            ("asked of the map", _of_map(self)),
+            ("evaluations per sample", _of_evaluations(self)),
+            ("works with", ", ".join(self.modalities) or UNKNOWN),
+            ("expects maps", _of_map(self)),
             (
-                "elsewhere",
+                "same question elsewhere",
                 "; ".join(f"`{n.name}`: {n.how}" for n in self.neighbours) or "none known",
             ),
             ("limits", self.limits),
@@ -371,10 +372,13 @@ def _of_evaluations(card: Card) -> str:
 
 def _of_map(card: Card) -> str:
     if card.carries_input is None:
-        return "any form" if card.modalities else UNKNOWN
+        return "of any form" if card.modalities else UNKNOWN
     if card.carries_input:
-        return "the input as a factor, as Integrated Gradients and SHAP have it"
-    return "no input factor, as gradients have none"
+        return "with the input as a factor, as of Integrated Gradients and SHAP"
+    return (
+        "without the input as a factor, as gradients; for those of Integrated Gradients or SHAP "
+        "pass `multiply_by_inputs=True`"
+    )
 
 
 _CODE = re.compile(r"`([^`]+)`")

@@ -85,6 +85,8 @@ class Facts:
     ----------
     question : str
         What it measures, in one sentence.
+    reading : str
+        What a score of 0.3 says.
     formula : str
         In one line.
     paper : Paper or None
@@ -130,6 +132,7 @@ class Facts:
     """
 
     question: str = UNKNOWN
+    reading: str = UNKNOWN
     formula: str = UNKNOWN
     paper: Paper | None = None
     equation: str = ""
@@ -208,7 +211,7 @@ _LIMITS_OF_WEIGHTING = (
 )
 
 _LIMITS_OF_REMOVAL = (
-    "Removal leaves the training data, so that a drop may be the model's surprise. The "
+    "A drop may come from the unusual input and not from what was removed. The "
     "best possible score depends on the model: scores compare maps, not models."
 )
 _WEIGHTED = "uneven steps are weighted, so that a straight curve keeps its mean"
@@ -218,6 +221,11 @@ FACTS: dict[str, Facts] = {
         question=(
             "How far is the output change that the map predicts, `I·Φ`, from the actual one, "
             "`f(x) − f(x−I)`?"
+        ),
+        reading=(
+            "the squared difference of predicted and actual change is 0.3 on average, so that"
+            " they typically differ by 0.55. 0 is perfect. Whether 0.3 is little depends on "
+            'how far the output changes: `details["faithfulness"]`, from 0 to 1, says'
         ),
         formula="`E_I[(I·Φ − (f(x) − f(x−I)))²]`",
         paper=INFIDELITY,
@@ -231,9 +239,9 @@ FACTS: dict[str, Facts] = {
         ),
         carries_input=None,
         departures=(
-            "random windows or subsets in place of the paper's Gaussian noise by default, "
-            "which leaves the data; without replacement where at most 1,024 masks are "
-            "possible"
+            "by default random windows or subsets are replaced; the paper's Gaussian noise "
+            "gives inputs unlike the data. Masks are drawn without replacement where at most "
+            "1,024 are possible"
         ),
         unit="squared output",
         linear=LinearScores(0.0, 137.33, 53.83, 41.88),
@@ -245,17 +253,18 @@ FACTS: dict[str, Facts] = {
             Neighbour(
                 "quantus.Infidelity",
                 (
-                    'the same with `scheme="quantus"`; no other scheme converts, because '
-                    "its perturbations accumulate from patch to patch"
+                    'the same with `scheme="quantus"`. No other scheme converts, because '
+                    "Quantus's perturbations accumulate from patch to patch"
                 ),
                 True,
             ),
             Neighbour(
                 "captum.metrics.infidelity",
                 (
-                    "the same for the same draws, see `perturbation.from_captum`; "
-                    "`normalize=True` is `rescale=True`, but lower by about one draw's "
-                    "share"
+                    "the same with captum's draws (`perturbation.from_captum`); with the "
+                    "defaults of both, perturbations differ. `normalize=True` is "
+                    "`rescale=True`, but lower by about 1/N for N draws, because its scale "
+                    "is fitted to them"
                 ),
                 True,
             ),
@@ -269,6 +278,11 @@ FACTS: dict[str, Facts] = {
         question=(
             "Does the prediction change without the top s elements (Fid⁺), and stay with only "
             "those (Fid⁻)?"
+        ),
+        reading=(
+            "by Fid⁺, the default, a right label changes at 30 % of the sizes. 0: never; "
+            'below 0: a wrong label becomes right more often. By `score="minus"` it changes '
+            "at 30 % where only the top is kept"
         ),
         formula="`1(y = f(x)) − 1(y = f(x without the top s))`, averaged over sizes s",
         paper=F_FIDELITY,
@@ -296,14 +310,19 @@ FACTS: dict[str, Facts] = {
             ),
         ),
         limits=(
-            "Removal leaves the training data, so that a drop may be the model's "
-            "surprise. A label that survives every removal gives 0 for every map."
+            "A change may come from the unusual input and not from what was removed. A label that "
+            "survives every removal gives 0 for every map."
         ),
     ),
     "RFidelity": Facts(
         question=(
             "Does the prediction change without a random part of the top s, and stay without a "
             "random part of the rest?"
+        ),
+        reading=(
+            "by Fid⁺, the default, a right label changes in 30 % of all draws at all sizes. "
+            '0: never; below 0: a wrong label becomes right more often. By `score="minus"` it'
+            " changes in 30 % where parts of the rest are removed"
         ),
         formula="as Fidelity, averaged over draws that remove `⌊αs⌋` of the top s",
         paper=F_FIDELITY,
@@ -330,6 +349,10 @@ FACTS: dict[str, Facts] = {
             "What is R-Fidelity for a copy of the model that was fine-tuned to handle removed "
             "elements?"
         ),
+        reading=(
+            "as for RFidelity, of the copy. As little is removed, 0.3 is much; not comparable"
+            " with RFidelity"
+        ),
         formula="R-Fidelity of the fine-tuned copy, removing `min(⌊αs⌋, ⌊βt⌋)`",
         paper=F_FIDELITY,
         equation="eq. 5–6",
@@ -347,9 +370,10 @@ FACTS: dict[str, Facts] = {
         draws=True,
         modalities=MODALITIES,
         limits=(
-            "It scores a copy: see `health`, which says whether the copy still answers as "
-            "the model does. At most the share `beta` is removed, so that scores are "
-            "small."
+            "It scores a copy: `health` says whether that tolerates removal and still answers "
+            "as the model does. Without `fine_tune` it is tuned on the inputs to be scored. At "
+            "most the share `beta` is removed, so that scores are small: compare maps on the "
+            "same copy and `beta` only."
         ),
     ),
     "ROAR": Facts(
@@ -357,6 +381,7 @@ FACTS: dict[str, Facts] = {
             "What is Fidelity for a model that was trained without the elements that the map "
             "ranks highest?"
         ),
+        reading=("as for Fidelity, of the retrained model"),
         formula="Fidelity of the retrained model",
         paper=REMOVE_AND_RETRAIN,
         equation="",
@@ -384,6 +409,10 @@ FACTS: dict[str, Facts] = {
     ),
     "MoRF": Facts(
         question="How far does the output drop when the most relevant elements are removed first?",
+        reading=(
+            "over the whole removal, the output is 0.3 lower on average than for the whole "
+            "input. It is much if that was 0.4, and little if it was 1"
+        ),
         formula="`1/(L+1) Σ_k (f(x⁰) − f(xᵏ))` over even steps, most relevant first",
         paper=M4,
         equation="",
@@ -413,6 +442,7 @@ FACTS: dict[str, Facts] = {
     ),
     "LeRF": Facts(
         question="How far does the output drop when the least relevant elements are removed first?",
+        reading=("as for MoRF, where the least relevant go first, so that less is better"),
         formula="as MoRF, least relevant first",
         paper=M4,
         equation="",
@@ -434,6 +464,10 @@ FACTS: dict[str, Facts] = {
         question=(
             "How much larger is the drop when the most relevant elements are removed first than "
             "when the least relevant are?"
+        ),
+        reading=(
+            "the output drops 0.3 further on average if the most relevant go first. About 0: "
+            "the order says nothing; below 0: the reverse is better"
         ),
         formula="`MoRF − LeRF`, about 0 for a random order",
         paper=M4,
@@ -457,6 +491,11 @@ FACTS: dict[str, Facts] = {
     ),
     "Deletion": Facts(
         question="How much of the output remains while the most relevant elements are removed?",
+        reading=(
+            "over the whole removal, the output is 0.3 on average. It is little if the output"
+            " for the whole input was 0.99, and much if that was 0.35: "
+            '`details["normalised"]` divides by it'
+        ),
         formula="area under `f` over the fraction removed, most relevant first (trapezoidal rule)",
         paper=RISE,
         equation="",
@@ -476,9 +515,9 @@ FACTS: dict[str, Facts] = {
             Neighbour(
                 "quantus.PixelFlipping",
                 (
-                    "`(area + (f(x) + first state) / 2) / steps`, with the same "
-                    '`features_in_step` and `element="channel_value"`: its area lacks the '
-                    "clean output and is not divided by the steps"
+                    "`(a + (f₀ + f₁) / 2) / steps` of its area a, the output f₀ for the whole "
+                    "input and f₁ after the first step, with the same `features_in_step` "
+                    'and `element="channel_value"`: a lacks f₀ and is not divided by the steps'
                 ),
                 True,
             ),
@@ -487,6 +526,11 @@ FACTS: dict[str, Facts] = {
     ),
     "Insertion": Facts(
         question="How much of the output returns while the most relevant elements are restored?",
+        reading=(
+            "while elements are restored, the output is 0.3 on average. It is much if the "
+            "output for the whole input is 0.35, and little if that is 0.99: "
+            '`details["normalised"]` divides by it'
+        ),
         formula="area under `f` over the fraction restored, most relevant first (trapezoidal rule)",
         paper=RISE,
         equation="",
@@ -508,6 +552,7 @@ FACTS: dict[str, Facts] = {
     ),
     "AverageDrop": Facts(
         question="What share of the output is lost when the map weights the input?",
+        reading=("30 % of the output is lost. 0: nothing, or it rises"),
         formula="`max(f(x) − f(m·x), 0) / f(x)`, with m the map scaled to [0, 1]",
         paper=GRAD_CAM_PP,
         equation="",
@@ -527,6 +572,7 @@ FACTS: dict[str, Facts] = {
     ),
     "AverageIncrease": Facts(
         question="Does the output rise when the map weights the input?",
+        reading=("of one sample never; a mean of 0.3: the output rises for 30 % of the samples"),
         formula="`1(f(m·x) > f(x))`, with m the map scaled to [0, 1]",
         paper=GRAD_CAM_PP,
         equation="",
@@ -546,6 +592,7 @@ FACTS: dict[str, Facts] = {
     ),
     "AverageGain": Facts(
         question="What share of the missing output is gained when the map weights the input?",
+        reading=("the output rises by 30 % of what it lacks of 1. 0: it does not rise"),
         formula="`max(f(m·x) − f(x), 0) / (1 − f(x))`, with m the map scaled to [0, 1]",
         paper=OPTI_CAM,
         equation="",
@@ -565,6 +612,10 @@ FACTS: dict[str, Facts] = {
     ),
     "PScore": Facts(
         question="Does the map agree with the same explainer's maps of other good models?",
+        reading=(
+            "the map points a little where those of the other models point on average. 1: the"
+            " same; 0: no relation; −1: the opposite"
+        ),
         formula="cosine similarity to the mean of the unit-length maps of the other models",
         paper=M4,
         equation="",
@@ -588,6 +639,10 @@ FACTS: dict[str, Facts] = {
     ),
     "SynScore": Facts(
         question="Does the map rank the planted ground truth above everything else?",
+        reading=(
+            "a random planted element outranks a random other one with probability 0.3: worse"
+            " than chance, which is 0.5"
+        ),
         formula="AUROC (or average precision) of the map against the planted ground truth",
         paper=M4,
         equation="",
@@ -610,7 +665,13 @@ FACTS: dict[str, Facts] = {
         ),
     ),
     "QGE": Facts(
-        question="Does any metric, including Quantus's own, score the map better than its inverse?",
+        question=(
+            "How much better does a metric, also one of Quantus's, score the map than its inverse?"
+        ),
+        reading=(
+            "the inner metric scores the map 0.3 better than its inverse. About 0: no better "
+            "than any order; below 0: worse. The size has the inner metric's unit"
+        ),
         formula="`q(e) − q(e_inv)`, with the sign flipped if lower is better",
         paper=INVERSE,
         equation="eq. 4–5",

@@ -54,6 +54,7 @@ def test_every_metric_has_a_card():
 def test_no_card_has_a_gap(name):
     facts = FACTS[name]
     assert re.fullmatch(r"[A-Z][^.?]*\?", facts.question)
+    assert re.fullmatch(r"\S.*[^\s.]", facts.reading)
     assert re.fullmatch(r"\S.*[^\s.]", facts.formula)
     assert re.fullmatch(r"\S.*[^\s.]", facts.counted)
     assert (DOCS / facts.page).is_file()
@@ -595,7 +596,17 @@ COMPUTED: dict[str, Callable[..., None]] = {
     "details": test_details_are_those_of_a_call,
 }
 TEXTS = {
-    *("question", "formula", "paper", "equation", "departures", "page", "unit", "counted"),
+    *(
+        "question",
+        "reading",
+        "formula",
+        "paper",
+        "equation",
+        "departures",
+        "page",
+        "unit",
+        "counted",
+    ),
     *("besides", "limits", "around", "settings"),
 }
 """For people."""
