@@ -25,6 +25,7 @@ from quantus_ext.engine.shared import SharedAnswers, answers_shared
 from quantus_ext.engine.spaces import SPACES
 from quantus_ext.evaluation.plan import Cell, Method, Plan, takes
 from quantus_ext.evaluation.rows import Data, Rows
+from quantus_ext.evaluation.statistics import ROUNDING
 from quantus_ext.evaluation.targets import maps_of_classes
 from quantus_ext.finetune.training import as_input
 from quantus_ext.foreign import Foreign
@@ -397,7 +398,7 @@ class Worker:
             counts = found.n_evaluations[own]
             of_classes.append(
                 Scored(
-                    score=scores.mean(1),
+                    score=_mean_of_classes(scores),
                     # Classes share draws: of their mean it is not known, but never larger.
                     error=errors.mean(1),
                     flags=np.bitwise_or.reduce(found.details["flags"][own], axis=0),
@@ -501,6 +502,13 @@ class Explained:
             return {}
         shown = self.maps[:, 0] if self.several else self.maps
         return {case: np.array(shown[case - start]) for case in cases if start <= case < stop}
+
+
+def _mean_of_classes(scores: np.ndarray) -> np.ndarray:
+    """Return means over the last axis; scores of classes that cancel out leave no rounding."""
+    mean = scores.mean(1)
+    mean[np.abs(mean) < ROUNDING * np.abs(scores).max(1)] = 0.0
+    return np.asarray(mean)
 
 
 def _known_mean(values: np.ndarray) -> np.ndarray:

@@ -118,6 +118,18 @@ def test_draws_are_those_of_the_class_that_needs_the_most():
     assert several["I"]["n"] >= 2
 
 
+def test_classes_whose_scores_cancel_out_leave_no_rounding():
+    """Of one map for all classes, shares of the draws in which each is predicted add up to 1."""
+    same = np.repeat(np.random.default_rng(0).normal(size=(N, 1, 1, 4, 4)), 3, axis=1)
+    found = run(
+        metrics={"R": RFidelity([0.3, 0.6], n_samples=7)},
+        xai_methods={"same": same, "gradients": gradients},
+        targets="all",
+    )
+    assert np.any(found.class_scores[0])
+    assert not np.any(found.scores[0])
+
+
 def test_an_explainer_that_fails_has_no_score_of_any_class():
     with pytest.warns(RuntimeWarning, match="no such layer"):
         found = run(targets="top2", xai_methods={**METHODS, "broken": broken})
