@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from quantus_ext.base import TorchMetric
 from quantus_ext.engine.forward import Forward
+from quantus_ext.finetune import known
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Rows in, (rows, classes) out, all numpy: what a reference knows of a model."""
@@ -161,20 +162,26 @@ def make_inputs(modality: str, n: int = 5, dtype: torch.dtype = torch.float64) -
 def rows_seen(model: nn.Module) -> Iterator[list[Tensor]]:
     """Collect copies of all the rows that go through ``model`` for scores.
 
-    Not those of the check whether rows influence each other, which ``n_evaluations`` leaves out.
+    Not those of the checks whether rows influence each other, and whether hooks, as the one that
+    is put here, change gradients: ``n_evaluations`` leaves them out.
     """
     seen: list[Tensor] = []
-    probe = Forward.probe
 
-    def aside(forward: Forward, rows: Tensor, numbers: Tensor, **keywords: bool) -> Tensor:
-        before = len(seen)
-        outputs = probe(forward, rows, numbers, **keywords)
-        del seen[before:]
-        return outputs
+    def aside(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **keywords: Any) -> Any:
+            before = len(seen)
+            outputs = function(*arguments, **keywords)
+            del seen[before:]
+            return outputs
+
+        return called
 
     handle = model.register_forward_hook(lambda _, args, __: seen.append(args[0].clone()))
     try:
-        with mock.patch.object(Forward, "probe", aside):
+        with (
+            mock.patch.object(Forward, "probe", aside(Forward.probe)),
+            mock.patch.object(known, "_gradients", aside(known._gradients)),
+        ):
             yield seen
     finally:
         handle.remove()
