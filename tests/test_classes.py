@@ -63,6 +63,7 @@ METRICS: dict[str, Callable[[], TorchMetric]] = {
 IN_ONE_PASS = [*METRICS][: [*METRICS].index("pilot")]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("modality", ["image", "series", "table"])
 @pytest.mark.parametrize("name", METRICS)

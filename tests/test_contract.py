@@ -85,6 +85,7 @@ def test_scores_and_draws_do_not_depend_on_batches_and_chunks(case, modality, dt
             np.testing.assert_array_equal(rows, results[0][2])
 
 
+@pytest.mark.slow
 @case_and_modality
 def test_draws_that_change_nothing_score_as_if_asked_for(case, modality, monkeypatch):
     inputs = make_inputs(modality)
@@ -108,6 +109,7 @@ def test_low_precision_makes_the_same_draws_and_nearly_the_same_scores(case: Cas
     np.testing.assert_allclose(scores, expected, atol=0.2 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @case_and_modality
 def test_parts_score_as_within_the_whole(case: Case, modality: str):
     inputs = make_inputs(modality, n=6)

@@ -20,6 +20,7 @@ EVERY = 29
 TARGETS = {target.name: target for target in malformed_calls.targets()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_some_calls_of_each(name, tmp_path, monkeypatch):
     # What should be refused may write where it is.

@@ -162,6 +162,7 @@ def test_a_resolution_that_no_patch_has_is_only_interpolated():
         inputs.call(Deletion(patch_size=SIDE), a_batch=np.ones((5, 10)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_rollout_of_a_vision_transformer_batch_by_batch():
     model = vision_transformer()

@@ -205,6 +205,7 @@ METRICS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", METRICS)
 def test_a_map_is_compared_alike_alone_and_among_others(name):

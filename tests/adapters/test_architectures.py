@@ -111,6 +111,7 @@ SIDES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side", "removal"),
     [

@@ -155,6 +155,7 @@ def rows_of(model: Generation) -> np.ndarray:
     return model.encode(PROMPTS, CONTINUATIONS, CONTRASTS if model.contrast else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removal", REMOVALS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_equal_those_by_hand(kind: str, removal: str):

@@ -338,6 +338,7 @@ UNLIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.05, 0.02])
 @pytest.mark.parametrize("chances", UNLIKE.values(), ids=UNLIKE)
 def test_the_tolerance_is_reached_beside_unlike_cells(chances, tolerance):

@@ -103,6 +103,7 @@ def in_form(form: str, ending: str) -> nn.Module:
 each_form = pytest.mark.parametrize("form", [form for form in MODEL_FORMS if form != "quantised"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 @each_form
 def test_softmax_in_every_form(form, ending):

@@ -427,6 +427,7 @@ def test_an_explanation_of_no_element_is_said():
 # Draws until the score is known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["plus", "gap"])
 def test_tolerance_reaches_the_score_with_fewer_evaluations(score):
     model, x, a, y = table(16, n=20)
@@ -462,6 +463,7 @@ def test_removed_values_take_the_baseline_on_all_channels():
     assert torch.equal((without_top == 9).any(0), (only_top != 9).any(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("score", "of"), [("plus", "plus"), ("gap", "plus"), ("minus", "minus")])
 @pytest.mark.parametrize(
     "sparsity",

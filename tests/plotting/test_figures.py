@@ -153,6 +153,7 @@ def on_axes() -> None:
     plt.plot([0, 1], [0, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PLOTS, "own"])
 @pytest.mark.parametrize("show", [False, True])
 def test_plot_saves_before_it_shows(name, show, shown, tmp_path, monkeypatch):
