@@ -65,20 +65,33 @@ class Known:
 
 
 def identify(
-    model: nn.Module, x: Tensor, device: torch.device, numbers: Tensor | None = None
+    model: nn.Module,
+    x: Tensor,
+    device: torch.device,
+    numbers: Tensor | None = None,
+    *,
+    is_trained: bool = False,
 ) -> Known:
     """Return what a model is known by; its copy is asked for the first few rows of ``x``.
 
-    ``numbers`` says which samples of a call these are, where they are some.
+    ``numbers`` says which samples of a call these are, where they are some. Of a model that a copy
+    ``is_trained`` of, hooks that change its gradients are content, too.
 
     Attributes that a forward pass changes (activations that are kept, counters) are no content. A
     model that is not copied, as one that keeps outputs with their gradients, is asked itself.
     """
     with turns.asking(model):
-        return _identify(model, x, device, numbers)
+        return _identify(model, x, device, numbers, is_trained=is_trained)
 
 
-def _identify(model: nn.Module, x: Tensor, device: torch.device, numbers: Tensor | None) -> Known:
+def _identify(
+    model: nn.Module,
+    x: Tensor,
+    device: torch.device,
+    numbers: Tensor | None,
+    *,
+    is_trained: bool,
+) -> Known:
     try:
         used = copied(model)
     except Exception:
@@ -108,13 +121,13 @@ def _identify(model: nn.Module, x: Tensor, device: torch.device, numbers: Tensor
     ]
     bent = False
     if hooks and used is not model:
-        with isolated_training(device, 0, draws=may_draw(used)), belonging_to(numbers):
-            followed = _gradients(used, x, device)
-            with _without_hooks(used):
-                by_itself = _gradients(used, x, device)
         with _without_hooks(used):
             unchanged = _are(answers, known)
-        bent = unchanged and not _alike(followed, by_itself)
+        if unchanged and is_trained:
+            with isolated_training(device, 0, draws=may_draw(used)), belonging_to(numbers):
+                followed = _gradients(used, x, device)
+                with _without_hooks(used):
+                    bent = not _alike(followed, _gradients(used, x, device))
         if unchanged and not bent:
             hooks = []
     content = content_of(model, hooks, aside=aside)
@@ -147,7 +160,7 @@ def refuse_bent(
         return
     if known is None:
         few = x[:PROBES]
-        known = identify(model, few, device, torch.arange(len(few), device=device))
+        known = identify(model, few, device, torch.arange(len(few), device=device), is_trained=True)
     if known.bent:
         raise ValueError(
             "model must have no hooks that change its gradients and not its outputs, as within a "

@@ -201,7 +201,7 @@ class FineTuner(ShownByArguments):
             checks.evaluation_mode(model)
         device = checks.resolve_device(model, self.device)
         x, y = self.data.x, self.data.y
-        known = [identify(model, x, device)]
+        known = [identify(model, x, device, is_trained=True)]
         refuse_bent(model, x, device, known[0])
         if y is None and teacher is not None:
             known.append(identify(teacher, x, device))
