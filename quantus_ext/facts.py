@@ -223,9 +223,10 @@ FACTS: dict[str, Facts] = {
             "`f(x) − f(x−I)`?"
         ),
         reading=(
-            "the squared difference of predicted and actual change is 0.3 on average, so that"
-            " they typically differ by 0.55. 0 is perfect. Whether 0.3 is little depends on "
-            'how far the output changes: `details["faithfulness"]`, from 0 to 1, says'
+            "the squared difference of predicted and actual change is 0.3 on average, a "
+            "typical error of 0.55; 0 is perfect. Whether 0.3 is small depends on how far the"
+            ' output changes: `details["faithfulness"]`, from 0 to 1 (best), takes that into '
+            "account"
         ),
         formula="`E_I[(I·Φ − (f(x) − f(x−I)))²]`",
         paper=INFIDELITY,
@@ -253,18 +254,19 @@ FACTS: dict[str, Facts] = {
             Neighbour(
                 "quantus.Infidelity",
                 (
-                    'the same with `scheme="quantus"`. No other scheme converts, because '
-                    "Quantus's perturbations accumulate from patch to patch"
+                    'not the same by default; `scheme="quantus"` here gives its number, and no '
+                    "other scheme converts, because its perturbations accumulate from patch "
+                    "to patch"
                 ),
                 True,
             ),
             Neighbour(
                 "captum.metrics.infidelity",
                 (
-                    "the same with captum's draws (`perturbation.from_captum`); with the "
-                    "defaults of both, perturbations differ. `normalize=True` is "
-                    "`rescale=True`, but lower by about 1/N for N draws, because its scale "
-                    "is fitted to them"
+                    "not the same by default; its perturbation function through "
+                    "`perturbation.from_captum` here gives its number. Its `normalize=True` "
+                    "is `rescale=True` here, but lower by a share of about 1/N for N draws, "
+                    "because its scale is fitted to them"
                 ),
                 True,
             ),
@@ -280,9 +282,9 @@ FACTS: dict[str, Facts] = {
             "those (Fid⁻)?"
         ),
         reading=(
-            "by Fid⁺, the default, a right label changes at 30 % of the sizes. 0: never; "
-            'below 0: a wrong label becomes right more often. By `score="minus"` it changes '
-            "at 30 % where only the top is kept"
+            "at 30 % of the sizes the label turns from right to wrong where the top is "
+            'removed, less those where it turns right. With `score="minus"` it is the rest '
+            "that is removed, and lower is better"
         ),
         formula="`1(y = f(x)) − 1(y = f(x without the top s))`, averaged over sizes s",
         paper=F_FIDELITY,
@@ -320,9 +322,9 @@ FACTS: dict[str, Facts] = {
             "random part of the rest?"
         ),
         reading=(
-            "by Fid⁺, the default, a right label changes in 30 % of all draws at all sizes. "
-            '0: never; below 0: a wrong label becomes right more often. By `score="minus"` it'
-            " changes in 30 % where parts of the rest are removed"
+            "in 30 % of all draws the label turns from right to wrong where a share `alpha` "
+            "of the top s elements is removed, less those where it turns right. With "
+            '`score="minus"` it is a share of the rest, and lower is better'
         ),
         formula="as Fidelity, averaged over draws that remove `⌊αs⌋` of the top s",
         paper=F_FIDELITY,
@@ -350,8 +352,9 @@ FACTS: dict[str, Facts] = {
             "elements?"
         ),
         reading=(
-            "as for RFidelity, of the copy. As little is removed, 0.3 is much; not comparable"
-            " with RFidelity"
+            "in 30 % of all draws the label of the fine-tuned copy turns from right to wrong,"
+            " less those where it turns right. As at most the share `beta` of all elements is"
+            " removed, 0.3 is much. Not comparable with RFidelity"
         ),
         formula="R-Fidelity of the fine-tuned copy, removing `min(⌊αs⌋, ⌊βt⌋)`",
         paper=F_FIDELITY,
@@ -494,7 +497,7 @@ FACTS: dict[str, Facts] = {
         reading=(
             "over the whole removal, the output is 0.3 on average. It is little if the output"
             " for the whole input was 0.99, and much if that was 0.35: "
-            '`details["normalised"]` divides by it'
+            '`details["normalised"]` is the score divided by that output'
         ),
         formula="area under `f` over the fraction removed, most relevant first (trapezoidal rule)",
         paper=RISE,
@@ -515,9 +518,9 @@ FACTS: dict[str, Facts] = {
             Neighbour(
                 "quantus.PixelFlipping",
                 (
-                    "`(a + (f₀ + f₁) / 2) / steps` of its area a, the output f₀ for the whole "
-                    "input and f₁ after the first step, with the same `features_in_step` "
-                    'and `element="channel_value"`: a lacks f₀ and is not divided by the steps'
+                    "from its area a, Deletion = `(a + (f₀ + f₁) / 2) / steps`, with the output "
+                    "f₀ for the whole input and f₁ after the first step, and the same "
+                    '`features_in_step`, replacement and output, `element="channel_value"`'
                 ),
                 True,
             ),
@@ -529,7 +532,7 @@ FACTS: dict[str, Facts] = {
         reading=(
             "while elements are restored, the output is 0.3 on average. It is much if the "
             "output for the whole input is 0.35, and little if that is 0.99: "
-            '`details["normalised"]` divides by it'
+            '`details["normalised"]` is the score divided by that output'
         ),
         formula="area under `f` over the fraction restored, most relevant first (trapezoidal rule)",
         paper=RISE,
@@ -666,7 +669,8 @@ FACTS: dict[str, Facts] = {
     ),
     "QGE": Facts(
         question=(
-            "How much better does a metric, also one of Quantus's, score the map than its inverse?"
+            "How much better does a metric, also one of Quantus's, score the map than its "
+            "inverse, the same values in reversed order?"
         ),
         reading=(
             "the inner metric scores the map 0.3 better than its inverse. About 0: no better "
