@@ -233,7 +233,9 @@ def _run(book: Book, outcome: Outcome, seconds: float) -> None:
                 outcome.state = f"out of time after {seconds:.0f} s"
     finally:
         for reader in readers:
-            reader.join(5)
+            # One that a request to end has found before it started cannot be waited for.
+            if reader.ident is not None:
+                reader.join(5)
         outcome.took = time.monotonic() - begin
     if outcome.state == "running":
         if process.returncode and not outcome.failures:
