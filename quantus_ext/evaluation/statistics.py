@@ -13,9 +13,6 @@ from scipy import stats
 _AT_ONCE = 4_000_000
 """Numbers in memory while resampling."""
 
-_RESAMPLES_A_PAIR = 40
-"""So that the smallest p-value of a bootstrap, corrected for all pairs, is below 0.05."""
-
 _BOUNDED_DRAWS = 20_000
 """Of the distribution that intervals of bounded scores come from."""
 
@@ -65,14 +62,14 @@ def paired_means(
     one more sample at the bound. They are wide enough for any number of samples, and for scores of
     0 and 1 they are those of Clopper and Pearson.
 
-    A pair is told apart if two tests of studentised differences agree. The first flips the signs of
-    the samples' differences and takes the largest of all pairs. If the differences are symmetric
+    A pair is told apart if two tests agree. Both use the largest studentised difference of all
+    pairs. The first flips the signs of the samples' differences. If the differences are symmetric
     around 0, the probability that any pair is wrongly told apart is at most 1 - confidence, for any
     number of samples and rows, even if other pairs do differ. The second is a paired bootstrap of
-    the samples, which keeps that probability approximately if the differences are skewed. It takes
-    the smallest p-value of all pairs (Westfall and Young, 1993, section 2.3), so that a pair that
-    differs in a few samples only, and whose resamples vary wildly, does not hide the others. With a
-    confidence of 0.95, at least six samples are needed to tell a pair apart.
+    the samples, which keeps that probability approximately if the differences are skewed. With a
+    confidence of 0.95, at least six samples that differ are needed to tell a pair apart. Pairs with
+    fewer, which no data of that kind could tell apart, do not count among the others (Tarone,
+    1990): resamples without these samples have no spread.
 
     Parameters
     ----------
@@ -80,8 +77,7 @@ def paired_means(
         Finite, n at least 2.
     confidence : float, default 0.95
     n_resamples : int, default 2000
-        Resamples of each bootstrap, at least 40 for each pair, and number of sign flips; all sign
-        flips if there are fewer.
+        Resamples of each bootstrap, and number of sign flips; all sign flips if there are fewer.
     seed : int, default 0
     bounds : (float, float), optional
         See :func:`bounds_of`.
@@ -165,7 +161,7 @@ def tied_pairs(
     """Return which rows the samples cannot tell apart; see :func:`paired_means`."""
     # Equal differences have a spread of 0 and no mean but by rounding.
     level = (1 - confidence) * (1 + 1e-9)
-    tied: NDArray[np.bool_] = _pair_p_values(values, n_resamples, generator, together=True) > level
+    tied: NDArray[np.bool_] = _pair_p_values(values, n_resamples, generator, level) > level
     return tied
 
 
@@ -180,40 +176,46 @@ def pair_p_values(values: Floats, n_resamples: int, generator: np.random.Generat
     n_resamples : int
     generator : numpy.random.Generator
     """
-    return _pair_p_values(values, n_resamples, generator, together=False)
+    return _pair_p_values(values, n_resamples, generator)
 
 
 def _pair_p_values(
-    values: Floats, n_resamples: int, generator: np.random.Generator, *, together: bool
+    values: Floats, n_resamples: int, generator: np.random.Generator, level: float | None = None
 ) -> Floats:
-    """Return p-values of pairs, each by itself or corrected for all pairs."""
+    """Return p-values of pairs, each by itself, or with a level of all that could reach it."""
     k = len(values)
     pairs = np.stack(np.triu_indices(k, 1))
     p = np.ones((k, k))
     if pairs.size == 0:
         return p
-    turned = _turned(values, pairs, n_resamples, generator)
-    if together:
-        by_turns = _share_at_least(turned[0], turned.max(1))
-        by_bootstrap = _smallest_p_values(values, pairs, n_resamples, generator)
-    else:
-        by_turns = _shares_of_first(turned)
-        by_bootstrap = _shares_of_first(_resampled(values, pairs, n_resamples, generator))
-    differs = turned[0] > 0
-    p[pairs[0], pairs[1]] = np.where(differs, np.maximum(by_turns, by_bootstrap), 1.0)
-    p[pairs[1], pairs[0]] = p[pairs[0], pairs[1]]
+    turned, differing = _turned(values, pairs, n_resamples, generator)
+    # A sample without a difference has no sign that could be flipped.
+    counted = differing > 0 if level is None else 2.0 ** (1 - differing) <= level
+    if not counted.any():
+        return p
+    turned, pairs = turned[:, counted], pairs[:, counted]
+    resampled = _resampled(values, pairs, n_resamples, generator)
+    shares = [
+        _shares_of_first(sizes) if level is None else _share_at_least(sizes[0], sizes.max(1))
+        for sizes in (turned, resampled)
+    ]
+    p[pairs[0], pairs[1]] = p[pairs[1], pairs[0]] = np.maximum(*shares)
     return p
 
 
 def _turned(
     values: Floats, pairs: NDArray[np.intp], n_resamples: int, generator: np.random.Generator
-) -> Floats:
-    """Return the size of each pair's difference for each turn of signs, that of no turn first."""
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Return the size of each pair's difference for each turn of signs, that of no turn first.
+
+    And on how many samples each pair differs.
+    """
     n = values.shape[1]
     # Turning all samples changes no size.
     every = 2 ** (n - 1) if n <= 32 else np.inf
     count = int(min(every, n_resamples))
     sums, squares = np.zeros((count, pairs.shape[1])), np.zeros(pairs.shape[1])
+    differing = np.zeros(pairs.shape[1], dtype=np.int64)
     for places in _parts(n, max(sums.shape)):
         difference = paired_difference(*values[:, places][pairs])
         if every <= n_resamples:
@@ -223,9 +225,10 @@ def _turned(
             signs[0] = 1
         sums += signs @ difference.T
         squares += np.square(difference).sum(1)
+        differing += np.count_nonzero(difference, axis=1)
     # A t statistic grows with the size of the sum over the root of the sum of squares, which no
     # turn changes.
-    return _ratio(np.abs(sums), np.sqrt(n * squares))
+    return _ratio(np.abs(sums), np.sqrt(n * squares)), differing
 
 
 def _resampled(
@@ -249,22 +252,6 @@ def _resampled(
     spread = np.sqrt(np.maximum(drawn_squares - np.square(drawn), 0))
     found = _ratio(np.abs(mean), np.sqrt(variance))
     return np.vstack([found, _ratio(np.abs(drawn), spread)])
-
-
-def _smallest_p_values(
-    values: Floats, pairs: NDArray[np.intp], n_resamples: int, generator: np.random.Generator
-) -> Floats:
-    """Return p-values of a bootstrap, corrected by the smallest one of all pairs."""
-    n_resamples = max(n_resamples, _RESAMPLES_A_PAIR * pairs.shape[1])
-    # The same resamples for all parts of the pairs.
-    seed = int(generator.integers(2**63))
-    found, smallest = [], np.ones(n_resamples + 1)
-    for some in _parts(pairs.shape[1], n_resamples):
-        sizes = _resampled(values, pairs[:, some], n_resamples, np.random.default_rng(seed))
-        shares = np.stack([_share_at_least(column, column) for column in sizes.T])
-        found.append(shares[:, 0])
-        np.minimum(smallest, shares.min(0), out=smallest)
-    return _share_at_least(1 / np.concatenate(found), 1 / smallest)
 
 
 def _parts(n: int, width: int) -> Iterator[NDArray[np.intp]]:

@@ -103,27 +103,14 @@ def test_five_samples_tell_nothing_apart_and_six_do():
         assert paired_means(values).tied[0].tolist() == [True, not apart, not apart]
 
 
-@pytest.mark.parametrize("differing", [1, 2, 4])
-@pytest.mark.parametrize("noise", [0.0, 1e-9])
-def test_a_pair_that_differs_in_a_few_samples_does_not_hide_the_others(differing, noise):
-    """Resamples without these samples have hardly any spread, thus huge statistics."""
-    generator = np.random.default_rng(9)
+@pytest.mark.parametrize("differing", [1, 2, 5])
+def test_a_pair_that_differs_in_a_few_samples_does_not_hide_the_others(differing):
+    """Resamples without these samples have no spread, thus endless statistics."""
     values = np.zeros((4, 24))
     values[1, :differing] = 0.005
-    values[2] = generator.uniform(0.03, 0.1, 24)
-    values[3, differing:] = noise * generator.normal(size=24 - differing)
+    values[2] = np.random.default_rng(9).uniform(0.03, 0.1, 24)
     apart = [[False, False, True, False]] * 2 + [[True, True, False, True]]
     assert np.array_equal(~paired_means(values).tied, [*apart, apart[0]])
-
-
-def test_many_explainers_are_still_told_apart():
-    """Of 435 pairs, 2,000 resamples would leave no corrected p-value below 0.05."""
-    generator = np.random.default_rng(10)
-    values = generator.normal(size=60) + generator.normal(size=(30, 60))
-    values[-1] += 1.6
-    apart = ~paired_means(values).tied
-    assert apart[-1, :-1].mean() > 0.9
-    assert not apart[:-1, :-1].any()
 
 
 def test_all_turns_of_signs_by_hand():
