@@ -25,7 +25,7 @@ from typing_extensions import Unpack
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
 from quantus_ext.batch import Batch, Call, Explainer, counted
-from quantus_ext.draws import AutoDraws, Draws
+from quantus_ext.draws import FEWEST, AutoDraws, Draws
 from quantus_ext.engine import sampling, shared
 from quantus_ext.engine.elements import Elements, elements_of
 from quantus_ext.engine.forward import Forward
@@ -558,12 +558,18 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         """The draws of a sample, or the most of them."""
         return int(getattr(self, self.draws_argument))
 
+    @property
+    def fewest_draws(self) -> int:
+        """The fewest draws of a sample from which a standard error is known."""
+        return FEWEST
+
     def known_draws(self) -> Draws | None:
         """Return how many draws are enough, where that is known without a pilot."""
         rows = self.evaluations_a_sample
         if self.auto_draws is None:
             return None
-        return self.auto_draws.without_pilot(None if rows is None else (rows - 1) / self.most_draws)
+        rows_a_draw = None if rows is None else (rows - 1) / self.most_draws
+        return self.auto_draws.without_pilot(rows_a_draw, fewest=self.fewest_draws)
 
     def with_draws(self, n: int) -> TorchMetric:
         """Return a copy that makes so many draws, in place of asking a pilot."""

@@ -22,14 +22,14 @@ from quantus_ext import checks
 from quantus_ext.shown import ShownByArguments
 
 FEWEST = 2
-"""Draws below which standard errors are not known."""
+"""Draws below which standard errors are not known, unless a metric knows them from less."""
 
 _PILOT_SHARE = 10
 """A pilot's sets have one in so many of the most draws: enough where a few tell next to nothing."""
 
-_DEAR = 10
-"""Rows for a draw from which on the fewest draws are within 5 % of the best number for a ranking,
-whatever samples say: with no difference between samples ``(1 + c d) / (c d)`` of it."""
+_DEAR = 20
+"""Rows for the fewest draws from which on these are within 5 % of the best number for a ranking,
+whatever samples say: with no difference between samples, ``(1 + r) / r`` of it."""
 
 _FEWEST_SAMPLES = 8
 """Samples of a pilot below which it says nothing."""
@@ -83,16 +83,18 @@ class AutoDraws(ShownByArguments):
             raise ValueError(f"at_most must be at least {FEWEST} draws, is {self.at_most}")
         checks.one_of("goal", self.goal, ("intervals", "ranking"))
 
-    def without_pilot(self, rows_a_draw: float | None) -> Draws | None:
+    def without_pilot(self, rows_a_draw: float | None, *, fewest: int = FEWEST) -> Draws | None:
         """Return the number of draws where no pilot is needed to know it.
 
         Parameters
         ----------
         rows_a_draw : float or None
             Rows through the model, where that is known.
+        fewest : int
+            Draws, at least.
         """
-        if self.goal == "ranking" and rows_a_draw is not None and rows_a_draw >= _DEAR:
-            return Draws(FEWEST, f"a ranking from few rows: each draw takes {rows_a_draw:.3g}")
+        if self.goal == "ranking" and rows_a_draw is not None and rows_a_draw * fewest >= _DEAR:
+            return Draws(fewest, f"a ranking from few rows: each draw takes {rows_a_draw:.3g}")
         return None
 
     def decide(
@@ -102,6 +104,7 @@ class AutoDraws(ShownByArguments):
         *,
         most: int,
         rows_a_draw: float,
+        fewest: int = FEWEST,
     ) -> Draws:
         """Return how many draws the pilot's scores call for.
 
@@ -114,6 +117,8 @@ class AutoDraws(ShownByArguments):
             Draws, at most.
         rows_a_draw : float
             Rows through the model.
+        fewest : int
+            Draws, at least.
         """
         known = np.isfinite(first).all(0) & np.isfinite(second).all(0)
         n = int(known.sum())
@@ -121,8 +126,8 @@ class AutoDraws(ShownByArguments):
             return Draws(most, f"{n} samples are too few for a pilot")
         first, second = first[:, known], second[:, known]
         if self.goal == "ranking":
-            return draws_for_a_ranking(first, second, rows_a_draw, most)
-        return draws_for_intervals(first, second, self.widening, most)
+            return draws_for_a_ranking(first, second, rows_a_draw, most, fewest)
+        return draws_for_intervals(first, second, self.widening, most, fewest)
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,11 @@ def pilot_samples(n_pilot: int, n: int) -> NDArray[np.int64]:
 
 
 def draws_for_intervals(
-    first: NDArray[np.float64], second: NDArray[np.float64], widening: float, most: int
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    widening: float,
+    most: int,
+    fewest: int = FEWEST,
 ) -> Draws:
     """Return how many draws keep the intervals of all means and differences as narrow as said.
 
@@ -200,8 +209,8 @@ def draws_for_intervals(
         Finite scores of m maps of n samples, from two sets of :func:`pilot_draws` draws each.
     widening : float
         See :class:`AutoDraws`.
-    most : int
-        Draws, at most.
+    most, fewest : int
+        Draws, at most and at least.
     """
     n = first.shape[1]
     drawn = np.random.default_rng(0).integers(n, size=(_RESAMPLES, n))
@@ -223,14 +232,18 @@ def draws_for_intervals(
     of = f"map {places[0]}" if len(places) == 1 else f"maps {places[0]} and {places[1]}"
     asked = "more than any number" if math.isinf(need) else f"{need:.3g}"
     return Draws(
-        most if need >= most else max(FEWEST, math.ceil(need)),
+        most if need >= most else max(fewest, math.ceil(need)),
         f"intervals at most {widening:.0%} wider than with infinitely many: {of} of {len(first)} "
         f"need {asked}, from {n} samples",
     )
 
 
 def draws_for_a_ranking(
-    first: NDArray[np.float64], second: NDArray[np.float64], rows_a_draw: float, most: int
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    rows_a_draw: float,
+    most: int,
+    fewest: int = FEWEST,
 ) -> Draws:
     """Return how many draws tell explainers apart from the fewest rows, where samples can be added.
 
@@ -244,9 +257,10 @@ def draws_for_a_ranking(
     first, second : array, shape (m, n)
         See :func:`draws_for_intervals`.
     rows_a_draw : float
-    most : int
+    most, fewest : int
+        Draws, at most and at least.
     """
-    counts = np.arange(FEWEST, most + 1)
+    counts = np.arange(fewest, most + 1)
 
     def excess(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
         between, within = _mean_squares(one, other)

@@ -99,7 +99,10 @@ class Scoring:
             found.append(part.scores(replicate, maps))
         rows = float(found[0].n_evaluations.mean()) / len(places) - 1
         return auto.decide(
-            *(each.scores for each in found), most=metric.most_draws, rows_a_draw=rows / n_draws
+            *(each.scores for each in found),
+            most=metric.most_draws,
+            rows_a_draw=rows / n_draws,
+            fewest=metric.fewest_draws,
         )
 
     def _scores_alike(self, metric: TorchMetric, explanations: Sequence[Explanation]) -> MapScores:

@@ -22,6 +22,7 @@ from quantus_ext.engine.tables import table
 from quantus_ext.functional.fidelity_sizes import Sign, Sizes
 from quantus_ext.functional.removal import Output, Without, answers_without
 from quantus_ext.functional.scores import Scores, maps_of
+from quantus_ext.functional.single_draws import squared_errors
 
 
 def fidelity(
@@ -69,7 +70,9 @@ def fidelity(
     n_draws : int, default 1
         Draws per sample, size and sign; with ``tolerance``, their largest number. If at most 1,024
         subsets can be removed and replacements are not random, they are drawn without replacement;
-        if there are no more subsets than draws, the mean is exact.
+        if there are no more subsets than draws, the mean is exact. Of one draw the standard errors
+        are upper bounds, from neighbouring sizes; see
+        :func:`quantus_ext.functional.single_draws.squared_errors`.
     score : {"plus", "minus", "gap"}
         Which mean over the distinct sizes is the score; ``gap = plus - minus``.
     output : {"label", "probability"}
@@ -119,7 +122,7 @@ def fidelity(
     target = None if tolerance is None else sizes.target(tolerance, score, x.device)
     masked = MaskedModel(forward, x, y, perturbation, **samples)
     scores = [
-        _scored(answers, sizes, score)
+        _scored(answers if n_draws > 1 else _with_errors(answers, sizes), sizes, score)
         for answers in answers_without(
             masked,
             maps_of(a, x),
@@ -131,6 +134,21 @@ def fidelity(
         )
     ]
     return Scores.stack(scores) if a.ndim > x.ndim else scores[0]
+
+
+def _with_errors(answers: Without, sizes: Sizes) -> Without:
+    """Return answers of one draw with standard errors."""
+    device = answers.without.device
+    found = torch.empty_like(answers.squared_error)
+    for sign in (0, 1):
+        columns = (slice(None), slice(sign, None, 2))
+        found[columns] = squared_errors(
+            answers.without[columns],
+            answers.squared_error[columns],
+            sizes.of_samples(device),
+            sizes.first(device),
+        )
+    return answers._replace(squared_error=found.gather(1, answers.asked.expand_as(found)))
 
 
 def _scored(answers: Without, sizes: Sizes, score: Sign) -> Scores:

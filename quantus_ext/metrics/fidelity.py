@@ -72,7 +72,7 @@ class Fidelity(RemovalMetric):
         Compare labels, ``1(y = f(·))``, or use the softmax probability of y.
     **removal
         See :class:`quantus_ext.metrics.removal.RemovalMetric`. Fidelity makes one draw, so with a
-        random ``perturb_func`` its standard error is unknown (NaN).
+        random ``perturb_func`` its standard error is an upper bound.
 
     Raises
     ------
@@ -116,6 +116,12 @@ class Fidelity(RemovalMetric):
     def evaluations_a_sample(self) -> int | None:
         """See :attr:`quantus_ext.base.TorchMetric.evaluations_a_sample`."""
         return 1 + 2 * len(self.sparsity) * self.n_samples
+
+    @property
+    def fewest_draws(self) -> int:
+        """See :attr:`quantus_ext.base.TorchMetric.fewest_draws`."""
+        # Several sizes, drawn once each, tell how much draws differ.
+        return 1 if len(set(self.sparsity)) > 1 else draws.FEWEST
 
     def fractions_of(self, elements: Elements) -> Sequence[float]:
         """See :meth:`quantus_ext.metrics.removal.RemovalMetric.fractions_of`."""
@@ -169,7 +175,8 @@ class RFidelity(Fidelity):
         The fraction that a draw removes, or (α⁺, α⁻). 1 is Fidelity.
     n_samples : int, "auto" or AutoDraws, default 50
         Largest number of draws per sample, size and sign. Up to 1,024 subsets are drawn without
-        replacement; if there are no more subsets than draws, all are used. ``"auto"``: as few as
+        replacement; if there are no more subsets than draws, all are used. The standard errors of
+        one draw are upper bounds, from how much neighbouring sizes differ. ``"auto"``: as few as
         the means over samples need, found by a pilot; see :class:`~quantus_ext.draws.AutoDraws`.
     tolerance : float, optional
         Target standard error of a sample's score: drawing stops when it is reached, checked at

@@ -279,6 +279,11 @@ class QGE(TorchMetric):
         """See :attr:`quantus_ext.base.TorchMetric.most_draws`; it is the metric's own."""
         return (self.inner or self._adapted).most_draws
 
+    @property
+    def fewest_draws(self) -> int:
+        """See :attr:`quantus_ext.base.TorchMetric.fewest_draws`; it is the metric's own."""
+        return (self.inner or self._adapted).fewest_draws
+
     def with_draws(self, n: int) -> QGE:
         """See :meth:`quantus_ext.base.TorchMetric.with_draws`; it is the metric's own."""
         return self._around(lambda metric: metric.with_draws(n))

@@ -1,0 +1,65 @@
+"""Standard errors of sizes that were drawn once each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def squared_errors(values: Tensor, squared_error: Tensor, sizes: Tensor, counts: Tensor) -> Tensor:
+    """Fill in unknown squared errors from how much values of neighbouring sizes differ.
+
+    With one draw a size, nothing tells its variance by itself. Neighbouring sizes are put together
+    in twos, the last of an odd number in a three, as if they had one mean: the variance within such
+    a group is then, in expectation, the mean of its sizes' variances and of how much their true
+    values differ, so that the error of a sum over all sizes is rather too large than too small
+    (collapsed strata: Cochran, 1977, "Sampling Techniques", sec. 5A.12). A size without such a
+    neighbour gets its squared difference to the nearest size.
+
+    Parameters
+    ----------
+    values : Tensor, float64, shape (n, k)
+        One value a size.
+    squared_error : Tensor, float64, shape (n, k)
+        NaN where unknown.
+    sizes : Tensor, int64, shape (n, k)
+    counts : Tensor of bool, shape (n, k)
+        Sizes that count; the others repeat one of these, and stay as they are.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from quantus_ext.functional.single_draws import squared_errors
+    >>> unknown = torch.full((1, 4), torch.nan)
+    >>> curve = torch.tensor([[0.0, 0.2, 1.0, 1.0]])
+    >>> sizes = torch.tensor([[1, 2, 3, 4]])
+    >>> squared_errors(curve, unknown, sizes, torch.ones(1, 4).bool()).round(decimals=4).tolist()
+    [[0.02..., 0.02..., 0.0, 0.0]]
+    """
+    last = sizes.max() + 1
+    order = torch.argsort(torch.where(counts, sizes, last), dim=1, stable=True)
+    value, known = values.gather(1, order), squared_error.gather(1, order)
+    counted = counts.gather(1, order)
+    unknown = known.isnan() & counted
+    total = unknown.sum(1, keepdim=True)
+    place = unknown.cumsum(1) - 1
+    group = torch.minimum(place // 2, total // 2 - 1).clamp(min=0)
+
+    def of_groups(each: Tensor) -> Tensor:
+        within = torch.where(unknown, each, 0.0)
+        return torch.zeros_like(value).scatter_add_(1, group, within).gather(1, group)
+
+    members = of_groups(torch.ones_like(value))
+    mean = of_groups(value) / members
+    found = of_groups((value - mean) ** 2) / (members - 1)
+    # The one that is alone: beside the next size, or the one before if it is the last.
+    after, before = value.roll(-1, 1), value.roll(1, 1)
+    is_last = torch.ones_like(counted)
+    is_last[:, :-1] = ~counted[:, 1:]
+    is_first = torch.zeros_like(counted)
+    is_first[:, 0] = True
+    near = torch.where(is_last, before, after)
+    alone = torch.where(is_first & is_last, torch.nan, (value - near) ** 2)
+    found = torch.where(members == 1, alone, found)
+    filled = torch.where(unknown, found, known)
+    return torch.empty_like(filled).scatter_(1, order, filled)
