@@ -183,6 +183,23 @@ def test_a_tuned_copy_answers_in_the_pilot_too():
     assert len(metric.healths) == 1
 
 
+def test_a_ranking_takes_one_draw_where_sizes_tell_how_certain_it_is():
+    model, x, y, a = problem()
+    ranking = AutoDraws(goal="ranking")
+
+    def drawn(metric: object) -> int:
+        metric(model, x, y, a)
+        assert np.isfinite(metric.standard_errors).all()
+        return metric.draws.n
+
+    sizes = np.linspace(0.1, 1, 10).round(1)
+    assert drawn(RFidelity(sizes, n_samples=ranking, output="probability")) == 1
+    # Of one size a standard error takes two, and so it does of what has no sizes.
+    assert drawn(RFidelity([0.5], n_samples=ranking, output="probability")) >= FEWEST
+    assert QGE(RFidelity(sizes, n_samples=ranking)).known_draws().n == 1
+    assert drawn(Infidelity(n_perturb_samples=ranking)) >= FEWEST
+
+
 def test_few_samples_get_the_most_draws():
     model, x, y, a = problem(4)
     metric = auto()

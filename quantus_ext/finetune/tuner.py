@@ -17,6 +17,7 @@ from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of, default_removal
 from quantus_ext.engine import sampling
 from quantus_ext.engine.bridges import name_of
+from quantus_ext.engine.elements import ELEMENTS
 from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.modules import called_alike, is_closed, without_keywords
 from quantus_ext.engine.perturb import Perturbation
@@ -252,6 +253,7 @@ class FineTuner(ShownByArguments):
             By default 0, or as the model's adapter says.
         """
         checks.module("model", model)
+        checks.one_of("element", element, ELEMENTS)
         masks = MaskSampler(
             perturbation=default_removal(model) if perturbation is None else perturbation,
             beta=beta,
