@@ -32,7 +32,7 @@ from benchmarks.page import Page, options, parser
 from benchmarks.timing import markdown_table
 from quantus_ext import Evaluation, files
 from quantus_ext.evaluation.packing import packed
-from quantus_ext.evaluation.shard import Record, Scored
+from quantus_ext.evaluation.records import Record, Scored
 from quantus_ext.evaluation.store import Store
 from quantus_ext.files import aside, seal
 from quantus_ext.finetune import cache

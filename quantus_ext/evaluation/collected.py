@@ -15,9 +15,9 @@ from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.evaluation.case import Case
 from quantus_ext.evaluation.failure import Failure
 from quantus_ext.evaluation.plan import Plan
+from quantus_ext.evaluation.records import Record
 from quantus_ext.evaluation.result import Evaluation
 from quantus_ext.evaluation.rows import Data, Rows
-from quantus_ext.evaluation.shard import Record
 from quantus_ext.evaluation.stopping import Stopping
 
 MOST_COMPARED = 1000

@@ -16,8 +16,9 @@ from quantus_ext.base import TorchMetric
 from quantus_ext.engine.forward import Forward
 from quantus_ext.engine.modules import with_keywords
 from quantus_ext.evaluation.plan import Cell, Plan, as_called
+from quantus_ext.evaluation.records import Shard, told
 from quantus_ext.evaluation.rows import Data, Rows
-from quantus_ext.evaluation.shard import Shard, Worker, told
+from quantus_ext.evaluation.shard import Worker
 from quantus_ext.finetune.training import as_input
 
 _FIRST, _GROWTH = 2, 4

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from quantus_ext.engine.spaces import SPACES
-from quantus_ext.evaluation.shard import Record, Scored
+from quantus_ext.evaluation.records import Record, Scored
 from quantus_ext.files import DamagedError, seal, unsealed
 
 _NUMBERS = "biufc"

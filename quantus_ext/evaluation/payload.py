@@ -25,7 +25,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from quantus_ext.engine.turns import turns
-from quantus_ext.evaluation.shard import Record, Shard, Worker
+from quantus_ext.evaluation.records import Record, Shard
+from quantus_ext.evaluation.shard import Worker
 from quantus_ext.identity import copied
 
 _POLL = 0.05

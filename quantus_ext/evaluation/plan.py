@@ -160,6 +160,11 @@ class Cell:
         """Which scores are better."""
         return better_scores(self.metric, None)
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether it is called with inputs whose channels are last."""
+        return self.call.get("channel_first") is False
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -13,7 +13,7 @@ from quantus_ext.evaluation.estimate import Estimate, duration
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from quantus_ext.evaluation.shard import Record
+    from quantus_ext.evaluation.records import Record
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} evaluations, {elapsed}{postfix}"
 

@@ -44,9 +44,10 @@ from quantus_ext.evaluation.plan import (
     with_calls_read,
 )
 from quantus_ext.evaluation.progress import Progress
+from quantus_ext.evaluation.records import Record, Shard
 from quantus_ext.evaluation.result import Evaluation, checked_confidence
 from quantus_ext.evaluation.rows import Data, Rows
-from quantus_ext.evaluation.shard import Record, Shard, Worker
+from quantus_ext.evaluation.shard import Worker
 from quantus_ext.evaluation.statistics import sign_of
 from quantus_ext.evaluation.stopping import Looks, StoppingRule, rounds
 from quantus_ext.evaluation.store import Store
@@ -372,7 +373,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         tokens=tokens,
         feature_names=feature_names,
         class_names=class_names,
-        channels_last=any(cell.call.get("channel_first") is False for cell in plan.cells),
+        channels_last=any(cell.channels_last for cell in plan.cells),
     )
     if plan.shuffled:
         plan = replace(plan, cells=tuple(map(for_a_ranking, plan.cells)))

@@ -18,7 +18,7 @@ from torch import Tensor
 from quantus_ext.draws import Draws
 from quantus_ext.evaluation.packing import expected, packed, unpacked
 from quantus_ext.evaluation.plan import UNREADABLE, differences, shown_name
-from quantus_ext.evaluation.shard import Record
+from quantus_ext.evaluation.records import Record
 from quantus_ext.files import (
     DamagedError,
     Folder,

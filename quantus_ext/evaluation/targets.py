@@ -95,7 +95,7 @@ def _from_outputs(
         )
     own = checks.resolve_device(model, device)
     forward = Forward.of_module(model, own, softmax=None)
-    first = {"channel_first": False} if _channels_last(cells) else {}
+    first = {"channel_first": False} if any(cell.channels_last for cell in cells) else {}
 
     def outputs(start: int, stop: int) -> torch.Tensor:
         rows = as_called(torch.as_tensor(x.part(start, stop).read()), first)
@@ -113,10 +113,6 @@ def _from_outputs(
         for start in range(0, len(x), batch_size)
     ]
     return np.concatenate([part[:, :n_top].cpu().numpy() for part in parts])
-
-
-def _channels_last(cells: Sequence[Cell]) -> bool:
-    return any(cell.call.get("channel_first") is False for cell in cells)
 
 
 def maps_of_classes(name: str, maps: NDArray[Any], x: NDArray[Any], k: int) -> list[NDArray[Any]]:
