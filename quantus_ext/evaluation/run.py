@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
 import torch
-from joblib import Parallel, delayed, effective_n_jobs, parallel_config
-from joblib.parallel import get_active_backend
+from joblib import effective_n_jobs
 from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
 from quantus_ext.base import TorchMetric
-from quantus_ext.draws import Draws, pilot_samples
 from quantus_ext.engine import sampling
 from quantus_ext.engine.spaces import SPACES, Space
 from quantus_ext.engine.turns import turns
+from quantus_ext.evaluation import arguments, said
 from quantus_ext.evaluation.collected import Collected, Key
-from quantus_ext.evaluation.estimate import Estimate, estimate, planned, settled_cells
-from quantus_ext.evaluation.explainers import CONSTANT, named, surprises
-from quantus_ext.evaluation.failure import Failure
+from quantus_ext.evaluation.dispatch import finished
+from quantus_ext.evaluation.estimate import Estimate, estimate
+from quantus_ext.evaluation.explainers import surprises
 from quantus_ext.evaluation.labels import Labels
-from quantus_ext.evaluation.payload import Payload, Task, Unusable, locks_cleared, work
+from quantus_ext.evaluation.payload import Payload, Task, locks_cleared
 from quantus_ext.evaluation.plan import (
-    Cell,
     Metrics,
     Plan,
     cells_of,
@@ -44,45 +40,17 @@ from quantus_ext.evaluation.plan import (
     with_calls_read,
 )
 from quantus_ext.evaluation.progress import Progress
-from quantus_ext.evaluation.records import Record, Shard
+from quantus_ext.evaluation.ready import ready
+from quantus_ext.evaluation.records import Shard
 from quantus_ext.evaluation.result import Evaluation, checked_confidence
-from quantus_ext.evaluation.rows import Data, Rows
+from quantus_ext.evaluation.rows import Data
 from quantus_ext.evaluation.shard import Worker
 from quantus_ext.evaluation.statistics import sign_of
 from quantus_ext.evaluation.stopping import Looks, StoppingRule, rounds
 from quantus_ext.evaluation.store import Store
 from quantus_ext.evaluation.targets import classes_of
-from quantus_ext.finetune.training import as_input
-from quantus_ext.flags import Flag
 from quantus_ext.foreign import caveats, fix_seeds
 from quantus_ext.identity import probe_rows
-from quantus_ext.spaces import NAMES
-
-
-class WorkerError(RuntimeError):
-    """Workers cannot do their work, or die again and again."""
-
-
-_DEFAULT_BATCH_SIZE = 64
-
-_DEFAULT_BATCHES = 4
-"""Batches a shard, by default."""
-
-_SMALL_BATCH_SIZE = 32
-"""Of a batch, and of a shard, where the ranking decides when to stop."""
-
-_MOST_THREADS = 1024
-
-_MOST_WORKERS = 65_536
-
-_MOST_TOLD = 20
-"""Different errors that a warning holds."""
-
-_ATTEMPTS = 3
-"""Times in a row that workers may die before a single shard is finished."""
-
-_ROUND = 4
-"""Tasks a worker, at once, on backends that give results back only when all are done."""
 
 Array = Any
 """An array, tensor, data frame, list, or the path of an ``.npy`` file."""
@@ -312,15 +280,15 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         checks.evaluation_mode(model)
     if until is not None:
         checks.one_of("until", until, ("ranked",))
-    batch_size, shard_size = _sizes(batch_size, shard_size, small=until is not None)
+    batch_size, shard_size = arguments.sizes(batch_size, shard_size, small=until is not None)
     confidence = checked_confidence(confidence)
     agg_func = checks.optional(checks.function, "agg_func", agg_func)
     return_as_df = checks.optional(checks.flag, "return_as_df", return_as_df)
     dry_run = checks.flag("dry_run", dry_run)
     store = checks.optional(checks.address, "store", store)
-    n_jobs = checks.optional(_workers, "n_jobs", n_jobs)
-    threads = checks.optional(_threads, "threads", threads)
-    devices = checks.optional(_devices, "devices", devices)
+    n_jobs = checks.optional(arguments.workers, "n_jobs", n_jobs)
+    threads = checks.optional(arguments.threads, "threads", threads)
+    devices = checks.optional(arguments.devices, "devices", devices)
     if devices is not None and device is not None:
         raise ValueError("device and devices are both given, pass one")
     # It goes on to explainers and metrics as it came.
@@ -361,9 +329,9 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         )
         data, n_classes = data.with_classes(classes), classes.shape[1]
     for method in plan.methods:
-        for said in surprises(method.function, method.keywords, model):
-            warnings.warn(f"xai_methods[{method.name!r}]: {said}", UserWarning, stacklevel=2)
-    for caveat in {said: None for cell in plan.cells for said in caveats(cell.metric)}:
+        for text in surprises(method.function, method.keywords, model):
+            warnings.warn(f"xai_methods[{method.name!r}]: {text}", UserWarning, stacklevel=2)
+    for caveat in {text: None for cell in plan.cells for text in caveats(cell.metric)}:
         warnings.warn(caveat, UserWarning, stacklevel=2)
     labels = Labels.of(
         adapter,
@@ -377,7 +345,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     )
     if plan.shuffled:
         plan = replace(plan, cells=tuple(map(for_a_ranking, plan.cells)))
-    rule = _rule(plan, model, confidence, smallest_difference, score_bounds)
+    rule = arguments.stopping_rule(plan, model, confidence, smallest_difference, score_bounds)
     plan = with_calls_read(plan, model, data.x)
     n_tasks = len(plan.shards(len(data)))
     cost: Estimate | None = None
@@ -406,7 +374,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         left = _score(result, kept, looks, model, data, given, crew, cost=cost)
     except KeyboardInterrupt:
         # Short, because where in the work it was says nothing.
-        raise KeyboardInterrupt(_interrupted(store)) from None
+        raise KeyboardInterrupt(said.interrupted(store)) from None
     evaluation = result.evaluation(
         data,
         settings=about,
@@ -416,10 +384,10 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
         stopping=None if looks is None else looks.found,
     )
     evaluation = replace(evaluation, cases=labels.with_maps(shown, evaluation.cases))
-    for message in [*left, *_constant_maps(plan, evaluation)]:
+    for message in [*left, *said.constant_maps(plan, evaluation)]:
         warnings.warn(message, UserWarning, stacklevel=2)
-    _warn_of(evaluation.failures)
-    _warn_of_spaces(evaluation)
+    said.warn_of(evaluation.failures)
+    said.warn_of_spaces(evaluation)
     return evaluation.as_quantus_frame() if return_as_df else evaluation
 
 
@@ -436,63 +404,6 @@ class _Todo(NamedTuple):
 
     tasks: dict[int, Task]
     unknown: dict[Key, tuple[str, ...]]
-
-
-def _rule(
-    plan: Plan,
-    model: nn.Module,
-    confidence: float,
-    smallest_difference: float | Mapping[str, float] | None,
-    score_bounds: Mapping[str, tuple[float, float]] | None,
-) -> StoppingRule | None:
-    """Return when a pair is settled, or None where all samples are scored."""
-    names = [cell.name for cell in plan.cells]
-    given = {"smallest_difference": smallest_difference, "score_bounds": score_bounds}
-    if not plan.shuffled:
-        for name, value in given.items():
-            if value is not None:
-                raise ValueError(f'{name} needs until="ranked": without it nothing stops early')
-        return None
-    if len(plan.methods) < 2:
-        raise ValueError('until="ranked" needs at least two explainers to rank, has one')
-    if smallest_difference is not None and not isinstance(smallest_difference, Mapping):
-        smallest_difference = dict.fromkeys(names, smallest_difference)
-    smallest = {
-        name: checks.positive_number(f"smallest_difference[{name!r}]", value)
-        for name, value in _by_column("smallest_difference", smallest_difference, names).items()
-    }
-    bounds, apart = {}, {}
-    for cell in plan.cells:
-        metric = cell.metric
-        if isinstance(metric, TorchMetric):
-            known = metric.bounds(
-                adapter_of(model), cell.call.get("softmax"), cell.call.get("output")
-            )
-            if known is not None:
-                bounds[cell.name] = known
-                apart[cell.name] = min(metric.max_difference, known[1] - known[0])
-    for name, pair in _by_column("score_bounds", score_bounds, names).items():
-        low, high = checks.interval(f"score_bounds[{name!r}]", pair)
-        if name in bounds:
-            raise ValueError(
-                f"score_bounds must not hold {name!r}, whose metric says so itself: between "
-                f"{bounds[name][0]:g} and {bounds[name][1]:g}"
-            )
-        bounds[name], apart[name] = (low, high), high - low
-    n_pairs = math.comb(len(plan.methods), 2) * len(names)
-    return StoppingRule(confidence, n_pairs, smallest, bounds, apart)
-
-
-def _by_column(name: str, values: Any, columns: Sequence[str]) -> Mapping[str, Any]:
-    """Return values by the names of columns, an empty mapping for none."""
-    found = checks.optional(checks.mapping, name, values) or {}
-    unknown = [str(each) for each in found if each not in columns]
-    if unknown:
-        raise ValueError(
-            f"{name} must be by the names of columns, {', '.join(columns)}, has "
-            f"{', '.join(unknown)}"
-        )
-    return found
 
 
 def _looks(rule: StoppingRule, result: Collected) -> Looks:
@@ -532,9 +443,9 @@ def _score(
             if todo.tasks:
                 if payload is None:
                     needed = wanted if looks else todo.unknown
-                    ready, draws = _ready(plan, needed, model, data, given, kept)
+                    made, draws = ready(plan, needed, model, data, given, kept)
                     result.draws.update(draws)
-                    payload = Payload(Worker(model, ready), crew.devices)
+                    payload = Payload(Worker(model, made), crew.devices)
                 left.update(_finish(result, kept, todo, payload, data, crew.n_jobs, progress))
             if looks is not None:
                 looks.look(result.scores, some[-1][1], result.failed)
@@ -594,76 +505,6 @@ def _missing(
     return todo
 
 
-def _ready(
-    plan: Plan,
-    wanted: Mapping[Any, Sequence[str]],
-    model: nn.Module,
-    data: Data,
-    given: Data,
-    kept: Store | None,
-) -> tuple[Plan, dict[str, Draws]]:
-    """Return the plan for workers, with the cells that are needed, trained and measured.
-
-    And how many draws pilots call for, by the names of cells.
-    """
-    needed = {name for names in wanted.values() for name in names}
-    plan = replace(plan, cells=tuple(cell for cell in plan.cells if cell.name in needed))
-    # In the caller's order, so that a copy is tuned alike however samples are scored.
-    plan = replace(plan, cells=_settled(plan, model, given.x, given.y))
-    plan = replace(plan, cells=tuple(planned(cell, plan, model, data.x) for cell in plan.cells))
-    plan, draws = _with_draws(plan, model, data, kept)
-    # What is read from or cut out for each shard does not travel with the model.
-    methods = tuple(replace(method, maps=None) for method in plan.methods)
-    return replace(plan, methods=methods), draws
-
-
-def _with_draws(
-    plan: Plan, model: nn.Module, data: Data, kept: Store | None
-) -> tuple[Plan, dict[str, Draws]]:
-    """Return the plan with as many draws as a pilot calls for, the same for all shards."""
-    asking = {
-        cell.name: cell.metric
-        for cell in plan.cells
-        if isinstance(cell.metric, TorchMetric) and cell.metric.auto_draws is not None
-    }
-    if not asking:
-        return plan, {}
-    found: dict[str, Draws | tuple[str, str]] = {
-        name: draws for name, metric in asking.items() if (draws := metric.known_draws())
-    }
-    if kept is not None:
-        found.update(kept.draws())
-    pilots = [
-        metric.auto_draws.n_pilot
-        for name, metric in asking.items()
-        if name not in found and metric.auto_draws is not None
-    ]
-    if pilots:
-        places = pilot_samples(max(pilots), len(data))
-        order, index = plan.order(len(data)), places
-        if order is not None:
-            # Of a random order the first ones.
-            places = np.arange(len(places))
-            index = order[places]
-        methods = tuple(method.in_order(places) for method in plan.methods)
-        shard = Shard.of(data.in_order(places), index, dict(enumerate(methods)), 0, len(places))
-        cells = tuple(cell for cell in plan.cells if cell.name not in found)
-        made = Worker(model, replace(plan, cells=cells, cases=())).draws(shard)
-        found.update(made)
-    if kept is not None:
-        found.update(kept.draws(found))
-    ready = []
-    for cell in plan.cells:
-        decided = found.get(cell.name)
-        if isinstance(decided, Draws):
-            assert isinstance(cell.metric, TorchMetric)
-            ready.append(replace(cell, metric=cell.metric.with_draws(decided.n)))
-        else:
-            ready.append(replace(cell, failure=decided or cell.failure))
-    known = {name: each for name, each in found.items() if isinstance(each, Draws)}
-    return replace(plan, cells=tuple(ready)), known
-
-
 def _finish(
     result: Collected,
     kept: Store | None,
@@ -682,9 +523,9 @@ def _finish(
 
     with (
         locks_cleared(payload.key),
-        closing(_records(payload, todo.tasks, shard_of, n_jobs)) as finished,
+        closing(finished(payload, todo.tasks, shard_of, n_jobs)) as results,
     ):
-        for records in finished:
+        for records in results:
             for record in records:
                 left.update(dict.fromkeys(record.left))
                 missing = todo.unknown.get((record.method, record.start))
@@ -696,57 +537,6 @@ def _finish(
                     kept.write(complete)
             progress.finish(records)
     return left
-
-
-def _workers(name: str, value: object) -> int:
-    """Return a number of workers as joblib takes it: negative ones count from the last core."""
-    number = checks.integer(name, value)
-    if not -_MOST_WORKERS <= number <= _MOST_WORKERS or number == 0:
-        raise ValueError(
-            f"{name} must be between 1 and {_MOST_WORKERS:,}, or negative, as -1 for all cores; is "
-            f"{checks.shown(value)}"
-        )
-    return number
-
-
-def _threads(name: str, value: object) -> int:
-    number = checks.positive_integer(name, value)
-    if number > _MOST_THREADS:
-        raise ValueError(f"{name} must be at most {_MOST_THREADS:,}, is {number}")
-    return number
-
-
-def _devices(name: str, value: object) -> list[str]:
-    """Return names of devices, each once."""
-    named = [str(checks.torch_device(name, each)) for each in checks.items(name, value)]
-    if not named:
-        raise ValueError(f"{name} must be a list of at least one device, is empty")
-    if len(set(named)) < len(named):
-        raise ValueError(f"{name} must hold each device once, holds {', '.join(named)}")
-    return named
-
-
-def _sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tuple[int, int]:
-    """Return the samples of a batch and of a shard; what is not given fits what is.
-
-    Small shards let a ranking stop early.
-    """
-    default, batches = (_SMALL_BATCH_SIZE, 1) if small else (_DEFAULT_BATCH_SIZE, _DEFAULT_BATCHES)
-    if shard_size is not None:
-        shard_size = checks.positive_integer("shard_size", shard_size)
-    if batch_size is None:
-        largest = default
-        if shard_size is not None:
-            largest = next(n for n in range(min(largest, shard_size), 0, -1) if shard_size % n == 0)
-        batch_size = largest
-    batch_size = checks.positive_integer("batch_size", batch_size)
-    if shard_size is None:
-        return batch_size, batches * batch_size
-    if shard_size % batch_size:
-        raise ValueError(
-            f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
-        )
-    return batch_size, shard_size
 
 
 def _scored(plan: Plan, model: nn.Module) -> dict[str, Space]:
@@ -761,158 +551,3 @@ def _scored(plan: Plan, model: nn.Module) -> dict[str, Space]:
         and metric.reads_values
         and cell.failure is None
     }
-
-
-def _warn_of_spaces(evaluation: Evaluation) -> None:
-    """Say which maps clearly explain another space than one that is scored."""
-    found = evaluation.spaces()
-    told = [
-        f"{row.explainer} by {row.metric} ({getattr(row, row.space):.2g} of the change of the "
-        f"{NAMES[row.space]} unexplained, {getattr(row, row.scored):.2g} of that of the "
-        f"{NAMES[row.scored]}, which is scored)"
-        for row in found[found.warning].itertuples()
-    ]
-    if told:
-        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
-        warnings.warn(
-            "maps fit another output better than what is scored: "
-            f"{'; '.join(told[:_MOST_TOLD])}{more}. Pass output=, or "
-            "maps of what is scored; see evaluation.spaces()",
-            UserWarning,
-            stacklevel=3,
-        )
-
-
-def _interrupted(store: str | Path | None) -> str:
-    """Say what is left of an interrupted call, and how to go on."""
-    if store is None:
-        return "nothing is kept, as there is no store; with store= a call goes on where it was"
-    return f"finished shards are kept in {store}, and the same call goes on from them"
-
-
-def _constant_maps(plan: Plan, evaluation: Evaluation) -> Iterator[str]:
-    """Say of which explainers maps have one value everywhere, and why if that is known."""
-    constant = (evaluation.flags & int(Flag.ZERO_MAP | Flag.CONSTANT_MAP)) > 0
-    for method, count in zip(plan.methods, constant.any(1).sum(1).tolist(), strict=True):
-        if count:
-            why = CONSTANT.get(named(method.function, method.keywords) or "")
-            yield (
-                f"maps of {method.name} have the same value everywhere for {count} of "
-                f"{constant.shape[2]} samples, so their scores are arbitrary, see "
-                f"evaluation.flagged()" + (f": {why}" if why else "")
-            )
-
-
-def _warn_of(failures: Sequence[Failure]) -> None:
-    """Say which cells failed, and why."""
-    cells: dict[tuple[str, str], dict[str, None]] = {}
-    for failure in failures:
-        cells.setdefault((failure.explainer, failure.error), {})[failure.metric] = None
-    if not cells:
-        return
-    told = [
-        f"{explainer} by {', '.join(metrics)} ({error})"
-        for (explainer, error), metrics in cells.items()
-    ]
-    more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
-    warnings.warn(
-        "some scores are NaN, and without a rank, because of errors: "
-        f"{'; '.join(told[:_MOST_TOLD])}{more}. All are in evaluation.failures, with their "
-        "tracebacks",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-
-
-def _settled(plan: Plan, model: nn.Module, x: Rows, y: Rows) -> tuple[Cell, ...]:
-    """Return the cells, with what would be trained on each shard trained on the whole set."""
-    if not any(isinstance(c.metric, TorchMetric) and c.metric.trains for c in plan.cells):
-        # The whole set is in memory only for a metric that trains.
-        return plan.cells
-    device = checks.resolve_device(model, plan.device)
-    whole = as_input(torch.as_tensor(x.read()), model, device)
-    # Of several classes one will do: they only say how many samples there are, see learns_labels.
-    first = torch.as_tensor(y.read().reshape(len(whole), -1)[:, 0])
-    return settled_cells(plan, model, whole, first.to(device), train=True)
-
-
-def _records(
-    payload: Payload,
-    todo: dict[int, Task],
-    shard_of: Callable[[Task], Shard],
-    n_jobs: int | None,
-) -> Generator[list[Record], None, None]:
-    """Yield shards as workers finish them; tasks of workers that died are sent again."""
-    backend, _ = get_active_backend()
-    if effective_n_jobs(n_jobs) > 1 and not getattr(backend, "supports_sharedmem", False):
-        # What cannot travel is no worker's fault.
-        payload.data()
-    attempts = 0
-    while todo:
-        unfinished = len(todo)
-        lost = None
-        try:
-            for records in _dispatched(payload, list(todo.values()), shard_of, n_jobs):
-                if isinstance(records, Unusable):
-                    raise WorkerError(f"a worker cannot work: {records.reason}")
-                if not isinstance(records, list):
-                    # What Dask gives for a task whose data went with a worker.
-                    raise RuntimeError(f"in place of a result came {records!r}")
-                del todo[records[0].start]
-                yield records
-        except WorkerError:
-            raise
-        except Exception as error:
-            lost = error
-        if lost is None:
-            continue
-        attempts = attempts + 1 if len(todo) == unfinished else 1
-        message = f"a worker died ({type(lost).__name__}: {lost})"
-        if attempts == _ATTEMPTS:
-            raise WorkerError(f"{message}, {attempts} times before a task was finished") from lost
-        warnings.warn(
-            f"{message}; the {len(todo)} shards that are not finished are sent again",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-
-def _dispatched(
-    payload: Payload,
-    tasks: Sequence[Task],
-    shard_of: Callable[[Task], Shard],
-    n_jobs: int | None,
-) -> Iterator[Any]:
-    """Yield what workers return, in no order; shards are cut out only when they are sent."""
-
-    def calls(some: Iterable[Task]) -> Iterator[Any]:
-        return (delayed(work)(payload, shard_of(task), task) for task in some)
-
-    # One task a batch, so that each result is written as soon as it is there.
-    settings = {"n_jobs": n_jobs, "batch_size": 1}
-    workers = effective_n_jobs(n_jobs)
-    backend, _ = get_active_backend()
-    if workers == 1 or backend.supports_return_generator:
-        with _sent(payload, backend):
-            parallel = Parallel(**settings, return_as="generator_unordered")
-            with closing(parallel(calls(tasks))) as results:
-                yield from results
-        return
-    remaining = iter(tasks)
-    while some := list(islice(remaining, _ROUND * workers)):
-        yield from Parallel(**settings)(calls(some))
-
-
-@contextmanager
-def _sent(payload: Payload, backend: Any) -> Iterator[None]:
-    """Send the payload to all of Dask's workers, so that none takes the only one with it."""
-    client = getattr(backend, "client", None)
-    if client is None:
-        yield
-        return
-    settings = {
-        "wait_for_workers_timeout": backend.wait_for_workers_timeout,
-        **backend.submit_kwargs,
-    }
-    with parallel_config(backend="dask", client=client, scatter=[payload], **settings):
-        yield

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-import quantus_ext.evaluation.run as run_module
 from quantus_ext import evaluate
-from quantus_ext.evaluation import WorkerError
+from quantus_ext.evaluation import WorkerError, dispatch
 from quantus_ext.evaluation.payload import Payload, claimed
 from tests.evaluation.problem import (
     BATCH,
@@ -68,7 +67,7 @@ def test_processes(alone, tmp_path):
 @pytest.fixture
 def dying(monkeypatch):
     """Make workers die after each task, from the given number of tasks on."""
-    dispatched = run_module._dispatched
+    dispatched = dispatch._dispatched
 
     def make(after):
         def until_death(*arguments):
@@ -77,7 +76,7 @@ def dying(monkeypatch):
                     raise ConnectionError("lost")
                 yield record
 
-        monkeypatch.setattr(run_module, "_dispatched", until_death)
+        monkeypatch.setattr(dispatch, "_dispatched", until_death)
 
     return make
 
