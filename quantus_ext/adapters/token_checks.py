@@ -127,8 +127,9 @@ def _check_alone(model: TokenIds, x: Tensor, row: int, before: bool, keywords: _
         return
     if not _alike(model.forward(words, **keywords), alone):
         raise ValueError(
-            "model must give the same outputs without position_ids and with positions from 0, does "
-            "not: wrap it in a module whose forward has no parameter position_ids"
+            "model must give the same outputs without position_ids and with positions from "
+            f"{model.first_position}, does not: wrap it in a module whose forward has no parameter "
+            "position_ids"
         )
     config = getattr(model.model, "config", None)
     known = getattr(config, "pad_token_id", model.pad_id)

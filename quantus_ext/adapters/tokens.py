@@ -63,7 +63,8 @@ class TokenIds(Adapter):
     model : torch.nn.Module
         From ids (n, L), and an ``attention_mask`` if its ``forward`` has this parameter, to scores
         (n, classes), or an object with ``logits``. If it has ``position_ids``, it gets positions
-        from 0 that do not count padding, unless it derives its own from the ids, like RoBERTa.
+        that do not count padding, from 0 or where its own begin, unless it derives them from the
+        ids, like RoBERTa.
     mask_id : int or None
         Id of the mask token; None only if ``removal`` is not "mask".
     pad_id : int
@@ -145,6 +146,7 @@ class TokenIds(Adapter):
             and "position_ids" in parameters
             and not _has(model, "create_position_ids_from_input_ids")
         )
+        self.first_position = _first_position(model)
         if removal == "delete" and not self.takes_attention:
             raise ValueError(
                 "removal='delete' needs a model whose forward has a parameter attention_mask"
@@ -315,7 +317,8 @@ class TokenIds(Adapter):
                 nn.functional.pad(attended[:, :-1], (1, 0), value=1).long(),
             )
         if self.takes_positions:
-            keywords.setdefault("position_ids", (text.long().cumsum(1) - 1).clamp(min=0))
+            positions = (text.long().cumsum(1) - 1).clamp(min=0) + self.first_position
+            keywords.setdefault("position_ids", positions)
         output = (self.model if model is None else model)(tokens, **keywords)
         scores: Tensor = getattr(output, "logits", output)
         return scores
@@ -604,6 +607,13 @@ def _has(model: nn.Module, name: str) -> bool:
         hasattr(type(part), name) or hasattr(sys.modules.get(type(part).__module__), name)
         for part in model.modules()
     )
+
+
+def _first_position(model: nn.Module) -> int:
+    """Return the first position of a model, which is 2 for Nyströmformer."""
+    own = [each for name, each in model.named_buffers() if name.split(".")[-1] == "position_ids"]
+    known = own and own[0].numel() and not own[0].is_meta
+    return int(own[0].flatten()[0]) if known else 0
 
 
 def _alibi_from_attention(model: nn.Module) -> bool:

@@ -263,6 +263,23 @@ class Elsewhere(Reader):
         return self.states(ids, attention_mask, places)[:, -1]
 
 
+class FromTwo(Reader):
+    """Has places of its own that count from 2, as Nyströmformer does."""
+
+    position_ids: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("position_ids", torch.arange(2, 32)[None])
+
+    def forward(
+        self, ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+    ) -> Tensor:
+        places = self.position_ids[:, : ids.shape[1]] if position_ids is None else position_ids
+        mixed = torch.tanh(self.tokens(ids) + self.places(places)) * attention_mask[:, :, None]
+        return self.head(mixed.sum(1))
+
+
 class Leaky(Reader):
     """Sees padding, as convolutions do at the end of a text."""
 
@@ -322,6 +339,16 @@ def test_a_model_that_makes_places_and_masks_of_ids(removal: str):
     places = model.places(torch.arange(1, 1 + rows.shape[1]))
     expected = model.head(torch.tanh(embeddings + places) * seen[:, :, None]).cumsum(1)[:, 5]
     torch.testing.assert_close(box(rows), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_places_begin_where_those_of_the_model_do(side: str):
+    model = small(FromTwo)
+    box = TokenIds(model, MASK, PAD, [START])
+    rows, words = padded(side), torch.tensor([TEXT])
+    alone = model(words, torch.ones_like(words))
+    torch.testing.assert_close(box(rows)[:1], alone)
+    call(box, side)
 
 
 def call(box: TokenIds, side: str = "right", **keywords: Any) -> list[float]:
