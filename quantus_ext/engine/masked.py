@@ -227,7 +227,7 @@ class MaskedModel:
         known_spaces = None
         if self.spaces is None or not self.spaces.compares:
             n_compared = 0
-        else:
+        elif n_compared:
             of_spaces = None if name is None else (name, "spaces")
             known_spaces = self._answers.of_draws(of_spaces, n_compared, self.spaces.original)
         numbers = torch.arange(len(self.x), device=self.x.device)[rows]
@@ -269,6 +269,10 @@ class MaskedModel:
                 sums.append(total)
                 asked.append(count)
         return torch.cat(sums), torch.cat(asked)
+
+    def compares(self, number: int) -> bool:
+        """Return whether one map, by its number, is compared with what changes in all spaces."""
+        return self.spaces is not None and self.spaces.compares_map(number)
 
     def compare_block(self, number: int, block: Block) -> None:
         """Compare one map, by its number, with what the draws of a block change."""
@@ -477,7 +481,7 @@ class MaskedModel:
                 answered = self.forward.answered(rows[which], numbers[which])
                 answers[which] = answers_of(answered.outputs, labels[which])
         answers = answers.reshape(-1, d, *self.original.shape[1:])
-        if self.spaces is None:
+        if self.spaces is None or not (n_compared or self.spaces.column is not None):
             return answers, None
         count = n_compared if self.spaces.column is None else d
         spaces = self._in_spaces(samples, answered, which, d, count)
@@ -492,23 +496,27 @@ class MaskedModel:
         """
         assert self.spaces is not None
         clean = self.spaces.original[samples]
-        n = len(clean)
-        found: Tensor = clean.repeat_interleave(count, 0)
-        if answered is not None and count:
-            labels, others = (
-                each[samples].repeat_interleave(count, 0) for each in (self.y, self.spaces.others)
+        shape = len(clean), count, *clean.shape[1:]
+        if answered is None or not count:
+            return clean.repeat_interleave(count, 0).reshape(shape)
+        labels, others = (
+            each[samples].repeat_interleave(count, 0) for each in (self.y, self.spaces.others)
+        )
+        if which is None:
+            first = (
+                None if part is None else part.unflatten(0, (-1, d))[:, :count].flatten(0, 1)
+                for part in answered
             )
-            places = torch.arange(n * d, device=found.device)
-            places = places.reshape(n, d)[:, :count].flatten()
-            there: Tensor | slice = slice(None)
-            if which is not None:
-                order = torch.full((n * d,), -1)
-                order[which] = torch.arange(len(which))
-                there = order[places] >= 0
-                places = order[places][there]
-            parts = (None if part is None else part[places] for part in answered)
-            found[there] = self.spaces.of(Answered(*parts), labels[there], others[there])
-        return found.reshape(n, count, *clean.shape[1:])
+            return self.spaces.of(Answered(*first), labels, others).reshape(shape)
+        found: Tensor = clean.repeat_interleave(count, 0)
+        places = torch.arange(len(clean) * d, device=found.device)
+        places = places.reshape(-1, d)[:, :count].flatten()
+        order = torch.full((len(clean) * d,), -1)
+        order[which] = torch.arange(len(which))
+        there = order[places] >= 0
+        asked = (None if part is None else part[order[places][there]] for part in answered)
+        found[there] = self.spaces.of(Answered(*asked), labels[there], others[there])
+        return found.reshape(shape)
 
     def _read(self, answers: Tensor, spaces: Tensor) -> Tensor:
         """Return answers as scores read them, by what they are in all spaces."""

@@ -154,6 +154,10 @@ class Spaces:
         """Whether there are maps to compare."""
         return self._maps is not None
 
+    def compares_map(self, number: int) -> bool:
+        """Return whether one map, by its number among all that are scored, is compared."""
+        return self.compares and number < len(self._residual)
+
     def changes(self, samples: Rows, spaces: Tensor) -> Tensor:
         """Return by how much outputs (b, d, 4) or (b, d, k, 4) are below the clean ones."""
         return self.original[samples].unsqueeze(1) - spaces
@@ -189,7 +193,7 @@ class Spaces:
         ``difference`` gives by how much removal lowers the inputs, None where that is not known,
         which is asked for maps that do not include the input.
         """
-        if number >= len(self._residual):
+        if not self.compares_map(number):
             return
         if self._values is None or self._values[0] != number:
             values = self._summed(number, tuple(mask.shape[2:]), difference)

@@ -25,6 +25,10 @@ from quantus_ext.engine.regions import Bounds, Region
 from quantus_ext.engine.tables import table
 from quantus_ext.functional.scores import few_at_once
 
+_COMPARED = 16
+"""Of the regions that are drawn from, about so many are compared with the map in all spaces. That
+is enough to tell spaces apart; to compare with all of them would take a small network's time."""
+
 Output = Literal["label", "probability"]
 _COLUMN = {"label": RIGHT, "probability": OUTPUT}
 
@@ -154,6 +158,8 @@ def _drawn(
     # Of one map after another there is often nothing random to draw.
     ranking = masked.name_of(ranks, elements.group, elements.mask_shape) if streams else None
     order = inverse(ranks) if streams else None
+    # An odd step, since regions take turns.
+    compared = streams[:: len(streams) // _COMPARED | 1] if masked.compares(number) else []
     groups = [
         Cells(
             slice(stream, stream + 1),
@@ -171,6 +177,7 @@ def _drawn(
                 elements,
                 column,
                 name=masked.name_of(ranking, regions[stream], stream, population),
+                n_compared=int(stream in compared),
             ),
         )
         for stream in streams
@@ -253,6 +260,7 @@ def _sum_answers(
     elements: Elements,
     column: int,
     name: str | None,
+    n_compared: int,
 ) -> SumRows:
     """Return the function that sums answers without random parts of a region, and their squares."""
     first, past, removed = (
@@ -281,7 +289,9 @@ def _sum_answers(
                 chosen = sampling.subsets(block_keys, elements.largest, size, members[samples])
             return elements.expand(chosen, samples)
 
-        return masked.sum_draws(rows, keys, sampler, statistic, start, stop, name=name)
+        return masked.sum_draws(
+            rows, keys, sampler, statistic, start, stop, name=name, n_compared=n_compared
+        )
 
     return sum_rows
 
