@@ -119,9 +119,8 @@ def answers_without(
         if any_whole:
             answers, asked_states = masked.without(ranks, gone, elements, first=done)
         for place, own in enumerate(ranks):
-            drawn = _drawn(
-                masked, done + place, own, regions, states, elements, column, n_draws, target
-            )
+            one = _Map(masked, done + place, own, elements, column)
+            drawn = one.drawn(regions, states, n_draws, target)
             without = drawn.sums[..., 0] / drawn.counts
             # Each map has draws of its own.
             rests_on = [Asked({object(): drawn.asked.sum(1)})]
@@ -139,61 +138,120 @@ def answers_without(
         done += len(some)
 
 
-def _drawn(
-    masked: MaskedModel,
-    number: int,
-    ranks: Tensor,
-    regions: Sequence[Region],
-    states: Sequence[_States],
-    elements: Elements,
-    column: int,
-    n_draws: int,
-    target: Target | None,
-) -> Drawn:
-    """Return what random parts of one map's regions give, each region a column.
+class _Map:
+    """One map, whose regions lose random parts.
 
-    ``number`` is that of the map.
+    Parameters
+    ----------
+    masked : MaskedModel
+    number : int
+        The map's.
+    ranks : Tensor, int64, shape (n, T)
+    elements : Elements
+    column : int
+        Of the answers.
     """
-    streams = sorted({stream for each in states for stream in each.drawn})
-    # Of one map after another there is often nothing random to draw.
-    ranking = masked.name_of(ranks, elements.group, elements.mask_shape) if streams else None
-    order = inverse(ranks) if streams else None
-    # An odd step, since regions take turns.
-    compared = streams[:: len(streams) // _COMPARED | 1] if masked.compares(number) else []
-    groups = [
-        Cells(
-            slice(stream, stream + 1),
-            rows,
-            population,
-            n_draws,
-            _sum_answers(
-                masked,
-                number,
-                ranks,
-                order,
-                regions[stream],
-                stream,
+
+    def __init__(
+        self, masked: MaskedModel, number: int, ranks: Tensor, elements: Elements, column: int
+    ) -> None:
+        self._masked = masked
+        self._number = number
+        self._ranks = ranks
+        self._elements = elements
+        self._column = column
+        self._order: Tensor | None = None
+
+    def drawn(
+        self,
+        regions: Sequence[Region],
+        states: Sequence[_States],
+        n_draws: int,
+        target: Target | None,
+    ) -> Drawn:
+        """Return what random parts of regions give, each region a column."""
+        masked, elements = self._masked, self._elements
+        streams = sorted({stream for each in states for stream in each.drawn})
+        # Of one map after another there is often nothing random to draw.
+        ranking = None
+        if streams:
+            ranking = masked.name_of(self._ranks, elements.group, elements.mask_shape)
+            self._order = inverse(self._ranks)
+        # An odd step, since regions take turns.
+        compared = (
+            streams[:: len(streams) // _COMPARED | 1] if masked.compares(self._number) else []
+        )
+        groups = [
+            Cells(
+                slice(stream, stream + 1),
+                rows,
                 population,
-                elements,
-                column,
-                name=masked.name_of(ranking, regions[stream], stream, population),
-                n_compared=int(stream in compared),
-            ),
+                n_draws,
+                self._sums(
+                    regions[stream],
+                    stream,
+                    population,
+                    name=masked.name_of(ranking, regions[stream], stream, population),
+                    n_compared=int(stream in compared),
+                ),
+            )
+            for stream in streams
+            for rows, population in by_population(
+                [each.drawn.get(stream) for each in states],
+                listed=not masked.perturbation.random,
+                device=self._ranks.device,
+            )
+        ]
+        return sum_until_known(
+            groups,
+            shape=(len(self._ranks), len(regions), 2),
+            target=target,
+            variance=_variance,
+            spread=masked.original.new_ones(len(self._ranks), 1),
         )
-        for stream in streams
-        for rows, population in by_population(
-            [each.drawn.get(stream) for each in states],
-            listed=not masked.perturbation.random,
-            device=ranks.device,
+
+    def _sums(
+        self,
+        region: Region,
+        stream: int,
+        population: Population | None,
+        *,
+        name: str | None,
+        n_compared: int,
+    ) -> SumRows:
+        """Return the function that sums answers without random parts of a region, and squares."""
+        masked, elements, ranks, order = self._masked, self._elements, self._ranks, self._order
+        first, past, removed = (
+            table(values, ranks.device).unsqueeze(1)
+            for values in (region.first, region.past, region.removed)
         )
-    ]
-    return sum_until_known(
-        groups,
-        shape=(len(ranks), len(regions), 2),
-        target=target,
-        variance=_variance,
-        spread=masked.original.new_ones(len(ranks), 1),
-    )
+        keys = sampling.draw_keys(masked.keys, stream, stream + 1).squeeze(1)
+
+        def statistic(block: Block) -> Tensor:
+            masked.compare_block(self._number, block)
+            answers = block.answers[..., self._column]
+            return torch.stack([answers.sum(1), (answers**2).sum(1)], 1).unsqueeze(1)
+
+        def sum_rows(rows: Rows, start: int, stop: int) -> tuple[Tensor, Tensor]:
+            inside = (ranks >= first) & (ranks < past)
+            members = inside if order is None or region.span is None else order[:, region.span]
+            listed = None if population is None else draws_of(population, keys, inside)
+
+            def sampler(samples: Rows, draws: slice, block_keys: Tensor) -> Tensor:
+                if listed is not None:
+                    chosen = listed(samples, draws)
+                elif region.all_removed:
+                    chosen = inside[samples].unsqueeze(1).expand(-1, block_keys.shape[1], -1)
+                else:
+                    size = removed[samples].unsqueeze(2) if region.size is None else region.size
+                    chosen = sampling.subsets(block_keys, elements.largest, size, members[samples])
+                return elements.expand(chosen, samples)
+
+            return masked.sum_draws(
+                rows, keys, sampler, statistic, start, stop, name=name, n_compared=n_compared
+            )
+
+        return sum_rows
 
 
 @dataclass(frozen=True)
@@ -247,53 +305,6 @@ def _table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Return a tensor of a row a sample, of one row where all are the same."""
     same = all(row is rows[0] or row == rows[0] for row in rows)
     return table(rows[:1] if same else rows, device)
-
-
-def _sum_answers(
-    masked: MaskedModel,
-    number: int,
-    ranks: Tensor,
-    order: Tensor | None,
-    region: Region,
-    stream: int,
-    population: Population | None,
-    elements: Elements,
-    column: int,
-    name: str | None,
-    n_compared: int,
-) -> SumRows:
-    """Return the function that sums answers without random parts of a region, and their squares."""
-    first, past, removed = (
-        table(values, ranks.device).unsqueeze(1)
-        for values in (region.first, region.past, region.removed)
-    )
-    keys = sampling.draw_keys(masked.keys, stream, stream + 1).squeeze(1)
-
-    def statistic(block: Block) -> Tensor:
-        masked.compare_block(number, block)
-        answers = block.answers[..., column]
-        return torch.stack([answers.sum(1), (answers**2).sum(1)], 1).unsqueeze(1)
-
-    def sum_rows(rows: Rows, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        inside = (ranks >= first) & (ranks < past)
-        members = inside if order is None or region.span is None else order[:, region.span]
-        listed = None if population is None else draws_of(population, keys, inside)
-
-        def sampler(samples: Rows, draws: slice, block_keys: Tensor) -> Tensor:
-            if listed is not None:
-                chosen = listed(samples, draws)
-            elif region.all_removed:
-                chosen = inside[samples].unsqueeze(1).expand(-1, block_keys.shape[1], -1)
-            else:
-                size = removed[samples].unsqueeze(2) if region.size is None else region.size
-                chosen = sampling.subsets(block_keys, elements.largest, size, members[samples])
-            return elements.expand(chosen, samples)
-
-        return masked.sum_draws(
-            rows, keys, sampler, statistic, start, stop, name=name, n_compared=n_compared
-        )
-
-    return sum_rows
 
 
 def _variance(sums: Tensor, counts: Tensor) -> Tensor:
