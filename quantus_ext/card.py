@@ -76,7 +76,7 @@ class Card(Facts):
             source = ", ".join(filter(None, [paper, self.equation]))
         return [
             ("question", self.question),
-            ("0.3 says", self.reading),
+            ("a score of 0.3 says", self.reading),
             ("better", self.direction),
             ("range", f"{_interval(self.score_range)}; unit: {self.unit}"),
             ("on a linear test model, by default", _of_linear(self.linear)),

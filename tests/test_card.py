@@ -131,7 +131,7 @@ def test_what_nobody_checked_is_not_verified(metric, direction):
     for name in ("formula", "ties", "removed", "evaluations", "limits", "unit", "departures"):
         assert getattr(card, name) == UNKNOWN, name
     shown = dict(card.rows())
-    for label in ("0.3 says", "works with", "expects maps", "random", "source"):
+    for label in ("a score of 0.3 says", "works with", "expects maps", "random", "source"):
         assert shown[label] == UNKNOWN, label
 
 
