@@ -826,23 +826,33 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
         """
 
     def checked_maps(
-        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
+        self,
+        a: Tensor,
+        x: Tensor,
+        features: Tensor | None = None,
+        *,
+        index: Tensor | None = None,
     ) -> Tensor:
         """Return checked attributions with a channel axis.
 
-        ``first`` is the index of the first sample, for errors. What ``features`` leaves out of
+        ``index`` has the samples' numbers, for errors. What ``features`` leaves out of
         every element becomes 0, so that no normalisation looks at it.
         """
         has_element = None if features is None else counted(features, x)
-        return checks.attributions(a, x, first=first, counted=has_element)
+        return checks.attributions(a, x, index=index, counted=has_element)
 
     def prepared_maps(
-        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
+        self,
+        a: Tensor,
+        x: Tensor,
+        features: Tensor | None = None,
+        *,
+        index: Tensor | None = None,
     ) -> Tensor:
         """Return attributions that are checked, and normalised and absolute if asked."""
-        return self.normalised_maps(self.checked_maps(a, x, features, first=first), first=first)
+        return self.normalised_maps(self.checked_maps(a, x, features, index=index), index=index)
 
-    def normalised_maps(self, a: Tensor, *, first: int) -> Tensor:
+    def normalised_maps(self, a: Tensor, *, index: Tensor | None = None) -> Tensor:
         """Return checked attributions, normalised and absolute if asked.
 
         In double precision, whatever the model computes in: maps are ranked and summed, and what
@@ -857,7 +867,7 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 for i in range(len(maps))
             ]
             a = torch.from_numpy(np.concatenate(normalised)).to(a)
-            checks.all_finite("a_batch after normalise_func", a, first)
+            checks.all_finite("a_batch after normalise_func", a, index)
         return a.abs() if self.abs else a
 
 

@@ -383,19 +383,25 @@ def token_ids(x: Tensor, name: str = "x_batch") -> Tensor:
     return ids
 
 
-def all_finite(name: str, values: Tensor, first: int = 0) -> None:
+def all_finite(name: str, values: Tensor, index: Tensor | None = None) -> None:
     """Raise ValueError naming the first sample with a value that is NaN or infinite.
 
-    ``first`` is the index of the first of these samples.
+    ``index`` has the samples' numbers, by default from 0.
     """
     finite = values.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
-        sample = first + int((~finite).nonzero()[0, 0])
+        place = int((~finite).nonzero()[0, 0])
+        sample = place if index is None else int(index[place])
         raise ValueError(f"{name} must be finite, holds NaN or infinity first in sample {sample}")
 
 
 def attributions(
-    a: Tensor, x: Tensor, name: str = "a_batch", first: int = 0, *, counted: Tensor | None = None
+    a: Tensor,
+    x: Tensor,
+    name: str = "a_batch",
+    *,
+    index: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Return attributions with a channel axis where the inputs have one.
 
@@ -407,8 +413,8 @@ def attributions(
     x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W), or integers (n, L)
     name : str, default "a_batch"
         Of the argument, for errors.
-    first : int, default 0
-        Index of the first sample, for errors.
+    index : Tensor, int64, shape (n,), optional
+        The samples' numbers, for errors; by default from 0.
     counted : Tensor of bool, broadcasting to the result, optional
         Which values count: the others become 0, whatever they are.
 
@@ -437,7 +443,7 @@ def attributions(
         )
     if counted is not None:
         a = a.where(counted, 0.0)
-    all_finite(name, a, first)
+    all_finite(name, a, index)
     return a
 
 

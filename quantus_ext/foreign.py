@@ -181,17 +181,22 @@ class Foreign(TorchMetric):
         return Scores.stack(each)
 
     def checked_maps(
-        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
+        self,
+        a: Tensor,
+        x: Tensor,
+        features: Tensor | None = None,
+        *,
+        index: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.checked_maps`."""
-        maps = checks.attributions(a, x, first=first)
+        maps = checks.attributions(a, x, index=index)
         call = None if self._copied is None else self._copied.call
         if call is not None and call.has_attributions and not call.is_part:
             # A valid part does not make the whole valid.
             check_values(self.metric, x.cpu().numpy(), maps.cpu().numpy())
         return maps
 
-    def normalised_maps(self, a: Tensor, *, first: int) -> Tensor:
+    def normalised_maps(self, a: Tensor, *, index: Tensor | None = None) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.normalised_maps`."""
         # In its own type, as in Quantus; see `seen`.
         return a

@@ -250,7 +250,7 @@ def _checked(metric: TorchMetric, samples: Samples, explanation: Explanation) ->
     if explanation.map is None:
         return None
     laid_out = metric.at_positions(samples.laid_out(explanation.map), samples.x, samples.s)
-    return metric.checked_maps(laid_out, samples.x, samples.features)
+    return metric.checked_maps(laid_out, samples.x, samples.features, index=samples.index)
 
 
 def _clean(metric: TorchMetric, forward: Forward, samples: Samples, rows: slice) -> Answered:
@@ -285,9 +285,9 @@ def _maps(
             made = explanation.of_rows(samples, rows, labels)
             segments = None if samples.s is None else samples.s[rows]
             made = metric.at_positions(made, samples.x[rows], segments)
-            one = metric.prepared_maps(made, samples.x[rows], features, first=rows.start)
+            one = metric.prepared_maps(made, samples.x[rows], features, index=samples.index[rows])
         else:
-            one = metric.normalised_maps(a[rows], first=rows.start)
+            one = metric.normalised_maps(a[rows], index=samples.index[rows])
         # One by one, so that only one map is copied at a time.
         if maps is None:
             maps = one.new_empty(len(given), *one.shape)

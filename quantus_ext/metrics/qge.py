@@ -433,14 +433,19 @@ class QGE(TorchMetric):
         return self._asked.at_positions(a, x, s)
 
     def checked_maps(
-        self, a: Tensor, x: Tensor, features: Tensor | None = None, *, first: int = 0
+        self,
+        a: Tensor,
+        x: Tensor,
+        features: Tensor | None = None,
+        *,
+        index: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.checked_maps`."""
-        return self._asked.checked_maps(a, x, features, first=first)
+        return self._asked.checked_maps(a, x, features, index=index)
 
-    def normalised_maps(self, a: Tensor, *, first: int) -> Tensor:
+    def normalised_maps(self, a: Tensor, *, index: Tensor | None = None) -> Tensor:
         """See :meth:`quantus_ext.base.TorchMetric.normalised_maps`."""
-        return self._asked.normalised_maps(a, first=first)
+        return self._asked.normalised_maps(a, index=index)
 
 
 def better_scores(

@@ -633,3 +633,8 @@ def test_samples_are_named_by_their_numbers_in_the_data_set(run):
         )
         assert found.failures
         assert all(message in failure.error for failure in found.failures)
+    unknown = x.copy()
+    unknown[9, 1] = np.nan
+    found = quantus_ext.evaluate([quantus_ext.MoRF(2)], {"x": x, "?": unknown}, model, x, y, **run)
+    assert [failure.explainer for failure in found.failures] == ["?"] * len(found.failures) != []
+    assert all("first in sample 9" in failure.error for failure in found.failures)
