@@ -72,7 +72,7 @@ def fidelity(
         subsets can be removed and replacements are not random, they are drawn without replacement;
         if there are no more subsets than draws, the mean is exact. Of one draw the standard errors
         are upper bounds, from neighbouring sizes; see
-        :func:`quantus_ext.functional.single_draws.squared_errors`.
+        ``quantus_ext.functional.single_draws``.
     score : {"plus", "minus", "gap"}
         Which mean over the distinct sizes is the score; ``gap = plus - minus``.
     output : {"label", "probability"}

@@ -9,12 +9,12 @@ from torch import Tensor
 def squared_errors(values: Tensor, squared_error: Tensor, sizes: Tensor, counts: Tensor) -> Tensor:
     """Fill in unknown squared errors from how much values of neighbouring sizes differ.
 
-    With one draw a size, nothing tells its variance by itself. Neighbouring sizes are put together
-    in twos, the last of an odd number in a three, as if they had one mean: the variance within such
-    a group is then, in expectation, the mean of its sizes' variances and of how much their true
-    values differ, so that the error of a sum over all sizes is rather too large than too small
-    (collapsed strata: Cochran, 1977, "Sampling Techniques", sec. 5A.12). A size without such a
-    neighbour gets its squared difference to the nearest size.
+    One draw does not tell how much draws of its size vary. So neighbouring sizes form groups of
+    two (of three, the last of an odd number), and each gets the variance of the values within its
+    group. Its expectation is the mean variance of the sizes in the group, plus that of their true
+    values: the squared error of a sum over all sizes is, on average, not too small (collapsed
+    strata: Cochran, 1977, "Sampling Techniques", sec. 5A.12). A single size without a draw to
+    compare with gets its squared difference to the nearest size.
 
     Parameters
     ----------
@@ -31,10 +31,10 @@ def squared_errors(values: Tensor, squared_error: Tensor, sizes: Tensor, counts:
     >>> import torch
     >>> from quantus_ext.functional.single_draws import squared_errors
     >>> unknown = torch.full((1, 4), torch.nan)
-    >>> curve = torch.tensor([[0.0, 0.2, 1.0, 1.0]])
+    >>> curve = torch.tensor([[0.0, 0.5, 1.0, 1.0]])
     >>> sizes = torch.tensor([[1, 2, 3, 4]])
-    >>> squared_errors(curve, unknown, sizes, torch.ones(1, 4).bool()).round(decimals=4).tolist()
-    [[0.02..., 0.02..., 0.0, 0.0]]
+    >>> squared_errors(curve, unknown, sizes, torch.ones(1, 4).bool()).tolist()
+    [[0.125, 0.125, 0.0, 0.0]]
     """
     last = sizes.max() + 1
     order = torch.argsort(torch.where(counts, sizes, last), dim=1, stable=True)
