@@ -43,8 +43,8 @@ def average_drop(
     Parameters
     ----------
     forward : Forward or callable
-        The model: rows in, probabilities (rows, classes) out. Of other outputs, the drop is NaN
-        where the original one is negative, and the gain where it is above 1.
+        The model: rows in, probabilities (rows, classes) out. Of other outputs, the drop and the
+        gain are NaN where the original one is negative, and the gain where it is above 1.
     x : Tensor, shape (n, F), (n, C, T), (n, C, H, W) or (n, C, D, H, W)
         Inputs.
     a : Tensor, shape of ``x`` or with one channel; or (m, n, …), m maps of each sample
@@ -138,7 +138,8 @@ def _scores(original: Tensor, output: Tensor) -> dict[str, Tensor]:
     return {
         "drop": _quotient(drop, original),
         "increase": (change > 0).double().masked_fill(change.isnan(), torch.nan),
-        "gain": _quotient(gain, 1 - original),
+        # Nothing is missing from 1 of an output that is no probability.
+        "gain": _quotient(gain, 1 - original).masked_fill(original < 0, torch.nan),
     }
 
 

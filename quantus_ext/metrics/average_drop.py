@@ -44,7 +44,7 @@ class WeightedInput(RemovalMetric):
     score_range = (0.0, 1.0)
     nan_reason = (
         "the model's outputs for them are not all finite, or are no probabilities: a drop needs an "
-        "output above 0, a gain one below 1, so leave softmax=False out"
+        "output above 0, a gain one from 0 to below 1, so leave softmax=False out"
     )
 
     def __init__(self, **removal: Unpack[RemovalArguments]) -> None:

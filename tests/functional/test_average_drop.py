@@ -58,8 +58,8 @@ def test_scores_of_two_outputs(before, after, drop, increase, gain):
 
 def test_outputs_that_are_no_probabilities_have_no_share():
     found = scores_of(-1.0, -2.0)
-    assert np.isnan(found["drop"])
-    assert (found["increase"], found["gain"]) == (0, 0)
+    assert np.isnan([found["drop"], found["gain"]]).all()
+    assert found["increase"] == 0
     found = scores_of(2.0, 1.0)
     assert (found["drop"], found["increase"]) == (0.5, 0)
     assert np.isnan(found["gain"])
@@ -179,7 +179,8 @@ def test_a_random_replacement_leaves_the_error_unknown():
         (1.0, 0.5, 0.5, 0.0),
         (0.0, -0.5, np.nan, 0.0),
         (1.0, 1.5, 0.0, np.nan),
-        (-1.0, -2.0, np.nan, 0.0),
+        (-1.0, -2.0, np.nan, np.nan),
+        (-1.0, 0.5, np.nan, np.nan),
         (2.0, 3.0, 0.0, np.nan),
     ],
 )
