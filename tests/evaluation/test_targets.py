@@ -63,7 +63,13 @@ def test_maps_that_are_there_are_read_class_by_class():
     np.testing.assert_array_equal(several.class_scores[0], several.class_scores[1])
 
 
-@pytest.mark.parametrize("settings", [{"n_jobs": 2}, {"shard_size": 24}], ids=["workers", "shards"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"n_jobs": 2}, id="workers", marks=pytest.mark.slow),
+        pytest.param({"shard_size": 24}, id="shards"),
+    ],
+)
 def test_the_result_does_not_depend_on_how_it_is_run(settings):
     same_by_class(run(targets="top2", **settings), run(targets="top2"))
 
