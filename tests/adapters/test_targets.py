@@ -270,6 +270,7 @@ def test_deletion_is_that_by_hand(name: str):
     np.testing.assert_allclose(score(name, Deletion(4, **made.ranked)), expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 @each_form
 def test_a_target_stays_with_its_sample_in_any_order_and_chunk(name: str):
     made = form(name)

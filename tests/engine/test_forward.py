@@ -188,6 +188,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do otherwise")
 def test_freed_memory_is_kept():
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}

@@ -283,6 +283,7 @@ def limited(store):
     os._exit(0)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(tmp_path):
     """The system itself refuses: no file of this process may be larger than 6,000 bytes."""
 

@@ -110,6 +110,7 @@ def test_infidelity_asks_as_many_rows_as_for_one_class():
     np.testing.assert_array_equal(all_classes.n_evaluations, one.n_evaluations)
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_the_class_that_needs_the_most():
     settings = {
         "metrics": {

@@ -241,6 +241,7 @@ def test_every_fraction_is_removed_exactly(t, steps, zeros, metric):
     assert scorer.n_evaluations == 2 * len(gone | {0})
 
 
+@pytest.mark.slow
 def test_ties_go_by_seed_and_a_random_order_has_an_area_of_0():
     inputs = make_inputs("table", n=4)
     constant = np.ones_like(inputs.a)
