@@ -77,6 +77,78 @@ def numbers_of(name: str, values: Any) -> np.ndarray | Tensor:
     return _plain(name, array)
 
 
+def column_names(values: Any) -> tuple[Any, ...] | None:
+    """Return the names of a table's columns, None of what has none, or pandas' numbers for them.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from quantus_ext.arrays import column_names
+    >>> column_names(pd.DataFrame({"age": [41], "size": [1.7]})), column_names([[41, 1.7]])
+    (('age', 'size'), None)
+    """
+    if is_explanation(values):
+        names = values.feature_names
+    elif isinstance(values, pd.DataFrame):
+        names = None if isinstance(values.columns, pd.RangeIndex) else values.columns
+    else:
+        names = values.columns if hasattr(values, "get_columns") else None
+    return None if names is None else tuple(names)
+
+
+def in_order_of(names: tuple[Any, ...] | None, name: str, maps: Any, x: Any = None) -> Any:
+    """Return maps of tables with their columns in the order of the inputs'.
+
+    Parameters
+    ----------
+    names : tuple or None
+        Of the inputs' columns, in the order in which metrics see them.
+    name : str
+        Of the argument, for errors.
+    maps : array, tensor, data frame or shap.Explanation
+        Columns without names stay where they are.
+    x : optional
+        The inputs as they are given, where ``maps`` belong to these.
+
+    Raises
+    ------
+    ValueError
+        If the names are others than the inputs', or if there are none and the inputs' columns were
+        put into another order.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from quantus_ext.arrays import in_order_of
+    >>> in_order_of(("age", "size"), "a_batch", pd.DataFrame({"size": [0.2], "age": [-1.0]}))
+       age  size
+    0 -1.0   0.2
+    """
+    own, given = column_names(maps), column_names(x)
+    if names is None or own == names:
+        return maps
+    if own is None:
+        if given is not None and given != names:
+            raise ValueError(
+                f"{name} must be a data frame whose columns have names, because those of x_batch "
+                f"are in another order than the model's, {_listed(names)}: pass a frame, or "
+                "x_batch in that order"
+            )
+        return maps
+    if len(own) != len(names) or set(own) != set(names):
+        raise ValueError(
+            f"{name} must have the columns of x_batch, {_listed(names)}, has "
+            f"{_listed(own)}: rename them, or pass an array in the order of x_batch"
+        )
+    order = [own.index(each) for each in names]
+    return np.take(maps.values, order, axis=1) if is_explanation(maps) else maps[list(names)]
+
+
+def _listed(names: tuple[Any, ...]) -> str:
+    text = ", ".join(map(repr, names))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
 def is_explanation(values: object) -> bool:
     """Whether values are a ``shap.Explanation``, whose array is its attribute ``values``."""
     kind = type(values)

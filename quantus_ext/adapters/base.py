@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext import checks
+from quantus_ext.arrays import column_names
 from quantus_ext.engine.modules import (
     in_training,
     weight_dtype,
@@ -113,6 +114,10 @@ class Adapter(ShownByArguments, nn.Module):
     def encoded(self, x: Any) -> Any:
         """Return inputs in the form in which metrics compute with them, by default as they are."""
         return x if self._inner is None else self._inner.encoded(x)
+
+    def column_names(self, x: Any) -> tuple[Any, ...] | None:
+        """Return the names of the columns that metrics see of inputs, None where they have none."""
+        return column_names(x) if self._inner is None else self._inner.column_names(x)
 
     def decoded(self, x: np.ndarray) -> Any:
         """Return inputs in the form in which explainers get them, by default as they are."""

@@ -127,7 +127,12 @@ class DataFrame(BlackBox):
         unknown = [column for column in frame.columns if column not in self.names]
         if missing or unknown:
             raise ValueError(
-                f"{name} must have the columns of x_train: lacks {missing}, has besides {unknown}"
+                f"{name} must have the columns of x_train"
+                + "".join(
+                    f", {what} {', '.join(map(repr, columns))}"
+                    for what, columns in (("lacks", missing), ("has besides", unknown))
+                    if columns
+                )
             )
         codes = [each.encoded(frame[each.name], name) for each in self.columns]
         return np.stack(codes, 1)
@@ -197,6 +202,10 @@ class DataFrame(BlackBox):
     def encoded(self, x: Any) -> Any:
         """See :meth:`quantus_ext.adapters.Adapter.encoded`."""
         return self.encode(x, "x_batch") if isinstance(x, pd.DataFrame) else x
+
+    def column_names(self, x: Any) -> tuple[Any, ...]:
+        """See :meth:`quantus_ext.adapters.Adapter.column_names`: those of ``x_train``."""
+        return tuple(self.names)
 
     def decoded(self, x: np.ndarray) -> Any:
         """See :meth:`quantus_ext.adapters.Adapter.decoded`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
+from quantus_ext.arrays import in_order_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.evaluation.plan import Plan
 from quantus_ext.evaluation.stopping import StoppingRule
@@ -77,6 +79,18 @@ def sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tup
             f"shard_size must be a multiple of batch_size, {batch_size}, is {shard_size}"
         )
     return batch_size, shard_size
+
+
+def in_order(xai_methods: Any, names: tuple[Any, ...] | None, x_batch: Any) -> Any:
+    """Return explainers, given maps of tables with their columns in the order of the inputs'."""
+    if names is None or not isinstance(xai_methods, Mapping):
+        return xai_methods
+    return {
+        name: given
+        if callable(given) or isinstance(given, (Mapping, str, Path))
+        else in_order_of(names, f"xai_methods[{name!r}]", given, x_batch)
+        for name, given in xai_methods.items()
+    }
 
 
 def stopping_rule(

@@ -305,9 +305,10 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     adapter = adapter_of(model)
     labels_given = None if y_batch is None else adapter.encoded_labels(y_batch)
     data = Data.of(adapter.encoded(x_batch), labels_given, s_batch, several=targets is not None)
+    explainers = arguments.in_order(xai_methods, adapter.column_names(x_batch), x_batch)
     n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
-        methods=tuple(methods_of(xai_methods, explain_func_kwargs, len(data), multiply_by_inputs)),
+        methods=tuple(methods_of(explainers, explain_func_kwargs, len(data), multiply_by_inputs)),
         cells=tuple(cells_of(metrics, call_kwargs, softmax, output)),
         batch_size=batch_size,
         shard_size=shard_size,

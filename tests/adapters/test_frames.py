@@ -369,7 +369,7 @@ def test_labels_of_several_classes_may_be_words(layout):
         (
             lambda: table().encode(X.drop(columns="hue").assign(age=1)),
             ValueError,
-            r"lacks \['hue'\], has besides \['age'\]",
+            "lacks 'hue', has besides 'age'",
         ),
         (
             lambda: table().encode(X[TEST].assign(strength="fortified")),
