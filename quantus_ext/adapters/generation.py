@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from quantus_ext import checks
-from quantus_ext.adapters.tokens import RemovableTokens, Removal, TokenIds
+from quantus_ext.adapters.tokens import RemovableTokens, Removal, TokenIds, texts_of_tokens
 
 Prompt = str | Mapping[str, str] | Sequence[int]
 """A text, named parts of one that follow each other, or token ids."""
@@ -214,12 +214,12 @@ class Generation(TokenIds):
         laid = self._laid_out(prompts, continuations, contrasts, [], "parts")
         return _padded([[segment for *_, segment in row] for row in laid], -1)
 
-    def tokens(self, x_batch: Any) -> list[list[str]]:
-        """Return the tokens' texts, for figures."""
+    def tokens(self, x_batch: Any) -> list[Any]:
+        """Return the tokens' texts, for figures: a list for each row, or those of one row (L,)."""
         if self.tokenizer is None:
             raise ValueError("tokenizer must be given for texts, is None")
         ids = checks.whole("x_batch", x_batch) % self.size
-        return [list(self.tokenizer.convert_ids_to_tokens(row)) for row in ids.tolist()]
+        return texts_of_tokens(self.tokenizer, ids)
 
     def check_inputs(self, x: Tensor) -> None:
         """See :meth:`quantus_ext.adapters.Adapter.check_inputs`."""

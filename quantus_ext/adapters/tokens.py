@@ -517,13 +517,20 @@ class TextClassifier(TokenIds):
         rows = [encoded.word_ids(row) for row in range(len(texts))]
         return np.array([[-1 if word is None else word for word in row] for row in rows])
 
-    def tokens(self, ids: np.ndarray) -> list[list[str]]:
-        """Return the text of each token, for figures."""
-        return [list(self.tokenizer.convert_ids_to_tokens(row)) for row in np.asarray(ids).tolist()]
+    def tokens(self, ids: Any) -> list[Any]:
+        """Return the text of each token, for figures: a list for each row, or that of one row."""
+        return texts_of_tokens(self.tokenizer, np.asarray(ids))
 
     def _encoded(self, texts: Sequence[str], max_length: int | None) -> Any:
         cut = {} if max_length is None else {"truncation": True, "max_length": max_length}
         return self.tokenizer(list(texts), padding=True, **cut)
+
+
+def texts_of_tokens(tokenizer: Any, ids: NDArray[Any]) -> list[Any]:
+    """Return the texts of tokens (n, L), a list for each row, or of one row (L,)."""
+    rows = np.atleast_2d(ids).tolist()
+    texts = [list(tokenizer.convert_ids_to_tokens(row)) for row in rows]
+    return texts[0] if ids.ndim == 1 else texts
 
 
 class _Given(nn.Module):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
+from quantus_ext.adapters.generation import Generation
 from quantus_ext.batch import features_of
 from quantus_ext.evaluation.case import Case
 from quantus_ext.evaluation.rows import Data
@@ -71,7 +72,11 @@ class Labels:
             names = _texts("names", names, len(data), "sample")
         if tokens is None:
             tokenizer = getattr(adapter, "tokenizer", None)
-            tokens = getattr(tokenizer, "convert_ids_to_tokens", None)
+            if isinstance(adapter, Generation):
+                # Its ids say besides what a token is part of.
+                tokens = None if tokenizer is None else adapter.tokens
+            else:
+                tokens = getattr(tokenizer, "convert_ids_to_tokens", None)
         else:
             tokens = _tokens(tokens, shape)
         if feature_names is not None:
@@ -83,8 +88,9 @@ class Labels:
             axis = 2 if channels_last and len(shape) == 3 else 1
             of = "channel" if len(shape) == 3 else "column"
             feature_names = _texts("feature_names", feature_names, shape[axis], of)
-        elif len(shape) == 2 and hasattr(x_batch, "columns"):
-            feature_names = [str(name) for name in x_batch.columns]
+        elif len(shape) == 2:
+            columns = adapter.column_names(x_batch)
+            feature_names = None if columns is None else [str(name) for name in columns]
         if class_names is not None:
             class_names = _classes(class_names, data.y.read())
         return cls(adapter, names, tokens, feature_names, class_names, channels_last)

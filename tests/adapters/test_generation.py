@@ -19,7 +19,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from quantus_ext import ABPC, QGE, Deletion, Fidelity, Infidelity, RFidelity
+from quantus_ext import ABPC, QGE, Deletion, Fidelity, Infidelity, RFidelity, evaluate
 from quantus_ext.adapters import Generation
 from tests.reference import fidelity, infidelity, removal_curves
 
@@ -329,6 +329,16 @@ def test_texts_words_and_parts(tokenizer: Any):
     with torch.no_grad():
         ends = [float(model(each).softmax(1)[0, 0]) for each in (whole, without)]
     np.testing.assert_allclose(metric.details["curve"][0][[0, -1]], ends)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by itself", "given"])
+def test_an_evaluation_shows_the_tokens_of_prompts(tokenizer: Any, own: bool):
+    model = Generation(language_model("Llama"), tokenizer)
+    x = model.encode(["the film is unwatchable :", "slow film"], ["bad !", "good"])
+    maps = {"a": np.random.default_rng(0).normal(size=x.shape)}
+    given = {"tokens": model.tokens} if own else {}
+    found = evaluate([Deletion(2)], maps, model, x, Y, cases=2, **given)
+    assert [list(case.tokens) for case in found.cases] == model.tokens(x)
 
 
 def test_maps_are_laid_out_as_rows_are(tokenizer: Any):
