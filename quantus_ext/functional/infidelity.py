@@ -6,6 +6,7 @@ With the predicted change ``a = I·Φ`` and the actual change ``b = f(x) - f(x -
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -210,8 +211,16 @@ class _Asking:
             name = masked.name_of(settings, grouping, population)
             sums = self._sums(choose, name)
             cells.append(Cells(slice(0, n_maps), rows, population, n_draws, sums))
-        single = table([population.single for population in possible], x.device)
-        return cells, sizes, single
+        single = [population.single for population in possible]
+        if any(single) and kind != "all":
+            warnings.warn(
+                f"only one mask is possible for {sum(single)} of {len(single)} samples, so their "
+                "scores depend on the sum of a map and not on its order: use smaller patch sizes, "
+                "or another subset_fraction",
+                UserWarning,
+                stacklevel=4,
+            )
+        return cells, sizes, table(single, x.device)
 
     def spread(self, rescale: bool) -> tuple[Tensor, Tensor]:
         """Return how far apart losses can plausibly be, (n, m), and the rows asked for it, (n,).

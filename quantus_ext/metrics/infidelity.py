@@ -45,7 +45,7 @@ class Infidelity(TorchMetric):
         A loss other than the squared error needs ``scheme="quantus"``.
     perturb_patch_sizes : int or list of int, optional
         For ``scheme="patch"`` and ``"quantus"``: the sides of patches, from which each draw chooses
-        one at random. By default 4, or the shortest axis if that is less.
+        one at random. By default 4, or half of the shortest axis if that is 4 or less.
     n_perturb_samples : int, "auto" or AutoDraws, default 200
         Largest number of draws per sample. Up to 1,024 equally likely masks (one patch size) are
         drawn without replacement; if there are no more masks than draws, all are used.
@@ -301,7 +301,9 @@ class Infidelity(TorchMetric):
         """Return the sides of the patches, by default one that fits the inputs."""
         if self.perturb_patch_sizes is not None:
             return self.perturb_patch_sizes
-        return [min(_DEFAULT_PATCH_SIZE, *x.shape[1 if x.ndim == 2 else 2 :])]
+        shortest = min(x.shape[1 if x.ndim == 2 else 2 :])
+        # A window over everything is only one mask, for which just the sum of a map counts.
+        return [_DEFAULT_PATCH_SIZE if shortest > _DEFAULT_PATCH_SIZE else max(shortest // 2, 1)]
 
     def _check_quantus_scheme(self, x: Tensor, patch_sizes: list[int]) -> None:
         if self.scheme != "quantus":

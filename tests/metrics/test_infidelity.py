@@ -420,3 +420,36 @@ def test_baselines_that_maps_cannot_have_are_named(own, error, message):
     model, x, y, weights = _linear((3, 8, 8))
     with pytest.raises(error, match=message):
         Infidelity(multiply_by_inputs=True, inputs_baseline=own)(model, x, y, weights)
+
+
+@pytest.mark.parametrize("shape", [(2,), (3,), (4,), (5,), (1, 4), (1, 4, 12), (1, 3, 8, 8)])
+@pytest.mark.parametrize("carries", [False, True])
+def test_a_default_window_tells_an_order_from_another(shape, carries):
+    # Columns of a table, steps of a series, rows of an image, slices of a volume: few of them.
+    generator = np.random.default_rng(0)
+    x = generator.uniform(1, 2, (3, *shape)).astype(np.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), 2)).eval()
+    right = np.broadcast_to(model[1].weight.detach().numpy()[0].reshape(shape), x.shape)
+    right = right * x if carries else right
+    metric = Infidelity(multiply_by_inputs=carries, perturb_baseline=0.0)
+    y = np.zeros(3, dtype=int)
+    wrong = np.flip(right, -1).copy()
+    assert np.allclose(metric(model, x, y, right.copy()), 0, atol=1e-9)
+    assert (np.array(metric(model, x, y, wrong)) > 1e-4).all()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"perturb_patch_sizes": 4}, {"scheme": "subset", "subset_fraction": 1.0}]
+)
+def test_a_single_mask_is_said(settings):
+    model = nn.Linear(4, 2).eval()
+    x, a = np.ones((3, 4), dtype=np.float32), np.arange(12.0).reshape(3, 4)
+    with pytest.warns(UserWarning, match="only one mask is possible for 3 of 3 samples"):
+        scores = Infidelity(**settings, multiply_by_inputs=True, perturb_baseline=0.0)(
+            model, x, np.zeros(3, dtype=int), a
+        )
+    reverse = Infidelity(**settings, multiply_by_inputs=True, perturb_baseline=0.0)
+    with pytest.warns(UserWarning, match="only one mask"):
+        assert reverse(model, x, np.zeros(3, dtype=int), a[:, ::-1].copy()) == pytest.approx(scores)
