@@ -92,7 +92,8 @@ class Card(Facts):
             ("expects maps", _of_map(self)),
             (
                 "same question elsewhere",
-                "; ".join(f"`{n.name}`: {n.how}" for n in self.neighbours) or "none known",
+                "; ".join(f"`{n.name}`: {n.how}" for n in self.neighbours)
+                or "none in Quantus or captum; for other libraries see docs/coming_from.md",
             ),
             ("limits", self.limits),
         ]

@@ -254,9 +254,9 @@ FACTS: dict[str, Facts] = {
             Neighbour(
                 "quantus.Infidelity",
                 (
-                    'not the same by default; `scheme="quantus"` here gives its number, and no '
-                    "other scheme converts, because its perturbations accumulate from patch "
-                    "to patch"
+                    'not the same by default; `scheme="quantus"` here gives its number. Other '
+                    "schemes cannot be converted: Quantus's perturbations accumulate from patch "
+                    "to patch, and theirs do not"
                 ),
                 True,
             ),
@@ -265,8 +265,8 @@ FACTS: dict[str, Facts] = {
                 (
                     "not the same by default; its perturbation function through "
                     "`perturbation.from_captum` here gives its number. Its `normalize=True` "
-                    "is `rescale=True` here, but lower by a share of about 1/N for N draws, "
-                    "because its scale is fitted to them"
+                    "is `rescale=True` here; with N draws, captum's number is lower by about a "
+                    "share of 1/N, since it does not correct for the scale being fitted to them"
                 ),
                 True,
             ),
@@ -556,7 +556,10 @@ FACTS: dict[str, Facts] = {
     "AverageDrop": Facts(
         question="What share of the output is lost when the map weights the input?",
         reading=("30 % of the output is lost. 0: nothing, or it rises"),
-        formula="`max(f(x) − f(m·x), 0) / f(x)`, with m the map scaled to [0, 1]",
+        formula=(
+            "`max(f(x) − f(m·x), 0) / f(x)`, with m the map scaled to [0, 1], its lowest value "
+            "to 0 and its highest to 1"
+        ),
         paper=GRAD_CAM_PP,
         equation="",
         page="average_drop.md",

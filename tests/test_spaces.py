@@ -326,7 +326,7 @@ def test_fidelity_of_values_takes_them_from_any_space(given, output):
     metric = Fidelity([0.5], output="probability")
     scores = metric(model, inputs.x, y, inputs.a, output=output, **other)
     np.testing.assert_allclose(scores, clean - gone, rtol=1e-7)
-    with pytest.raises(ValueError, match="output='logit' are not: leave these out of the call"):
+    with pytest.raises(ValueError, match="output='logit' are not: leave these out"):
         metric(inputs.model, inputs.x, y, inputs.a, output="logit")
 
 

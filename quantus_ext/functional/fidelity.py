@@ -71,7 +71,7 @@ def fidelity(
         Draws per sample, size and sign; with ``tolerance``, their largest number. If at most 1,024
         subsets can be removed and replacements are not random, they are drawn without replacement;
         if there are no more subsets than draws, the mean is exact. Of one draw the standard errors
-        are upper bounds, from neighbouring sizes; see
+        come from neighbouring sizes; see
         ``quantus_ext.functional.single_draws``.
     score : {"plus", "minus", "gap"}
         Which mean over the distinct sizes is the score; ``gap = plus - minus``.

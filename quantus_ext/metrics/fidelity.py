@@ -72,7 +72,7 @@ class Fidelity(RemovalMetric):
         Compare labels, ``1(y = f(·))``, or use the softmax probability of y.
     **removal
         See :class:`quantus_ext.metrics.removal.RemovalMetric`. Fidelity makes one draw, so with a
-        random ``perturb_func`` its standard error is an upper bound.
+        random ``perturb_func`` its standard error comes from how much neighbouring sizes differ.
 
     Raises
     ------
@@ -141,7 +141,8 @@ class Fidelity(RemovalMetric):
         if self.output == "probability" and not computed and not _are_probabilities(batch.clean):
             raise ValueError(
                 "output='probability' needs probabilities, which the outputs with softmax=False "
-                "or output='logit' are not: leave these out of the call"
+                "or output='logit' are not: leave these out, or score this metric by a call "
+                "without them"
             )
         return functional.fidelity(
             forward,
@@ -176,7 +177,7 @@ class RFidelity(Fidelity):
     n_samples : int, "auto" or AutoDraws, default 50
         Largest number of draws per sample, size and sign. Up to 1,024 subsets are drawn without
         replacement; if there are no more subsets than draws, all are used. The standard errors of
-        one draw are upper bounds, from how much neighbouring sizes differ. ``"auto"``: as few as
+        one draw come from how much neighbouring sizes differ. ``"auto"``: as few as
         the means over samples need, found by a pilot; see :class:`~quantus_ext.draws.AutoDraws`.
     tolerance : float, optional
         Target standard error of a sample's score: drawing stops when it is reached, checked at
