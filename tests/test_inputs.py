@@ -368,7 +368,9 @@ def test_infidelitys_default_patch_fits(shape):
     y, spatial = np.array([0, 1, 0]), shape if len(shape) == 1 else shape[1:]
     keywords = {"channel_first": True}
     scores = Infidelity()(ANY, x, y, x, **keywords)
-    fitting = Infidelity(perturb_patch_sizes=min(4, *spatial))(ANY, x, y, x, **keywords)
+    # Half of the shortest axis, so that a window leaves something.
+    half = Infidelity(perturb_patch_sizes=max(min(spatial) // 2, 1))
+    fitting = half(ANY, x, y, x, **keywords)
     np.testing.assert_array_equal(scores, fitting)
     with pytest.raises(ValueError, match="patch sizes must be between 1 and the shortest axis"):
         Infidelity(perturb_patch_sizes=4)(ANY, x, y, x, **keywords)
@@ -384,6 +386,9 @@ def test_infidelitys_default_patch_on_short_texts():
         for i in range(2)
     ]
     np.testing.assert_allclose(scores, np.concatenate(alone), rtol=1e-5)
+    # However far they are padded.
+    wide, more = np.pad(ids, ((0, 0), (0, 6))), np.pad(a, ((0, 0), (0, 6), (0, 0)))
+    np.testing.assert_allclose(short(model, wide, y, more), scores, rtol=1e-5)
 
 
 def test_one_output_as_predict_returns_it():

@@ -45,7 +45,8 @@ class Infidelity(TorchMetric):
         A loss other than the squared error needs ``scheme="quantus"``.
     perturb_patch_sizes : int or list of int, optional
         For ``scheme="patch"`` and ``"quantus"``: the sides of patches, from which each draw chooses
-        one at random. By default 4, or half of the shortest axis if that is 4 or less.
+        one at random. By default 4, or half of the shortest axis if that is 4 or less. For
+        padded inputs, 4 or all of a shorter sample.
     n_perturb_samples : int, "auto" or AutoDraws, default 200
         Largest number of draws per sample. Up to 1,024 equally likely masks (one patch size) are
         drawn without replacement; if there are no more masks than draws, all are used.
@@ -253,7 +254,7 @@ class Infidelity(TorchMetric):
                 "these are perturbed; for attributions per token use multiply_by_inputs=True and "
                 "leave perturb_func and perturb_baseline out"
             )
-        patch_sizes = self._patch_sizes(batch.x)
+        patch_sizes = self._patch_sizes(batch.x, is_padded=adapter.feature_mask is not None)
         self._check_quantus_scheme(batch.x, patch_sizes)
         if self.scheme == "quantus":
             return cumulative_infidelity(
@@ -297,13 +298,16 @@ class Infidelity(TorchMetric):
             )
         return SAME
 
-    def _patch_sizes(self, x: Tensor) -> list[int]:
+    def _patch_sizes(self, x: Tensor, *, is_padded: bool) -> list[int]:
         """Return the sides of the patches, by default one that fits the inputs."""
         if self.perturb_patch_sizes is not None:
             return self.perturb_patch_sizes
         shortest = min(x.shape[1 if x.ndim == 2 else 2 :])
-        # A window over everything is only one mask, for which just the sum of a map counts.
-        return [_DEFAULT_PATCH_SIZE if shortest > _DEFAULT_PATCH_SIZE else max(shortest // 2, 1)]
+        if shortest > _DEFAULT_PATCH_SIZE:
+            return [_DEFAULT_PATCH_SIZE]
+        # A window over everything is only one mask, for which just the sum of a map counts. Of
+        # padded samples the size must not depend on how far they are padded.
+        return [shortest if is_padded else max(shortest // 2, 1)]
 
     def _check_quantus_scheme(self, x: Tensor, patch_sizes: list[int]) -> None:
         if self.scheme != "quantus":
