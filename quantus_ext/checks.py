@@ -510,8 +510,19 @@ def n_classes(x: object, y: object, a: object) -> int | None:
 
     They need labels (n, k) and maps (n, k, …) with an axis more than the inputs. With a single
     class, maps (n, 1, c) of a table with one feature are SHAP values of c classes.
+
+    Raises
+    ------
+    ValueError
+        If maps of several classes lack the axis of channels that the inputs have.
     """
     of_x, of_y, of_a = (tuple(getattr(value, "shape", ())) for value in (x, y, a))
+    if len(of_y) == 2 and of_y[1] > 1 and len(of_a) == len(of_x) > 2 and of_a[:2] == of_y:
+        raise ValueError(
+            f"a_batch must have an axis of channels after that of classes, ({of_y[0]}, {of_y[1]}, "
+            f"1, …), for y_batch of shape {of_y}, has shape {of_a}: pass a_batch[:, :, None], or "
+            "if y_batch holds one-hot labels their argmax(1)"
+        )
     if len(of_y) != 2 or len(of_a) != len(of_x) + 1 or of_a[:2] != of_y:
         return None
     if of_x[1:] == of_y[1:] == (1,):

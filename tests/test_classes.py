@@ -202,8 +202,12 @@ def test_what_is_refused():
             each(_changed(y, (3, 1), -1), a)
         # One-hot labels, and maps of one class or of another number of them.
         for maps in (a[:, 0], a[:, :2], None):
-            with pytest.raises((ValueError, TypeError), match=r"y_batch must .*|explain_func"):
+            with pytest.raises((ValueError, TypeError), match=r"y_batch must|explain_func|argmax"):
                 each(y, maps)
+        without_channels = a[:, :, 0]
+        with pytest.raises(ValueError, match=r"axis of channels .* pass a_batch\[:, :, None\]"):
+            each(y, without_channels)
+        assert np.shape(each(y, without_channels[:, :, None])) == y.shape
     with pytest.raises(ValueError, match=r"by_class must be False for MoRF\(steps=4\)"):
         MoRF(4).score_maps(inputs.model, inputs.x, y, [*np.moveaxis(a, 1, 0)], by_class=True)
     with pytest.raises(ValueError, match=r"y_batch must have shape \(5, 2\)"):

@@ -15,6 +15,8 @@ import quantus_ext
 from quantus_ext import Deletion, Infidelity, evaluate
 from quantus_ext.adapters import DataFrame
 from quantus_ext.arrays import in_order_of
+from quantus_ext.plotting import plot_case
+from quantus_ext.protocols import explanation_size
 
 NAMES = ["age", "income", "size", "height"]
 BACKWARDS = NAMES[::-1]
@@ -118,3 +120,19 @@ def test_names_of_other_tables():
     assert quantus_ext.adapters.Columns(Linear(), [[0, 1]], n_columns=4).column_names(X) == tuple(
         NAMES
     )
+
+
+def test_figures_and_protocols_go_by_names():
+    shown = [
+        [bar.get_width() for bar in plot_case(X, maps, model=model)[1].containers[0]]
+        for maps in (MAPS, MAPS[BACKWARDS])
+        for model in MODELS.values()
+    ]
+    assert shown == [shown[0]] * 4
+    network = MODELS["a network"]
+    settings = {"fine_tune": network, "alphas": [0.9], "betas": [0.3], "n_samples": 4}
+    found, again, reversed_ = (
+        explanation_size(network, X, Y, maps, **settings).ends
+        for maps in (MAPS, MAPS[BACKWARDS], MAPS[BACKWARDS].to_numpy())
+    )
+    assert found == again != reversed_
