@@ -24,7 +24,6 @@ from typing_extensions import Unpack
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
-from quantus_ext.arrays import in_order_of
 from quantus_ext.batch import Batch, Call, Explainer, counted
 from quantus_ext.draws import FEWEST, AutoDraws, Draws
 from quantus_ext.engine import sampling, shared
@@ -393,8 +392,8 @@ class TorchMetric(ShownByArguments, Metric[list[float]]):
                 "call it for each class"
             )
         model = self._model(model, maps)
-        names = adapter_of(model).column_names(x_batch)
-        maps = [a if a is None else in_order_of(names, "a_batch", a, x_batch) for a in maps]
+        adapter = adapter_of(model)
+        maps = [a if a is None else adapter.in_order("a_batch", a, x_batch) for a in maps]
         seed = sampling.fresh_seed() if self.seed is None else self.seed
         made_by = [
             Explainer.of_call(*each, device, seed)

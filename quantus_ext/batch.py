@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter, adapter_of
-from quantus_ext.arrays import in_order_of, numbers_of, tensor_from
+from quantus_ext.arrays import numbers_of, tensor_from
 from quantus_ext.engine import sampling
 from quantus_ext.engine.fence import Fence
 from quantus_ext.engine.forward import Forward
@@ -112,7 +112,7 @@ class Explainer:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, first: int) -> Tensor:
         """Explain ``y`` of ``x``, both on the model's device."""
         explained = self.maps(model, x.cpu().numpy(), y.cpu().numpy(), first, x.device)
-        explained = in_order_of(adapter_of(model).column_names(None), "a_batch", explained)
+        explained = adapter_of(model).in_order("a_batch", explained)
         maps = tensor_of("a_batch", explained, x.device, None)
         check_embedding_axis(maps, adapter_of(model), x)
         return of_explained_class(maps, model, x, y.cpu().numpy())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantus_ext import checks
-from quantus_ext.arrays import column_names
+from quantus_ext.arrays import column_names, in_order_of
 from quantus_ext.engine.modules import (
     in_training,
     weight_dtype,
@@ -118,6 +118,14 @@ class Adapter(ShownByArguments, nn.Module):
     def column_names(self, x: Any) -> tuple[Any, ...] | None:
         """Return the names of the columns that metrics see of inputs, None where they have none."""
         return column_names(x) if self._inner is None else self._inner.column_names(x)
+
+    def in_order(self, name: str, maps: Any, x: Any = None) -> Any:
+        """Return maps of tables with their columns in the order in which metrics see the inputs'.
+
+        ``x`` are the inputs as they are given, where maps belong to these; see
+        :func:`quantus_ext.arrays.in_order_of`, which names the argument in errors.
+        """
+        return in_order_of(self.column_names(x), name, maps, x)
 
     def decoded(self, x: np.ndarray) -> Any:
         """Return inputs in the form in which explainers get them, by default as they are."""

@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from quantus_ext import checks
-from quantus_ext.adapters.base import adapter_of
-from quantus_ext.arrays import in_order_of
+from quantus_ext.adapters.base import Adapter, adapter_of
 from quantus_ext.base import TorchMetric
 from quantus_ext.evaluation.plan import Plan
 from quantus_ext.evaluation.stopping import StoppingRule
@@ -81,14 +80,14 @@ def sizes(batch_size: int | None, shard_size: int | None, *, small: bool) -> tup
     return batch_size, shard_size
 
 
-def in_order(xai_methods: Any, names: tuple[Any, ...] | None, x_batch: Any) -> Any:
+def in_order(xai_methods: Any, adapter: Adapter, x_batch: Any) -> Any:
     """Return explainers, given maps of tables with their columns in the order of the inputs'."""
-    if names is None or not isinstance(xai_methods, Mapping):
+    if not isinstance(xai_methods, Mapping):
         return xai_methods
     return {
         name: given
         if callable(given) or isinstance(given, (Mapping, str, Path))
-        else in_order_of(names, f"xai_methods[{name!r}]", given, x_batch)
+        else adapter.in_order(f"xai_methods[{name!r}]", given, x_batch)
         for name, given in xai_methods.items()
     }
 

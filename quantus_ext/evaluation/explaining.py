@@ -14,7 +14,7 @@ from torch import nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
-from quantus_ext.arrays import array_of, in_order_of
+from quantus_ext.arrays import array_of
 from quantus_ext.batch import Explainer, of_explained_class
 from quantus_ext.engine.fence import Fence
 from quantus_ext.evaluation.plan import Method, Plan, takes
@@ -127,13 +127,13 @@ class Explaining:
                 seed=self.plan.seed,
                 fence=Fence(f"the explainer {explainer.name!r}"),
             )
-            names = adapter_of(self.model).column_names(None)
+            adapter = adapter_of(self.model)
             parts = []
             for first in range(0, len(x), self.plan.batch_size):
                 rows = slice(first, first + self.plan.batch_size)
                 number = int(index[first])
                 made = call.maps(self.model, x[rows], y[rows], number, self._device)
-                made = in_order_of(names, "what the explainer returns", made)
+                made = adapter.in_order("what the explainer returns", made)
                 # A copy, because the explainer may reuse its buffer.
                 parts.append(np.array(array_of("what the explainer returns", made)))
                 if parts[-1].shape[:1] != (len(x[rows]),):

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import Adapter
-from quantus_ext.adapters.generation import Generation
 from quantus_ext.batch import features_of
 from quantus_ext.evaluation.case import Case
 from quantus_ext.evaluation.rows import Data
@@ -72,11 +71,10 @@ class Labels:
             names = _texts("names", names, len(data), "sample")
         if tokens is None:
             tokenizer = getattr(adapter, "tokenizer", None)
-            if isinstance(adapter, Generation):
-                # Its ids say besides what a token is part of.
-                tokens = None if tokenizer is None else adapter.tokens
-            else:
-                tokens = getattr(tokenizer, "convert_ids_to_tokens", None)
+            if tokenizer is not None:
+                # An adapter's own: ids in its rows can say more than which token.
+                own = getattr(tokenizer, "convert_ids_to_tokens", None)
+                tokens = getattr(adapter, "tokens", own)
         else:
             tokens = _tokens(tokens, shape)
         if feature_names is not None:

@@ -305,7 +305,7 @@ def evaluate(  # type: ignore[misc] # the first two signatures name only what de
     adapter = adapter_of(model)
     labels_given = None if y_batch is None else adapter.encoded_labels(y_batch)
     data = Data.of(adapter.encoded(x_batch), labels_given, s_batch, several=targets is not None)
-    explainers = arguments.in_order(xai_methods, adapter.column_names(x_batch), x_batch)
+    explainers = arguments.in_order(xai_methods, adapter, x_batch)
     n_cases = min(len(data), checks.natural("cases", cases))
     plan = Plan(
         methods=tuple(methods_of(explainers, explain_func_kwargs, len(data), multiply_by_inputs)),

@@ -27,11 +27,9 @@ def warn_of_spaces(evaluation: Evaluation) -> None:
         for row in found[found.warning].itertuples()
     ]
     if told:
-        more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
         warnings.warn(
-            "maps fit another output better than what is scored: "
-            f"{'; '.join(told[:_MOST_TOLD])}{more}. Pass output=, or "
-            "maps of what is scored; see evaluation.spaces()",
+            f"maps fit another output better than what is scored: {_listed(told)}. Pass output=, "
+            "or maps of what is scored; see evaluation.spaces()",
             UserWarning,
             stacklevel=3,
         )
@@ -68,11 +66,15 @@ def warn_of(failures: Sequence[Failure]) -> None:
         f"{explainer} by {', '.join(metrics)} ({error})"
         for (explainer, error), metrics in cells.items()
     ]
-    more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
     warnings.warn(
         "some scores are NaN, and without a rank, because of errors: "
-        f"{'; '.join(told[:_MOST_TOLD])}{more}. All are in evaluation.failures, with their "
+        f"{_listed(told)}. All are in evaluation.failures, with their "
         "tracebacks",
         RuntimeWarning,
         stacklevel=3,
     )
+
+
+def _listed(told: Sequence[str]) -> str:
+    more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+    return f"{'; '.join(told[:_MOST_TOLD])}{more}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -53,13 +54,9 @@ def squared_errors(values: Tensor, squared_error: Tensor, sizes: Tensor, counts:
     mean = of_groups(value) / members
     found = of_groups((value - mean) ** 2) / (members - 1)
     # The one that is alone: beside the next size, or the one before if it is the last.
-    after, before = value.roll(-1, 1), value.roll(1, 1)
-    is_last = torch.ones_like(counted)
-    is_last[:, :-1] = ~counted[:, 1:]
-    is_first = torch.zeros_like(counted)
-    is_first[:, 0] = True
-    near = torch.where(is_last, before, after)
-    alone = torch.where(is_first & is_last, torch.nan, (value - near) ** 2)
-    found = torch.where(members == 1, alone, found)
+    after, before = F.pad(value, (0, 1))[:, 1:], F.pad(value, (1, 0), value=torch.nan)[:, :-1]
+    has_next = F.pad(counted, (0, 1))[:, 1:]
+    near = torch.where(has_next, after, before)
+    found = torch.where(members == 1, (value - near) ** 2, found)
     filled = torch.where(unknown, found, known)
     return torch.empty_like(filled).scatter_(1, order, filled)

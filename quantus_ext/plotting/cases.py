@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks
 from quantus_ext.adapters.base import adapter_of
-from quantus_ext.arrays import in_order_of, tensor_from
+from quantus_ext.arrays import tensor_from
 from quantus_ext.batch import features_of, segmentations_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import Elements
@@ -200,7 +200,7 @@ class _Case(NamedTuple):
             features = _without(special, x, features)
         checks.rows_for_samples("s_batch", s_batch, len(x))
         s = segmentations_of(s_batch)
-        ordered = in_order_of(adapter.column_names(x_batch), "a_batch", a_batch, x_batch)
+        ordered = adapter.in_order("a_batch", a_batch, x_batch)
         a = tensor_from("a_batch", ordered).detach().cpu().double()
         counted = None if features is None else features >= 0
         if counted is not None and x.ndim > 2:

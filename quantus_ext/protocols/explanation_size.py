@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from quantus_ext import checks, functional
 from quantus_ext.adapters.base import adapter_of, default_removal
-from quantus_ext.arrays import in_order_of, tensor_from
+from quantus_ext.arrays import tensor_from
 from quantus_ext.batch import tensor_of
 from quantus_ext.engine import sampling
 from quantus_ext.engine.elements import over_positions
@@ -139,8 +139,8 @@ def explanation_size(
     checks.inputs(x)
     y = torch.from_numpy(checks.labels(y_batch, len(x))).to(device)
     check_labels(model, x, y)
-    names = adapter_of(model).column_names(x_batch)
-    a = tensor_of("a_batch", in_order_of(names, "a_batch", a_batch, x_batch), device, None)
+    ordered = adapter_of(model).in_order("a_batch", a_batch, x_batch)
+    a = tensor_of("a_batch", ordered, device, None)
     a = checks.attributions(over_positions(a, x, element, patch_size=patch_size), x)
     shares = checks.fractions("sparsity", sparsity)
     n_samples = checks.positive_integer("n_samples", n_samples)
