@@ -123,7 +123,7 @@ class Adapter(ShownByArguments, nn.Module):
         """Return maps of tables with their columns in the order in which metrics see the inputs'.
 
         ``x`` are the inputs as they are given, where maps belong to these; see
-        :func:`quantus_ext.arrays.in_order_of`, which names the argument in errors.
+        ``quantus_ext.arrays.in_order_of``, which names the argument in errors.
         """
         return in_order_of(self.column_names(x), name, maps, x)
 
